@@ -1,0 +1,265 @@
+"""The one interface of every codec: images -> bytes -> images, and how it is measured."""
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from diffcodec import bitstream
+from diffcodec.bitstream import BitstreamError
+
+__all__ = ["BitstreamError", "Codec", "CodecOutput", "to_uint8"]
+
+
+@dataclass
+class CodecOutput:
+    """What one evaluation step measured, for B images of one size.
+
+    Attributes:
+        index: B dataset indices.
+        name: B file names.
+        x, x_hat: originals and reconstructions, (B, 3, H, W) in [0, 1].
+        num_bytes: length of each stream, header included.
+        num_payload_bytes: the same without container header and checksum.
+        encode_seconds, decode_seconds: seconds per image, the device synchronised around the clock.
+    """
+
+    index: list[int]
+    name: list[str]
+    x: Tensor
+    x_hat: Tensor
+    num_bytes: list[int]
+    num_payload_bytes: list[int]
+    encode_seconds: float
+    decode_seconds: float
+
+
+class Codec(LightningModule, ABC):
+    """An image codec.
+
+        x (B, 3, H, W) -> encode -> sections -> pack -> bytes
+        bytes -> unpack -> sections -> decode -> x_hat (B, 3, H, W)
+
+    A subclass writes `encode` and `decode` for its own sections; the container, the checks and the
+    evaluation step are here. A codec that is trained adds `training_step` and
+    `configure_optimizers`.
+
+    Args:
+        points: names of the operating points that can be reached without retraining.
+    """
+
+    num_sections: int = 1
+    """How many byte strings `encode` returns for an image."""
+
+    def __init__(self, points: Sequence[str] = ("default",)) -> None:
+        super().__init__()
+        if not points:
+            raise ValueError("a codec needs at least one operating point")
+        if len(set(points)) != len(points):
+            raise ValueError(f"operating points are named twice: {list(points)}")
+        self._points = tuple(points)
+        self._point = self._points[0]
+        self._fingerprint: tuple[tuple[Any, ...], bytes] | None = None
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the operating points reachable without retraining, in order of rate."""
+        return self._points
+
+    @property
+    def point(self) -> str:
+        """The operating point that `compress` uses."""
+        return self._point
+
+    def select(self, point: str) -> None:
+        """Go to an operating point.
+
+        Raises:
+            ValueError: the codec has no point of that name.
+        """
+        if point not in self._points:
+            raise ValueError(f"unknown operating point {point!r}, choose from {self._points}")
+        self._point = point
+
+    @property
+    def trainable(self) -> bool:
+        """Whether this codec has something to train."""
+        return is_overridden("training_step", self, LightningModule)
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        """Images (B, 3, H, W) in [0, 1] -> `num_sections` byte strings per image."""
+
+    @abstractmethod
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        """Sections and a noise seed per image -> images (B, 3, height, width) in [0, 1].
+
+        Raises:
+            BitstreamError: the sections are not what `encode` writes.
+        """
+
+    def format_config(self) -> dict[str, Any]:
+        """Settings, other than weights, that a decoder must share with the encoder; JSON types."""
+        return {}
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        """The tensors that a decoder must share with the encoder."""
+        return self.state_dict()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that `weights=` loads again: without what is derived from them."""
+        return self.state_dict()
+
+    def prepare_coding(self) -> None:
+        """Build what is derived from the weights (entropy tables); called when they changed."""
+
+    def fingerprint(self) -> bytes:
+        """32 bytes that name this codec, its format settings and its weights."""
+        key = self._weights_key()
+        if self._fingerprint is None or self._fingerprint[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self.prepare_coding()
+            key = self._weights_key()
+            self._fingerprint = (key, self._hash())
+        return self._fingerprint[1]
+
+    def on_validation_epoch_start(self) -> None:
+        # Weight averaging swaps weights through `.data`, which `_weights_key` cannot see.
+        self._fingerprint = None
+
+    def on_test_epoch_start(self) -> None:
+        self._fingerprint = None
+
+    def _weights_key(self) -> tuple[Any, ...]:
+        # In-place writes (optimizer steps, load_state_dict, EMA) bump a tensor's version and
+        # replacing it changes its id: equal keys mean equal weights, at no cost.
+        tensors = [*self.parameters(), *self.buffers()]
+        return (
+            json.dumps(self.format_config(), sort_keys=True),
+            *((id(t), t._version) for t in tensors),
+        )
+
+    def _hash(self) -> bytes:
+        digest = hashlib.sha256(type(self).__qualname__.encode())
+        digest.update(json.dumps(self.format_config(), sort_keys=True).encode())
+        for name, tensor in sorted(self.decoding_state().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.digest()
+
+    @torch.no_grad()
+    def compress(self, x: Tensor) -> list[bytes]:
+        """Images (B, 3, H, W) in [0, 1], any H and W -> one self-contained stream per image.
+
+        Raises:
+            ValueError: the tensor is not such images.
+        """
+        _check_images(x)
+        height, width = x.shape[-2:]
+        fingerprint = self.fingerprint()
+        with torch.autocast(self.device.type, enabled=False):
+            payloads = self.encode(x.to(self.device, torch.float32))
+        return [
+            bitstream.pack(sections, height=height, width=width, fingerprint=fingerprint)
+            for sections in payloads
+        ]
+
+    @torch.no_grad()
+    def decompress(self, streams: Sequence[bytes], seed: int | None = None) -> Tensor:
+        """Streams of images of one size -> images (B, 3, H, W) in [0, 1].
+
+        Args:
+            streams: what `compress` returned, in this or another process.
+            seed: of the decoder's noise. By default it is derived from each stream, so that the
+                picture does not depend on batch, order or number of processes.
+
+        Raises:
+            BitstreamError: a stream is malformed, or of another codec or other weights.
+            ValueError: there is no stream, or they hold images of different sizes.
+        """
+        if not streams:
+            raise ValueError("no stream to decompress")
+        contents = [self._unpack(stream) for stream in streams]
+        sizes = {(c.height, c.width) for c in contents}
+        if len(sizes) > 1:
+            raise ValueError(f"streams of one call must hold images of one size, got {sizes}")
+        height, width = sizes.pop()
+        seeds = [_derive_seed(c.sections) if seed is None else seed for c in contents]
+        with torch.autocast(self.device.type, enabled=False):
+            x_hat = self.decode([list(c.sections) for c in contents], height, width, seeds)
+        return x_hat.clamp(0, 1)
+
+    def num_payload_bytes(self, stream: bytes) -> int:
+        """Length of a stream without container header and checksum."""
+        return self._unpack(stream).num_payload_bytes
+
+    def _unpack(self, stream: bytes) -> bitstream.Contents:
+        return bitstream.unpack(
+            stream, num_sections=self.num_sections, fingerprint=self.fingerprint()
+        )
+
+    def test_step(  # type: ignore[override]
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> CodecOutput:
+        """Really compress and really decompress a batch of images of one size."""
+        x = batch["image"]
+        self.fingerprint()  # builds the entropy tables, which is no part of coding an image
+        start = self._clock()
+        streams = self.compress(x)
+        encoded = self._clock()
+        x_hat = self.decompress(streams)
+        decoded = self._clock()
+        return CodecOutput(
+            index=batch["index"].tolist(),
+            name=list(batch["name"]),
+            x=x,
+            x_hat=x_hat,
+            num_bytes=[len(stream) for stream in streams],
+            num_payload_bytes=[self.num_payload_bytes(stream) for stream in streams],
+            encode_seconds=(encoded - start) / len(streams),
+            decode_seconds=(decoded - encoded) / len(streams),
+        )
+
+    validation_step = test_step  # type: ignore[assignment]
+
+    def _clock(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8, rounded and clamped: what a saved PNG holds."""
+    return x.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_images(x: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+        raise ValueError(
+            f"expected float images (B, 3, H, W) in [0, 1], got {x.dtype} {tuple(x.shape)}"
+        )
+    if x.shape[0] == 0:
+        raise ValueError("no image to compress")
+    problem = bitstream.size_problem(*x.shape[-2:])
+    if problem:
+        raise ValueError(problem)
+    low, high = x.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"images must be in [0, 1], got [{low.item():g}, {high.item():g}]")
+
+
+def _derive_seed(sections: Sequence[bytes]) -> int:
+    # 63 bits: torch.Generator takes a signed 64-bit seed.
+    digest = hashlib.sha256(b"".join(sections)).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

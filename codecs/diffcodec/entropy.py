@@ -1,0 +1,169 @@
+"""Symbols <-> bytes: uniform indices, CompressAI's range coder, text."""
+
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffcodec.bitstream import BitstreamError
+
+if TYPE_CHECKING:
+    from compressai.entropy_models import EntropyModel
+
+MAX_TEXT_BYTES = 1 << 16
+
+
+def indices_num_bytes(count: int, num_codes: int) -> int:
+    """ceil(count * log2(num_codes) / 8): bytes of `count` uniform indices, exactly."""
+    return ((num_codes**count - 1).bit_length() + 7) // 8
+
+
+def encode_indices(indices: Sequence[int], num_codes: int) -> bytes:
+    """Uniform indices at log2(num_codes) bits each, rounded up once to a whole byte.
+
+    The indices are the digits of one large number in base `num_codes`, which need not be a power
+    of two: 8196 codes cost 13.0007 bits each, not 14 (PerCo, Table 2).
+
+    Args:
+        indices: integers in [0, num_codes).
+        num_codes: size of the codebook, at least 1.
+
+    Raises:
+        ValueError: an index or the size of the codebook is out of range.
+    """
+    if num_codes < 1:
+        raise ValueError(f"a codebook has at least one code, got {num_codes}")
+    digits = [int(i) for i in indices]
+    if digits and not (min(digits) >= 0 and max(digits) < num_codes):
+        raise ValueError(f"indices must be in [0, {num_codes}), got {min(digits)}, {max(digits)}")
+    size = indices_num_bytes(len(digits), num_codes)
+    # Pairing neighbours level by level keeps this subquadratic: Python multiplies fast.
+    base = num_codes
+    while len(digits) > 1:
+        if len(digits) % 2:
+            digits.append(0)
+        digits = [low + high * base for low, high in zip(digits[::2], digits[1::2], strict=True)]
+        base *= base
+    return (digits[0] if digits else 0).to_bytes(size, "big")
+
+
+def decode_indices(data: bytes, count: int, num_codes: int) -> list[int]:
+    """Inverse of `encode_indices`.
+
+    Raises:
+        BitstreamError: `data` is not `count` indices below `num_codes`.
+    """
+    size = indices_num_bytes(count, num_codes)
+    if len(data) != size:
+        raise BitstreamError(
+            f"{count} indices of {num_codes} codes take {size} bytes, got {len(data)}"
+        )
+    number = int.from_bytes(data, "big")
+    if number >= num_codes**count:
+        raise BitstreamError(f"the bytes hold an index outside [0, {num_codes})")
+    digits = [number]
+    for level in reversed(range((count - 1).bit_length() if count else 0)):
+        base = num_codes ** (1 << level)
+        digits = [part for value in digits for part in _low_high(value, base)]
+    return digits[:count]
+
+
+def _low_high(value: int, base: int) -> tuple[int, int]:
+    if base & (base - 1) == 0:  # Python has no fast division by a large power of two
+        return value & (base - 1), value >> (base.bit_length() - 1)
+    high, low = divmod(value, base)
+    return low, high
+
+
+def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> bytes:
+    """Code integer symbols with the cumulative distributions of a CompressAI entropy model.
+
+    Args:
+        symbols: integers of any shape.
+        indexes: of the same shape: which of the model's distributions each symbol has.
+        model: an updated `EntropyBottleneck` or `GaussianConditional`.
+    """
+    if symbols.numel() == 0:
+        return b""  # CompressAI's coder crashes on no symbols
+    encoded: bytes = model.entropy_coder.encode_with_indexes(
+        symbols.reshape(-1).int().tolist(), indexes.reshape(-1).int().tolist(), *_tables(model)
+    )
+    return encoded
+
+
+def rans_decode(data: bytes, indexes: Tensor, model: "EntropyModel") -> Tensor:
+    """Inverse of `rans_encode`: int32 symbols of the shape of `indexes`, on its device."""
+    if indexes.numel() == 0:
+        return torch.zeros(indexes.shape, dtype=torch.int32, device=indexes.device)
+    symbols = model.entropy_coder.decode_with_indexes(
+        guard_rans(data, indexes.numel()), indexes.reshape(-1).int().tolist(), *_tables(model)
+    )
+    return torch.tensor(symbols, dtype=torch.int32, device=indexes.device).reshape(indexes.shape)
+
+
+def guard_rans(data: bytes, num_symbols: int) -> bytes:
+    """Append zeros, so that the decoder cannot read past the end of a stream that was cut short.
+
+    CompressAI's decoder checks no bounds. A symbol takes at most one 32-bit word to renormalise
+    plus the words of its bypass digits; zeros end a run of bypass digits at once.
+    """
+    return data + bytes(8 * num_symbols + 64)
+
+
+def _tables(model: "EntropyModel") -> tuple[list[list[int]], list[int], list[int]]:
+    cdf, length, offset = model._quantized_cdf, model._cdf_length, model._offset
+    if cdf.numel() == 0:
+        raise ValueError("the entropy model has no tables yet, call update() first")
+    return cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
+
+
+def encode_text(text: str) -> bytes:
+    """Text -> zlib at level 9 over UTF-8, as PerCo codes its captions (Sec. 3.3).
+
+    Raises:
+        ValueError: over 64 KiB of text, which no decoder accepts.
+    """
+    return zlib.compress(text_bytes(text), 9)
+
+
+def decode_text(data: bytes) -> str:
+    """Inverse of `encode_text`, in bounded memory.
+
+    Raises:
+        BitstreamError: not a complete zlib stream of at most 64 KiB of UTF-8.
+    """
+    return inflate_text(zlib.decompressobj(), data)
+
+
+def text_bytes(text: str) -> bytes:
+    """Text as UTF-8, at most 64 KiB.
+
+    Raises:
+        ValueError: it is longer.
+    """
+    raw = text.encode()
+    if len(raw) > MAX_TEXT_BYTES:
+        raise ValueError(f"text of {len(raw)} bytes is over {MAX_TEXT_BYTES}")
+    return raw
+
+
+def inflate_text(inflater: "zlib._Decompress", data: bytes) -> str:
+    """What a fresh `zlib.decompressobj` makes of one complete stream of UTF-8, in bounded memory.
+
+    Raises:
+        BitstreamError: it is incomplete, followed by other bytes, over 64 KiB, or no UTF-8.
+    """
+    try:
+        raw = inflater.decompress(data, MAX_TEXT_BYTES + 1)
+    except zlib.error as error:
+        raise BitstreamError(f"the text cannot be inflated: {error}") from error
+    if len(raw) > MAX_TEXT_BYTES:
+        raise BitstreamError(f"the text is over {MAX_TEXT_BYTES} bytes")
+    if not inflater.eof or inflater.unused_data:
+        raise BitstreamError("the text is truncated or followed by other bytes")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BitstreamError(f"the text is not UTF-8: {error}") from error

@@ -1,0 +1,55 @@
+"""The optimizer of codecs with a learned prior: the network, and the quantiles of that prior."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+
+
+def hyperprior_optimizer(
+    module: nn.Module,
+    *,
+    lr: float,
+    aux_lr: float,
+    num_steps: float,
+    schedule: Callable[[Optimizer], LRScheduler] | None = None,
+) -> dict[str, Any]:
+    """Adam over two parameter groups, for Lightning's `configure_optimizers`.
+
+    The rate-distortion loss and the auxiliary loss share no parameter that both change, so one
+    optimizer serves both; a second one would count every step twice.
+
+    Args:
+        module: its parameters named `….quantiles` are those of factorized priors.
+        lr, aux_lr: learning rates of the network and of the quantiles.
+        num_steps: optimizer steps of the run, possibly infinite.
+        schedule: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to zero
+            over `num_steps`, or no change if that is infinite.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    quantiles = [p for name, p in named if name.endswith("quantiles")]
+    network = [p for name, p in named if not name.endswith("quantiles")]
+    optimizer = Adam([{"params": network, "lr": lr}, {"params": quantiles, "lr": aux_lr}])
+    scheduler = (schedule or annealed(num_steps))(optimizer)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def clip_network(optimizer: Optimizer, max_norm: float | None) -> None:
+    """Clip the gradient norm of the first parameter group alone.
+
+    The auxiliary loss is a sum over channels: in a common norm it would leave nothing to the
+    network.
+    """
+    if max_norm:
+        parameters: Iterable[Any] = optimizer.param_groups[0]["params"]
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def annealed(num_steps: float) -> Callable[[Optimizer], LRScheduler]:
+    """A cosine from the learning rates to zero over `num_steps`; no change if that is infinite."""
+    if math.isinf(num_steps):
+        return lambda optimizer: LambdaLR(optimizer, lambda step: 1.0)
+    return lambda optimizer: CosineAnnealingLR(optimizer, T_max=int(num_steps))

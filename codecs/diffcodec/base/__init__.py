@@ -1,0 +1,1 @@
+"""Base codecs: the ones that are enhanced and compared with."""

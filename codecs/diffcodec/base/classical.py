@@ -1,0 +1,119 @@
+"""JPEG, WebP, JPEG 2000 and AVIF by Pillow: the stream holds the plain file."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, features
+from torch import Tensor
+
+from diffcodec.base.images import from_pil, to_pil
+from diffcodec.bitstream import BitstreamError
+from diffcodec.codec import Codec
+
+
+@dataclass(frozen=True)
+class Format:
+    """How Pillow writes a format.
+
+    Attributes:
+        parameter: what an operating point sets, as it is called in the point's name.
+        low, high: its range.
+        max_side: the longest side in pixels that the format holds.
+        rising: whether the rate rises with the parameter.
+    """
+
+    parameter: str
+    low: int
+    high: int
+    max_side: int
+    rising: bool = True
+
+    def save_options(self, value: int) -> dict[str, Any]:
+        """Pillow's arguments for one operating point; all others are Pillow's defaults."""
+        if self.parameter == "ratio":
+            return {"quality_mode": "rates", "quality_layers": [value], "irreversible": True}
+        return {"quality": value}
+
+
+FORMATS = {
+    "JPEG": Format("quality", 1, 95, 65535),
+    "WEBP": Format("quality", 0, 100, 16383),
+    "JPEG2000": Format("ratio", 1, 1000, 65535, rising=False),
+    "AVIF": Format("quality", 0, 100, 65535),
+}
+_FEATURES = {"JPEG": "jpg", "WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
+
+
+class PillowCodec(Codec):
+    """A classical image format, written with Pillow's defaults.
+
+    Args:
+        format: `JPEG`, `WEBP`, `JPEG2000` or `AVIF`.
+        values: operating points: the format's quality, or for JPEG 2000 the compression ratio
+            against 24-bit RGB (irreversible wavelet, one layer).
+
+    Raises:
+        ValueError: an unknown format, one that this Pillow was built without, or a value out of
+            range.
+    """
+
+    def __init__(self, format: str, values: Sequence[int]) -> None:
+        if format not in FORMATS:
+            raise ValueError(f"unknown format {format!r}, choose from {sorted(FORMATS)}")
+        spec = FORMATS[format]
+        if not features.check(_FEATURES[format]):
+            raise ValueError(f"this build of Pillow cannot write {format}: install another Pillow")
+        outside = [v for v in values if not spec.low <= v <= spec.high]
+        if outside:
+            raise ValueError(
+                f"{format} {spec.parameter} {outside} is outside {spec.low} to {spec.high}"
+            )
+        ordered = sorted(values, reverse=not spec.rising)
+        super().__init__([f"{spec.parameter}={value}" for value in ordered])
+        self._format = format
+        self._spec = spec
+
+    def format_config(self) -> dict[str, Any]:
+        return {"format": self._format}
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        height, width = x.shape[-2:]
+        if max(height, width) > self._spec.max_side:
+            raise ValueError(
+                f"{self._format} holds at most {self._spec.max_side} pixels a side, "
+                f"got {height}x{width}"
+            )
+        options = self._spec.save_options(int(self.point.partition("=")[2]))
+        payloads = []
+        for image in x:
+            file = io.BytesIO()
+            to_pil(image).save(file, format=self._format, **options)
+            payloads.append([file.getvalue()])
+        return payloads
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        images = [self._decode_file(file, height, width) for (file,) in payloads]
+        return torch.stack(images).to(self.device)
+
+    def _decode_file(self, file: bytes, height: int, width: int) -> Tensor:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(file), formats=[self._format]) as image:
+                    # Before the pixels are read: a hostile file may claim any size.
+                    if image.size != (width, height):
+                        raise BitstreamError(
+                            f"the {self._format} file is {image.size[1]}x{image.size[0]}, "
+                            f"its header says {height}x{width}"
+                        )
+                    return from_pil(image)
+        except BitstreamError:
+            raise
+        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            raise BitstreamError(f"not a readable {self._format} file: {error}") from error

@@ -1,0 +1,116 @@
+"""CompressAI's model zoo as codecs: one network per quality, a rate-distortion loss."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from compressai.losses import RateDistortionLoss
+from compressai.models import CompressionModel
+from compressai.zoo.image import cfgs, model_architectures, model_urls
+from compressai.zoo.pretrained import load_pretrained
+from torch import Tensor
+
+from diffcodec.base.learned import LearnedCodec
+from diffcodec.weights import load_strict
+
+# The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
+LAMBDAS = {
+    "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
+    "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
+}
+
+
+class CompressAICodec(LearnedCodec):
+    """A model of CompressAI's zoo, one network per quality.
+
+    Args:
+        architecture: `bmshj2018-hyperprior`, `mbt2018-mean`, `mbt2018`, `cheng2020-anchor` or
+            `cheng2020-attn`.
+        quality: 1 to 8 (6 for cheng2020): the rate-distortion weight in training, and which
+            weights of the zoo. A list makes a curve of several pretrained networks.
+        metric: `mse` or `ms-ssim`.
+        size: `paper` (the zoo's channels for that quality) or the channels themselves, as in
+            `[64, 96]` for N and M.
+        weights: null (from scratch), `zoo` (CompressAI's), or a source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: one of these is not among its choices.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        quality: int | Sequence[int] = 3,
+        *,
+        metric: str = "mse",
+        size: str | Sequence[int] = "paper",
+        weights: str | None = None,
+        lr: float = 1e-4,
+        aux_lr: float = 1e-3,
+    ) -> None:
+        if architecture not in cfgs:
+            raise ValueError(f"unknown architecture {architecture!r}, choose from {sorted(cfgs)}")
+        if metric not in LAMBDAS:
+            raise ValueError(f"unknown metric {metric!r}, choose from {sorted(LAMBDAS)}")
+        qualities = [quality] if isinstance(quality, int) else list(quality)
+        known = sorted(cfgs[architecture])
+        if not qualities or not set(qualities) <= set(known):
+            raise ValueError(f"unknown quality {quality} for {architecture}, choose from {known}")
+        if len(qualities) > 1 and weights != "zoo":
+            raise ValueError(
+                f"several qualities {qualities} are several networks: only weights=zoo has them"
+            )
+        if weights == "zoo" and size != "paper":
+            raise ValueError(f"weights=zoo have the paper's size, not {size}: use size=paper")
+        self._architecture, self._metric, self._size = architecture, metric, size
+        super().__init__(
+            self._build(qualities[0]),
+            lr=lr,
+            aux_lr=aux_lr,
+            points=[f"quality={q}" for q in qualities],
+        )
+        self._quality = qualities[0]
+        self._from_zoo = weights == "zoo"
+        if weights == "zoo":
+            self._load_zoo(self._quality)
+        elif weights is not None:
+            self.load_weights(weights)
+
+    def select(self, point: str) -> None:
+        super().select(point)
+        quality = int(point.removeprefix("quality="))
+        if quality != self._quality:
+            device = self.device
+            self.model = self._build(quality)
+            self._quality = quality
+            self._load_zoo(quality)
+            self.model.to(device)
+
+    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+        lmbda = LAMBDAS[self._metric][self._quality - 1]
+        out: dict[str, Tensor] = RateDistortionLoss(lmbda, self._metric)(self.model(x), x)
+        return out
+
+    def format_config(self) -> dict[str, Any]:
+        return {"architecture": self._architecture}
+
+    def _build(self, quality: int) -> CompressionModel:
+        channels = cfgs[self._architecture][quality]
+        if self._size != "paper":
+            if isinstance(self._size, str) or len(self._size) != len(channels):
+                raise ValueError(
+                    f"size {self._size!r} is neither 'paper' nor {len(channels)} channels as in "
+                    f"{list(channels)}"
+                )
+            channels = tuple(self._size)
+        return model_architectures[self._architecture](*channels)
+
+    def _load_zoo(self, quality: int) -> None:
+        url = model_urls[self._architecture][self._metric][quality]
+        try:
+            state = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"could not get CompressAI's weights from {url}: {error}") from error
+        load_strict(self.model, load_pretrained(state), source=url)

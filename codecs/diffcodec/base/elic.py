@@ -1,0 +1,80 @@
+"""ELIC (He et al., CVPR 2022): space-channel context with unevenly grouped channels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressai.losses import RateDistortionLoss
+from compressai.models import Elic2022Chandelier, Elic2022Official
+from torch import Tensor
+
+from diffcodec.base.learned import LearnedCodec
+
+VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
+
+_Y = "latent_codec.y.latent_codec."
+# From the layout of the public checkpoints to that of CompressAI's model: first match applies.
+KEY_TABLE: list[tuple[str, str | None]] = [
+    (r"gaussian_conditional\.", None),
+    (r"entropy_bottleneck\._matrix(\d)$", r"latent_codec.hyper.entropy_bottleneck.matrices.\1"),
+    (r"entropy_bottleneck\._bias(\d)$", r"latent_codec.hyper.entropy_bottleneck.biases.\1"),
+    (r"entropy_bottleneck\._factor(\d)$", r"latent_codec.hyper.entropy_bottleneck.factors.\1"),
+    (r"(h_a|h_s|entropy_bottleneck)\.", r"latent_codec.hyper.\1."),
+    *((rf"cc_transforms\.{i}\.", f"latent_codec.y.channel_context.y{i + 1}.") for i in range(4)),
+    (r"context_prediction\.(\d)\.", _Y + r"y\1.context_prediction."),
+    (r"ParamAggregation\.(\d)\.", _Y + r"y\1.entropy_parameters."),
+]
+
+
+class Elic(LearnedCodec):
+    """ELIC as CompressAI builds it.
+
+    Args:
+        variant: `chandelier` (the reimplementation that the public checkpoints are of) or
+            `official` (the paper's context model).
+        N, M: channels of the transforms and of y.
+        groups: channels of the groups of y, which are coded one after the other; they sum to M.
+        lmbda: weight of 255^2 * MSE against the rate in training.
+        weights: null (from scratch), or a source of `diffcodec.weights`, in CompressAI's layout or
+            in that of the public ELIC checkpoints.
+        lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+
+    Raises:
+        ValueError: an unknown variant, groups that do not sum to M, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        variant: str = "chandelier",
+        N: int = 192,
+        M: int = 320,
+        groups: Sequence[int] = (16, 16, 32, 64, 192),
+        *,
+        lmbda: float = 0.0130,
+        weights: str | None = None,
+        lr: float = 1e-4,
+        aux_lr: float = 1e-3,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"unknown variant {variant!r}, choose from {sorted(VARIANTS)}")
+        if sum(groups) != M:
+            raise ValueError(f"groups {list(groups)} sum to {sum(groups)}, not to M={M}")
+        model = VARIANTS[variant](N, M, list(groups))
+        super().__init__(model, lr=lr, aux_lr=aux_lr, points=["default"])
+        self._groups = tuple(groups)
+        self._variant = variant
+        self._loss = RateDistortionLoss(lmbda)
+        self.num_sections = 2 * len(self._groups) + 1  # two checkerboard halves a group, and z
+        if weights is not None:
+            self.load_weights(weights, KEY_TABLE)
+
+    def format_config(self) -> dict[str, Any]:
+        return {"variant": self._variant}
+
+    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = self._loss(self.model(x), x)
+        return out
+
+    def _coding_shape(self, height: int, width: int) -> Any:
+        # y is four times as large as z; a checkerboard half has half its columns.
+        y = [(channels, 4 * height, 4 * width) for channels in self._groups]
+        return {"hyper": (height, width), "y": y}

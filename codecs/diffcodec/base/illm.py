@@ -1,0 +1,103 @@
+"""MS-ILLM (Muckley et al., ICML 2023) from NeuralCompression's torch hub.
+
+The pretrained weights are under CC-BY-NC 4.0: not for commercial use.
+"""
+
+import logging
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.codec import Codec
+from diffcodec.entropy import guard_rans
+
+log = logging.getLogger(__name__)
+
+HUB = "facebookresearch/NeuralCompression"
+STRIDE = 64
+_MAX_LATENT_CHANNELS = 512
+
+
+class MsIllm(Codec):
+    """MS-ILLM, or its mean-square-error base without the GAN.
+
+    Args:
+        values: qualities 1 to 6, one network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45 and
+            0.9 bpp); each is fetched when it is first selected.
+        gan: `msillm_quality_*` (true) or `noganms_quality_*` (false).
+        repo: torch hub repository, or a local clone of it.
+
+    Raises:
+        ValueError: an unknown quality, or the network cannot be had.
+    """
+
+    num_sections = 2
+
+    def __init__(self, values: Sequence[int], *, gan: bool = True, repo: str = HUB) -> None:
+        if not values or not set(values) <= set(range(1, 7)):
+            raise ValueError(f"unknown quality {list(values)}, choose from 1 to 6")
+        super().__init__([f"quality={value}" for value in sorted(values)])
+        self._entry = "msillm_quality" if gan else "noganms_quality"
+        self._repo = repo
+        self.model: Any = self._load()
+        log.warning("MS-ILLM's weights are CC-BY-NC 4.0: for non-commercial use only")
+
+    def select(self, point: str) -> None:
+        changed = point != self.point
+        super().select(point)
+        if changed:
+            self.model = self._load()
+
+    def format_config(self) -> dict[str, Any]:
+        return {"entry": self._entry}
+
+    def prepare_coding(self) -> None:
+        # Its hyperprior is kept on the CPU: entropy parameters are then those of any machine.
+        self.model.update_tensor_devices("compress")
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        payloads = []
+        for image in x.split(1):
+            out = self.model.compress(image, force_cpu=False)
+            payloads.append([out.latent_strings[0], out.hyper_latent_strings[0]])
+        return payloads
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        padded = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
+        num_symbols = _MAX_LATENT_CHANNELS * padded[0] * padded[1] // 256
+        images = []
+        for sections in payloads:
+            latent, hyper = (guard_rans(section, num_symbols) for section in sections)
+            compressed = SimpleNamespace(
+                latent_strings=[latent],
+                hyper_latent_strings=[hyper],
+                image_size=(height, width),
+                padded_size=padded,
+            )
+            try:
+                images.append(self.model.decompress(compressed, force_cpu=False))
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise BitstreamError(f"the entropy decoder failed: {error}") from error
+        return torch.cat(images)
+
+    def _load(self) -> nn.Module:
+        entry = f"{self._entry}_{self.point.removeprefix('quality=')}"
+        from pathlib import Path
+
+        source = "local" if Path(self._repo).is_dir() else "github"
+        try:
+            model: nn.Module = torch.hub.load(
+                self._repo, entry, source=source, trust_repo=True, pretrained=True
+            )
+        except Exception as error:  # hub raises URLError, ImportError, RuntimeError and others
+            raise ValueError(
+                f"could not load {entry} from torch hub {self._repo}: {error}. It needs network "
+                "access once, or codec.repo=DIR with a clone whose weights are in the hub's cache"
+            ) from error
+        return model.to(self.device).eval()

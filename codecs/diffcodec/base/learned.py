@@ -1,0 +1,207 @@
+"""A codec around a CompressAI model: coding, entropy tables, training.
+
+x -> g_a -> y -> h_a -> z -> factorized prior -> bytes
+            y | h_s(z_hat) -> Gaussian conditional -> bytes
+y_hat -> g_s -> x_hat
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from compressai.entropy_models import EntropyModel
+from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
+from compressai.models import CompressionModel
+from compressai.ops import compute_padding
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.codec import Codec
+from diffcodec.entropy import guard_rans
+from diffcodec.optimization import clip_network, hyperprior_optimizer
+from diffcodec.weights import load_checkpoint, load_strict, remap, state_dict_of
+
+STRIDE = 64  # of z: every model here halves the image six times
+
+
+class LearnedCodec(Codec):
+    """A codec around one CompressAI model: coding, entropy tables, optimizer.
+
+    Images are coded one at a time: convolution libraries choose their algorithm by shape, so that
+    entropy parameters computed in a batch can differ in the last bit from those of one image, and
+    a decoder that sees another batch would lose the symbols. For the same reason the
+    hyper-synthesis runs in float64 on the CPU while coding: a scale that rounds to another entry of
+    the scale table on another device or number of threads would have to lie within 1e-13 of its
+    border. That holds for the hyperpriors alone. Models with a context model (`mbt2018`,
+    `cheng2020_*`, ELIC) also compute parameters in float32 from what was decoded so far: decode
+    them where they were encoded.
+
+    Args:
+        model: the network.
+        lr: learning rate of the network (Adam), annealed to zero by a cosine over the run.
+        aux_lr: learning rate of the quantiles of the factorized prior (auxiliary loss).
+        points: operating points.
+    """
+
+    num_sections = 2
+
+    def __init__(
+        self, model: CompressionModel, *, lr: float, aux_lr: float, points: Sequence[str]
+    ) -> None:
+        super().__init__(points)
+        self.model = model
+        self.lr = lr
+        self.aux_lr = aux_lr
+        # In a tuple, so that it is no submodule: it is derived, not trained and not saved.
+        self._hyper_synthesis: tuple[nn.Module, ...] = ()
+        self.register_load_state_dict_pre_hook(_keep_derived)
+        for transform in ("g_a", "h_a", "h_s"):
+            # Under autocast: a bfloat16 latent of 100 is off by half a quantization step.
+            if hasattr(model, transform):
+                getattr(model, transform).register_forward_hook(_to_float32)
+
+    def load_weights(self, source: str, key_table: Sequence[tuple[str, str | None]] = ()) -> None:
+        """Load a checkpoint of this codec or of its bare CompressAI model.
+
+        Args:
+            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+            key_table: renames the keys of another implementation, see `diffcodec.weights.remap`.
+        """
+        checkpoint = load_checkpoint(source, package="diffcodec.base")
+        state = remap(state_dict_of(checkpoint, prefix="model."), key_table)
+        load_strict(self, {f"model.{k}": v for k, v in state.items()}, source=source)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        derived = _derived_buffers(self)
+        return {k: v for k, v in self.state_dict().items() if k not in derived}
+
+    def prepare_coding(self) -> None:
+        # Always on the CPU: tables that a GPU rounds otherwise would be another format.
+        device = self.device
+        self.model.cpu()
+        self.model.update(force=True)
+        if hasattr(self.model, "h_s"):
+            self._hyper_synthesis = (_Float64(self.model.h_s),)
+        self.model.to(device)
+        for module in self.model.modules():
+            if isinstance(module, MaskedConv2d | CheckerboardMaskedConv2d):
+                # Their first forward does it: without this the weights change under the hash.
+                module.weight.mul_(module.mask)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        return [self._encode_image(image) for image in x.split(1)]
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        return torch.cat([self._decode_image(payload, height, width) for payload in payloads])
+
+    def _encode_image(self, x: Tensor) -> list[bytes]:
+        return self._model_encode(x)
+
+    def _decode_image(self, payload: list[bytes], height: int, width: int) -> Tensor:
+        return self._model_decode(payload, height, width)
+
+    def _model_encode(self, x: Tensor, **options: Any) -> list[bytes]:
+        pad, _ = compute_padding(*x.shape[-2:], min_div=STRIDE)
+        with self._reproducible():
+            out = self.model.compress(F.pad(x, pad, mode="replicate"), **options)
+        return [strings[0] for strings in out["strings"]]
+
+    def _model_decode(
+        self, payload: list[bytes], height: int, width: int, **options: Any
+    ) -> Tensor:
+        pad, unpad = compute_padding(height, width, min_div=STRIDE)
+        padded = (height + pad[2] + pad[3], width + pad[0] + pad[1])
+        # y has the most symbols of all sections: `latent_channels` per 16x16 block.
+        num_symbols = self.latent_channels * padded[0] * padded[1] // 256
+        strings = [[guard_rans(section, num_symbols)] for section in payload]
+        shape = self._coding_shape(padded[0] // STRIDE, padded[1] // STRIDE)
+        try:
+            with self._reproducible():
+                out = self.model.decompress(strings, shape, **options)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise BitstreamError(f"the entropy decoder failed: {error}") from error
+        return F.pad(out["x_hat"], unpad)
+
+    @contextmanager
+    def _reproducible(self) -> Iterator[None]:
+        """Compute the entropy parameters so that another machine computes the same."""
+        if not self._hyper_synthesis:
+            yield
+            return
+        h_s = self.model.h_s
+        (self.model.h_s,) = self._hyper_synthesis
+        try:
+            yield
+        finally:
+            self.model.h_s = h_s
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of y."""
+        return next(p.shape[0] for p in reversed([*self.model.g_a.parameters()]) if p.ndim == 1)
+
+    def _coding_shape(self, height: int, width: int) -> Any:
+        """What the model's decompress wants to know of the shapes, given that of z."""
+        return (height, width)
+
+    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+        """`loss`, `bpp_loss` and `mse_loss` (or `ms_ssim_loss`) of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        out = self.rate_distortion(batch["image"])
+        aux_loss = self.model.aux_loss()
+        for name, value in out.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "bpp_loss"))
+        self.log("train/aux_loss", aux_loss)
+        return out["loss"] + aux_loss
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        return hyperprior_optimizer(self, lr=self.lr, aux_lr=self.aux_lr, num_steps=steps)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, *_: Any, **__: Any
+    ) -> None:
+        clip_network(optimizer, gradient_clip_val)
+
+
+class _Float64(nn.Module):
+    """A copy of a network that computes in float64 on the CPU, on float32 inputs and outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu().double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x.cpu().double())
+        return out.to(x)
+
+
+def _to_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.float()
+
+
+def _derived_buffers(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Buffers of the entropy models: tables and constants, none of them learned."""
+    return {
+        f"{prefix}{name}.{key}": buffer
+        for name, child in module.named_modules()
+        if isinstance(child, EntropyModel)
+        for key, buffer in child.named_buffers()
+    }
+
+
+def _keep_derived(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Put the module's own derived buffers into a state dict that is being loaded.
+
+    The sizes of the tables depend on the weights, so those of a checkpoint do not fit a fresh
+    module; they are rebuilt from the weights before the first image is coded.
+    """
+    state.update(_derived_buffers(module, prefix))

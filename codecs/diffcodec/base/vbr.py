@@ -1,0 +1,101 @@
+"""The variable-rate mean-scale hyperprior: one network, a gain per rate, a whole curve."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from compressai.losses import RateDistortionLoss
+from compressai.models import MeanScaleHyperpriorVbr
+from torch import Tensor, nn
+
+from diffcodec.base.compressai import LAMBDAS
+from diffcodec.base.learned import LearnedCodec
+from diffcodec.bitstream import BitstreamError
+
+
+class VariableRateCodec(LearnedCodec):
+    """CompressAI's `mbt2018-mean-vbr` (Kamisli et al., DCC 2024): y is scaled by a gain per level.
+
+    The level travels in the stream, in a byte of its own. In training a level is drawn per step and
+    the loss has that level's rate-distortion weight.
+
+    Args:
+        N, M: channels of the transforms and of y; 192 and 320 in the paper.
+        lambdas: rate-distortion weight of each level, rising; the paper's by default. Level i
+            scales y by sqrt(lambdas[i] / 0.18), which makes the paper's gains of its lambdas.
+        levels: operating points, as indices into `lambdas`; null is all of them.
+        draw: how often each level is drawn in training, relatively; null draws all alike.
+        weights: null (from scratch) or a source of `diffcodec.weights`; `package:` has the small
+            model (N=64, M=128).
+        lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+
+    Raises:
+        ValueError: a level that there is not, lambdas or draws that make no sense, or weights that
+            do not fit N and M.
+    """
+
+    num_sections = 3
+
+    def __init__(
+        self,
+        N: int = 192,
+        M: int = 320,
+        *,
+        lambdas: Sequence[float] = LAMBDAS["mse"],
+        levels: Sequence[int] | None = None,
+        draw: Sequence[float] | None = None,
+        weights: str | None = None,
+        lr: float = 1e-4,
+        aux_lr: float = 1e-3,
+    ) -> None:
+        if not 1 <= len(lambdas) <= 256 or any(
+            not 0 < a < b for a, b in pairwise([*lambdas, float("inf")])
+        ):
+            raise ValueError(f"lambdas must be 1 to 256 rising positive numbers, got {lambdas}")
+        count = len(lambdas)
+        levels = range(count) if levels is None else levels
+        if not levels or not set(levels) <= set(range(count)):
+            raise ValueError(f"unknown levels {list(levels)}, choose from 0 to {count - 1}")
+        draw = [1.0] * count if draw is None else draw
+        if len(draw) != count or min(draw) < 0 or sum(draw) <= 0:
+            raise ValueError(f"draw {list(draw)} must be {count} frequencies, one per lambda")
+        model = MeanScaleHyperpriorVbr(N, M)
+        gains = (torch.tensor(lambdas) / LAMBDAS["mse"][-1]).sqrt()
+        model.lmbda, model.levels = list(lambdas), count
+        model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
+        super().__init__(
+            model, lr=lr, aux_lr=aux_lr, points=[f"level={level}" for level in sorted(levels)]
+        )
+        self._draw = torch.tensor(draw, dtype=torch.float32)
+        # The gains follow from this config: a checkpoint of other lambdas does not bring its own.
+        self._gains = gains
+        self.register_load_state_dict_pre_hook(_keep_gains)
+        if weights is not None:
+            self.load_weights(weights)
+
+    @property
+    def level(self) -> int:
+        """The gain that `compress` uses."""
+        return int(self.point.removeprefix("level="))
+
+    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+        level = int(torch.multinomial(self._draw, 1))
+        loss = RateDistortionLoss(self.model.lmbda[level])
+        out: dict[str, Tensor] = loss(self.model(x, s=level), x)
+        return out
+
+    def _encode_image(self, x: Tensor) -> list[bytes]:
+        return [bytes([self.level]), *self._model_encode(x, s=self.level)]
+
+    def _decode_image(self, payload: list[bytes], height: int, width: int) -> Tensor:
+        tag, *sections = payload
+        if len(tag) != 1 or tag[0] >= self.model.levels:
+            raise BitstreamError(
+                f"rate level 0x{tag.hex()} is not one of 0 to {self.model.levels - 1}"
+            )
+        return self._model_decode(sections, height, width, s=tag[0])
+
+
+def _keep_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    state[f"{prefix}model.Gain"] = module._gains

@@ -1,0 +1,1 @@
+"""Diffusion without codecs: noise schedules, denoisers and samplers."""

@@ -1,0 +1,93 @@
+"""Noise schedules: abar (signal kept) of a discrete variance-preserving process, and its sigmas.
+
+abar_t falls from almost 1 (t = 0) to almost 0 (t = N - 1). Everything is float64 on the CPU, where
+1 - abar does not cancel; samplers see sigma^2 = (1 - abar) / abar, the noise level of the same
+process with the signal kept at its own scale.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def cosine_alphas_cumprod(
+    num_timesteps: int, *, s: float = 0.008, max_beta: float = 0.999
+) -> Tensor:
+    """abar of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17), (N,) falling.
+
+    Args:
+        num_timesteps: N.
+        s: offset that keeps the first steps from being too small.
+        max_beta: the largest share of variance that one step may replace.
+    """
+    _check_length(num_timesteps)
+    u = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    betas = (1 - f[1:] / f[:-1]).clamp(0, max_beta)
+    return (1 - betas).cumprod(0)
+
+
+def linear_alphas_cumprod(
+    num_timesteps: int, *, beta_start: float = 1e-4, beta_end: float = 2e-2
+) -> Tensor:
+    """abar of the linear schedule (Ho et al. 2020, Sec. 4), (N,) falling.
+
+    Args:
+        num_timesteps: N.
+        beta_start, beta_end: first and last beta of the schedule of 1000 steps; for another N
+            they are scaled by 1000 / N, which keeps the noise level at a given t / N.
+    """
+    _check_length(num_timesteps)
+    scale = 1000 / num_timesteps
+    betas = torch.linspace(scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64)
+    return (1 - betas).cumprod(0)
+
+
+def sigmas_of(alphas_cumprod: Tensor) -> Tensor:
+    """abar in (0, 1] -> sigma = sqrt((1 - abar) / abar), any shape."""
+    alphas_cumprod = alphas_cumprod.double()
+    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+
+
+def alphas_cumprod_of(sigmas: Tensor) -> Tensor:
+    """sigma >= 0 -> abar = 1 / (1 + sigma^2), any shape."""
+    return 1 / (1 + sigmas.double() ** 2)
+
+
+def spaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
+    """`num_steps` of the steps 0 … N - 1, evenly spaced and truncated to integers, rising (S,).
+
+    One step alone is the last, N - 1.
+
+    Raises:
+        ValueError: `num_steps` is not in 1 … N.
+    """
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"the number of steps must be in 1 to {num_timesteps}, got {num_steps}")
+    if num_steps == 1:
+        return torch.tensor([num_timesteps - 1])
+    # In float32, as released decoders do: what is truncated depends on it.
+    return torch.linspace(0, num_timesteps - 1, num_steps, dtype=torch.float32).long()
+
+
+class TimeTable:
+    """The time that a network was trained with, looked up by noise level.
+
+    Args:
+        sigmas: noise levels, (N,) rising and above 0.
+        times: what the network is told at each of them, (N,).
+    """
+
+    def __init__(self, sigmas: Tensor, times: Tensor) -> None:
+        self.times = times
+        self._borders = (sigmas[1:] * sigmas[:-1]).sqrt()
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """Noise levels of any shape -> the time of the nearest (in log sigma), same shape."""
+        return self.times[torch.bucketize(sigma, self._borders)]
+
+
+def _check_length(num_timesteps: int) -> None:
+    if num_timesteps < 1:
+        raise ValueError(f"a schedule has at least one step, got {num_timesteps}")

@@ -1,0 +1,285 @@
+"""CDC as a codec: a hyperprior's bits, decoded to context maps that condition a diffusion model.
+
+x -> g_a -> y -> bytes -> y_hat -> g_s -> contexts
+                          gamma * noise, contexts -> DDIM with the U-Net -> x_hat
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from diffcodec.cdc.coder import LatentCoder
+from diffcodec.cdc.compressor import Compressor
+from diffcodec.cdc.process import build_process
+from diffcodec.cdc.released import convert, released_state
+from diffcodec.cdc.training import warmed_up
+from diffcodec.cdc.unet import UNet
+from diffcodec.codec import Codec
+from diffcodec.diffusion.denoiser import like
+from diffcodec.diffusion.sampler import ddim
+from diffcodec.optimization import clip_network, hyperprior_optimizer
+from diffcodec.perceptual import PerceptualLoss
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+
+STRIDE = 64  # of z
+MULTIPLIERS = (1, 2, 3, 4)
+HYPER_MULTIPLIERS = (4, 4, 4)
+UNET_MULTIPLIERS = (1, 2, 3, 4, 5, 6)
+PRECISIONS = ("32", "bf16")
+
+
+class CDC(Codec):
+    """Conditional Diffusion Compression (Yang & Mandt, NeurIPS 2023), x0- or eps-prediction.
+
+    The same bytes decode at every operating point: the number of steps and the strength of the
+    starting noise are the decoder's choice (gamma 0: faithful; 0.8: realistic).
+
+    Args:
+        prediction: `x0` or `eps`, see `diffcodec.cdc.process` for all that differs.
+        width: channels of the first stages; 64 in the paper.
+        context_channels: of the finest context map; null is 3 for eps and `width` for x0.
+        num_timesteps: of the diffusion process; null is the released 8193 (x0) or 20000 (eps).
+        steps: decoding steps, one number or several; null is 17 (x0) or 200 (eps).
+        gamma: standard deviation of the starting noise, one or several. The operating points are
+            all pairs, named `steps=17,gamma=0.8`.
+        lmbda: weight of the rate in bits per pixel.
+        warmup_lmbda, warmup_steps: that weight in the first steps of training.
+        initial_gain: widens y before training: rounding erases latents that start below one step.
+        rho: share of LPIPS in the distortion, in [0, 1).
+        lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+        scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
+            zero over the run.
+        decode_precision: `32` or `bf16`, of the U-Net in decoding.
+        compile: `torch.compile` the U-Net in decoding.
+        weights: null (from scratch), or a source of `diffcodec.weights`: this project's or the
+            authors' checkpoints.
+
+    Raises:
+        ValueError: one of these is not among its choices, or the weights do not fit.
+    """
+
+    num_sections = 2
+
+    def __init__(
+        self,
+        prediction: str = "x0",
+        *,
+        width: int = 64,
+        context_channels: int | None = None,
+        num_timesteps: int | None = None,
+        steps: int | Sequence[int] | None = None,
+        gamma: float | Sequence[float] = 0.0,
+        lmbda: float = 0.0032,
+        warmup_lmbda: float = 1e-5,
+        warmup_steps: int = 0,
+        initial_gain: float = 1.0,
+        rho: float = 0.0,
+        lr: float = 5e-5,
+        aux_lr: float = 1e-3,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        decode_precision: str | int = "32",
+        compile: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        process = build_process(prediction, num_timesteps)
+        if steps is None:
+            steps = 17 if prediction == "x0" else 200
+        all_steps = [steps] if isinstance(steps, int) else list(steps)
+        gammas = [gamma] if isinstance(gamma, int | float) else list(gamma)
+        for count in all_steps:
+            if not 1 <= count <= process.num_timesteps:
+                raise ValueError(f"steps must be in 1 to {process.num_timesteps}, got {count}")
+        if not all(g >= 0 for g in gammas):
+            raise ValueError(f"gamma must be at least 0, got {gammas}")
+        if not 0 <= rho < 1:
+            raise ValueError(f"rho must be in [0, 1), got {rho}")
+        if str(decode_precision) not in PRECISIONS:
+            raise ValueError(
+                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
+            )
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        pairs = [(s, float(g)) for s, g in product(all_steps, gammas)]
+        super().__init__([f"steps={s},gamma={g:g}" for s, g in pairs])
+        self._pairs = dict(zip(self.points, pairs, strict=True))
+        self.process = process
+        if context_channels is None:
+            context_channels = width if prediction == "x0" else 3
+        self.compressor = Compressor(width, MULTIPLIERS, HYPER_MULTIPLIERS, context_channels)
+        contexts = [context_channels, *(width * m for m in MULTIPLIERS[:-1])]
+        self.compressor.widen(initial_gain)
+        self.unet = UNet(width, UNET_MULTIPLIERS, contexts)
+        self.lmbda = lmbda
+        self.warmup_lmbda = warmup_lmbda
+        self.warmup_steps = warmup_steps
+        self.rho = rho
+        self.lr = lr
+        self.aux_lr = aux_lr
+        self.scheduler = scheduler
+        self.decode_precision = str(decode_precision)
+        self.compile_unet = compile
+        self._coder: LatentCoder | None = None
+        self._perceptual: PerceptualLoss | None = None
+        if weights is not None:
+            self.load_weights(weights)
+
+    def load_weights(self, source: str) -> None:
+        """Load a checkpoint of this codec, or one that the authors released.
+
+        Args:
+            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+
+        Raises:
+            ValueError: it cannot be had, or does not fit this configuration.
+        """
+        checkpoint = load_checkpoint(source, package="diffcodec.cdc")
+        released = released_state(checkpoint)
+        if released is None:
+            load_strict(self, state_dict_of(checkpoint), source=source)
+            return
+        schedule = released.get("train_alphas_cumprod", self.process.alphas_cumprod).cpu()
+        if not self.process.has_schedule(schedule):
+            raise ValueError(f"weights from {source} were trained with another noise schedule")
+        # What the entropy models hold beside parameters are constants.
+        constants = {k: v for k, v in self.named_buffers() if k.startswith("compressor.")}
+        load_strict(self, {**constants, **convert(released)}, source=source)
+
+    def format_config(self) -> dict[str, Any]:
+        return {"prediction": self.process.prediction, "N": self.process.num_timesteps}
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        encoder = ("compressor.g_a.", "compressor.h_a.")
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(encoder)}
+        return {**state, **self._prepared().tables()}
+
+    def prepare_coding(self) -> None:
+        self._coder = LatentCoder(self.compressor)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        coder = self._prepared()
+        payloads = []
+        for image in x.split(1):
+            y = self.compressor.g_a(_pad(image * 2 - 1))
+            sections, _ = coder.encode(y, self.compressor.h_a(y))
+            payloads.append(sections)
+        return payloads
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        images = []
+        for payload, seed in zip(payloads, seeds, strict=True):
+            y_hat = self._prepared().decode(payload, -(-height // STRIDE), -(-width // STRIDE))
+            x0 = self.sample(y_hat.to(self.device), seed)
+            images.append((x0[..., :height, :width] + 1) / 2)
+        return torch.cat(images)
+
+    def sample(self, y_hat: Tensor, seed: int) -> Tensor:
+        """Quantised latents of one image (1, C, H / 16, W / 16) -> x0_hat (1, 3, H, W).
+
+        Algorithm 1, right, at the selected number of steps and gamma.
+        """
+        num_steps, gamma = self._pairs[self.point]
+        size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
+        contexts = self.compressor.contexts(y_hat)
+        network = _compiled() if self.compile_unet else UNet.forward
+        bf16 = self.decode_precision == "bf16"
+        with torch.autocast(y_hat.device.type, torch.bfloat16, enabled=bf16):
+            terms = self.unet.context_terms(contexts)
+            denoiser, sigmas = self.process.sampling(
+                lambda x, time: network(self.unet, x, time, terms).float(), num_steps
+            )
+            # gamma is the noise of x_N, at the scale of the variance-preserving process
+            x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise
+            return ddim(denoiser, x, sigmas)
+
+    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+        """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.
+
+        Args:
+            x: images (B, 3, H, W) in [0, 1].
+
+        Returns:
+            `bpp_loss`, `diffusion_loss` and, where rho > 0, `lpips_loss`; scalars.
+        """
+        x0 = _pad(x * 2 - 1)
+        latents = self.compressor(x0)
+        terms = self.unet.context_terms(self.compressor.contexts(latents.y_hat))
+        t = torch.randint(self.process.num_timesteps, (len(x0),))
+        sigma = self.process.sigmas[t]
+        eps = torch.randn_like(x0)
+        x_noisy = x0 + like(x0, sigma) * eps
+        denoiser = self.process.training_denoiser(self.unet)
+        output = denoiser.output(x_noisy, sigma, terms=terms)
+        out = {
+            "bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1]),
+            "diffusion_loss": self.process.error(output, x0, eps, t).mean(),
+        }
+        if self._perceptual is not None:
+            x0_hat = denoiser.x0_of(output, x_noisy, sigma)
+            if self.process.prediction == "eps":  # far off at the noisiest timesteps
+                x0_hat = x0_hat.clamp(-1, 1)
+            out["lpips_loss"] = self._perceptual(x0_hat, x0)
+        return out
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.rho > 0:
+            self._perceptual = PerceptualLoss("rho > 0", "rho=0")
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        out = self.rate_distortion(batch["image"])
+        lmbda = warmed_up(
+            self.lmbda,
+            self.global_step,
+            warmup_lmbda=self.warmup_lmbda,
+            warmup_steps=self.warmup_steps,
+        )
+        loss = (1 - self.rho) * out["diffusion_loss"] + lmbda * out["bpp_loss"]
+        if "lpips_loss" in out:
+            loss = loss + self.rho * out["lpips_loss"]
+        aux_loss = self.compressor.entropy_bottleneck.loss()
+        for name, value in {"loss": loss, **out}.items():
+            self.log(f"train/{name}", value, prog_bar=name != "lpips_loss")
+        self.log_dict({"train/aux_loss": aux_loss, "train/lmbda": lmbda})
+        return loss + aux_loss
+
+    def configure_optimizers(self) -> Any:
+        return hyperprior_optimizer(
+            self,
+            lr=self.lr,
+            aux_lr=self.aux_lr,
+            num_steps=self.trainer.estimated_stepping_batches,
+            schedule=self.scheduler,
+        )
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, *_: Any, **__: Any
+    ) -> None:
+        clip_network(optimizer, gradient_clip_val)
+
+    def _prepared(self) -> LatentCoder:
+        if self._coder is None:
+            self.prepare_coding()
+        assert self._coder is not None
+        return self._coder
+
+
+def _pad(x: Tensor) -> Tensor:
+    """Repeat the right and lower border up to multiples of `STRIDE`."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    # The plain function, not the module: a compiled module would rename the state dict's keys.
+    return torch.compile(UNet.forward)

@@ -1,0 +1,141 @@
+"""Latents <-> bytes, with CompressAI's entropy models and tables that are the same everywhere."""
+
+import copy
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.cdc.compressor import MIN_SCALE, Compressor
+from diffcodec.cdc.synthesis import ExactSynthesis
+from diffcodec.entropy import rans_decode, rans_encode
+
+NUM_SCALES = 128
+MAX_SCALE = 256.0
+TAIL_MASS = 1e-9
+# Symbols that no sensible network makes: the encoder clamps to them, the decoder refuses beyond.
+MAX_Y_SYMBOL = 1 << 14
+MAX_Z_SYMBOL = 1 << 10
+
+
+class LatentCoder:
+    """Codes the latents of one image; built from a compressor's weights, and frozen.
+
+    It is no module: what it holds follows from the weights, stays on the CPU and is not saved.
+
+    Args:
+        compressor: whose hyperprior it codes with.
+    """
+
+    def __init__(self, compressor: Compressor) -> None:
+        from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+
+        self.synthesis = ExactSynthesis(compressor.h_s)
+        # In float64 a probability that some machine rounds otherwise is as good as impossible,
+        # in float32 the 16-bit tables of two machines do differ.
+        self._prior: EntropyBottleneck = copy.deepcopy(compressor.entropy_bottleneck).cpu().double()
+        with torch.no_grad():
+            self._prior.update(force=True)
+        self._medians = compressor.medians().cpu().double()[:, None, None]
+        self._scales = scale_table()
+        self._gaussian = GaussianConditional(self._scales, scale_bound=MIN_SCALE)
+        _set_gaussian_tables(self._gaussian, self._scales)
+        # A scale goes to the nearest one of the table by ratio.
+        self._borders = torch.tensor(
+            [math.sqrt(a * b) for a, b in pairwise(self._scales)],
+            dtype=torch.float64,
+        )
+
+    def tables(self) -> dict[str, Tensor]:
+        """The integer tables that the decoder must share."""
+        return {
+            f"{name}.{key}": getattr(model, key)
+            for name, model in {"z": self._prior, "y": self._gaussian}.items()
+            for key in ("_quantized_cdf", "_cdf_length", "_offset")
+        }
+
+    def encode(self, y: Tensor, z: Tensor) -> tuple[list[bytes], Tensor]:
+        """Latents of one image -> sections for z and y, and the y_hat that the decoder will have.
+
+        Args:
+            y, z: (1, C, 4h, 4w) and (1, C', h, w), unquantised, on any device.
+        """
+        z_symbols = (z.cpu().double() - self._medians).round()
+        z_symbols = z_symbols.nan_to_num().clamp(-MAX_Z_SYMBOL, MAX_Z_SYMBOL)
+        means, indexes = self._parameters(z_symbols)
+        y_symbols = (y.cpu().double() - means).round()
+        y_symbols = y_symbols.nan_to_num().clamp(-MAX_Y_SYMBOL, MAX_Y_SYMBOL)
+        sections = [
+            rans_encode(z_symbols, _channel_indexes(z_symbols.shape), self._prior),
+            rans_encode(y_symbols, indexes, self._gaussian),
+        ]
+        return sections, (y_symbols + means).float()
+
+    def decode(self, sections: list[bytes], height: int, width: int) -> Tensor:
+        """Sections -> y_hat (1, C, 4 height, 4 width), float32 on the CPU.
+
+        Args:
+            sections: of z and y.
+            height, width: of z.
+
+        Raises:
+            BitstreamError: they are not what `encode` writes for an image of that size.
+        """
+        if len(sections) != 2:
+            raise BitstreamError(f"an image has 2 sections, z and y, got {len(sections)}")
+        shape = torch.Size((1, len(self._medians), height, width))
+        z_symbols = _decode(sections[0], _channel_indexes(shape), self._prior, MAX_Z_SYMBOL, "z")
+        means, indexes = self._parameters(z_symbols)
+        y_symbols = _decode(sections[1], indexes, self._gaussian, MAX_Y_SYMBOL, "y")
+        return (y_symbols + means).float()
+
+    def _parameters(self, z_symbols: Tensor) -> tuple[Tensor, Tensor]:
+        means, scales = self.synthesis(z_symbols + self._medians)
+        return means, torch.bucketize(scales, self._borders).int()
+
+
+def scale_table() -> list[float]:
+    """The scales that y is coded with: evenly spaced by ratio, rounded to be exact in binary."""
+    ratio = (MAX_SCALE / MIN_SCALE) ** (1 / (NUM_SCALES - 1))
+    return [round(MIN_SCALE * ratio**i * 2**16) / 2**16 for i in range(NUM_SCALES)]
+
+
+def _decode(data: bytes, indexes: Tensor, model: Any, limit: int, name: str) -> Tensor:
+    symbols = rans_decode(data, indexes, model)
+    if symbols.min() < -limit or symbols.max() > limit:
+        raise BitstreamError(f"section {name} holds a symbol outside +-{limit}")
+    # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
+    if rans_encode(symbols, indexes, model) != data:
+        raise BitstreamError(f"section {name} is truncated, corrupted or of another image size")
+    return symbols.double()
+
+
+def _channel_indexes(shape: torch.Size) -> Tensor:
+    return torch.arange(shape[1]).reshape(1, -1, 1, 1).expand(shape)
+
+
+def _set_gaussian_tables(model: Any, scales: list[float]) -> None:
+    """CompressAI's `GaussianConditional.update`, in float64 and from the math library's erfc."""
+    multiplier = -model._standardized_quantile(TAIL_MASS / 2)
+    centers = [math.ceil(scale * multiplier) for scale in scales]
+    length = 2 * max(centers) + 1
+    pmf, tails = [], []
+    for scale, center in zip(scales, centers, strict=True):
+        # One side of the symmetric distribution: P(|symbol| >= k - 0.5) / 2 for k = 0, 1, …
+        tail = [0.5 * math.erfc((k - 0.5) / scale * math.sqrt(0.5)) for k in range(center + 2)]
+        side = [a - b for a, b in pairwise(tail)]
+        row = [*side[:0:-1], *side]
+        pmf.append(row + [0.0] * (length - len(row)))
+        tails.append([2 * tail[center + 1]])
+    lengths = torch.tensor([2 * center + 1 for center in centers], dtype=torch.int32)
+    model._quantized_cdf = model._pmf_to_cdf(
+        torch.tensor(pmf, dtype=torch.float64),
+        torch.tensor(tails, dtype=torch.float64),
+        lengths,
+        length,
+    )
+    model._offset = -torch.tensor(centers, dtype=torch.int32)
+    model._cdf_length = lengths + 2

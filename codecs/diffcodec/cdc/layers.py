@@ -1,0 +1,119 @@
+"""The blocks that CDC's encoder, embedder and U-Net are built of (paper, App. B)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ContextTerms = tuple[Tensor, Tensor]
+"""What a context map adds inside a `ResBlock`: after its first convolution, and in its skip."""
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel, (B, C, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+class ResBlock(nn.Module):
+    """conv -> norm -> relu, + time, conv -> norm -> relu, + skip.
+
+    A context map c beside the input x is concatenated to it in the paper. As
+    conv([x, c]) = conv_x(x) + conv_c(c), the second term is what `context_terms` returns: it is the
+    same at every step of a decoder, and computed once.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the result.
+        time_channels: size of the time embedding, 0 where there is none.
+        context_channels: channels of the context map, 0 where there is none.
+        kernel_size: of the first convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        time_channels: int = 0,
+        context_channels: int = 0,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        total = in_channels + context_channels
+        self.in_channels = in_channels
+        self.conv1 = nn.Conv2d(total, out_channels, kernel_size, padding=kernel_size // 2)
+        self.norm1 = ChannelNorm(out_channels)
+        self.time = nn.Linear(time_channels, out_channels) if time_channels else None
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = ChannelNorm(out_channels)
+        self.skip = nn.Conv2d(total, out_channels, 1) if total != out_channels else None
+
+    def context_terms(self, context: Tensor) -> ContextTerms:
+        """A context map (B, C, H, W) -> its two terms, both (B, out_channels, H, W)."""
+        split = self.in_channels
+        term = F.conv2d(context, self.conv1.weight[:, split:], padding=self.conv1.padding)
+        if self.skip is not None:
+            return term, F.conv2d(context, self.skip.weight[:, split:])
+        return term, F.pad(context, (0, 0, 0, 0, split, 0))
+
+    def forward(
+        self, x: Tensor, time: Tensor | None = None, terms: ContextTerms | None = None
+    ) -> Tensor:
+        if terms is None:
+            h, skip = self.conv1(x), x if self.skip is None else self.skip(x)
+        else:
+            h = terms[0] + self._convolve(self.conv1, x)
+            skip = terms[1] + (self._pad(x) if self.skip is None else self._convolve(self.skip, x))
+        h = F.relu(self.norm1(h))
+        if self.time is not None:
+            assert time is not None
+            h = h + self.time(F.leaky_relu(time, 0.2))[:, :, None, None]
+        return F.relu(self.norm2(self.conv2(h))) + skip
+
+    def _convolve(self, conv: nn.Conv2d, x: Tensor) -> Tensor:
+        return F.conv2d(x, conv.weight[:, : self.in_channels], conv.bias, padding=conv.padding)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, 0, 0, self.conv1.in_channels - self.in_channels))
+
+
+class LinearAttention(nn.Module):
+    """x + linear attention of the normalised x, one head of all channels.
+
+    With X the normalised input (N pixels, C) and W the four C x C matrices, the paper's
+    W_o (V^T softmax(K)) Q is X (W_o W_v (X^T softmax(X W_k^T)) W_q)^T: values and queries are never
+    computed, which halves the work.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w_q, w_k, w_v = self.qkv.weight.flatten(1).chunk(3)
+        pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
+        keys = F.linear(pixels, w_k).softmax(dim=1)
+        summary = pixels.transpose(1, 2) @ keys
+        matrix = (self.out.weight.flatten(1) @ w_v) @ summary @ (w_q * x.shape[1] ** -0.5)
+        assert self.out.bias is not None
+        out = torch.baddbmm(self.out.bias, pixels, matrix.transpose(1, 2))
+        return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def downsample(channels: int) -> nn.Conv2d:
+    """Halve height and width."""
+    return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+
+def upsample(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    """Double height and width."""
+    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)

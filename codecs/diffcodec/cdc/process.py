@@ -1,0 +1,110 @@
+"""The two diffusion processes that CDC is trained with, as the released models differ.
+
+             x0                              eps
+schedule     cosine, 8193 steps              linear, 20000 steps
+loss         MSE of x0 * min(SNR, 5)         MAE of eps
+x0 clamped   to [-1, 1] while sampling       never
+time         t / N                           t / N; while sampling in S steps, step / S
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diffcodec.diffusion.denoiser import VPDenoiser
+from diffcodec.diffusion.schedule import (
+    TimeTable,
+    cosine_alphas_cumprod,
+    linear_alphas_cumprod,
+    sigmas_of,
+    spaced_timesteps,
+)
+
+MAX_SNR = 5.0  # that a noise level's weight grows to (Hang et al. 2023)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A diffusion process and what the network predicts in it.
+
+    Args:
+        prediction: `x0` or `eps`.
+        alphas_cumprod: abar, (N,) falling, float32: the released models' precision.
+    """
+
+    prediction: str
+    alphas_cumprod: Tensor
+
+    @property
+    def num_timesteps(self) -> int:
+        """N, how many noise levels the network is trained at."""
+        return len(self.alphas_cumprod)
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """Noise levels, (N,) rising, float64."""
+        return sigmas_of(self.alphas_cumprod)
+
+    def has_schedule(self, alphas_cumprod: Tensor) -> bool:
+        """Whether abar, (N,) on the CPU, is this process's."""
+        return alphas_cumprod.shape == self.alphas_cumprod.shape and torch.allclose(
+            sigmas_of(alphas_cumprod).log(), self.sigmas.log(), rtol=0, atol=0.02
+        )
+
+    def training_denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
+        """D around the network, told t / N."""
+        times = torch.arange(self.num_timesteps) / self.num_timesteps
+        return self._denoiser(network, self.sigmas, times, clip=False)
+
+    def sampling(self, network: Callable[..., Tensor], num_steps: int) -> tuple[VPDenoiser, Tensor]:
+        """D around the network as it is used in sampling, and its S + 1 noise levels, falling to 0.
+
+        Raises:
+            ValueError: more steps than the process has, or less than one.
+        """
+        t = spaced_timesteps(self.num_timesteps, num_steps)
+        sigmas = self.sigmas[t]
+        if self.prediction == "x0":
+            times = t / self.num_timesteps
+        else:
+            times = torch.arange(num_steps) / num_steps
+        denoiser = self._denoiser(network, sigmas, times, clip=self.prediction == "x0")
+        return denoiser, torch.cat([sigmas.flip(0), sigmas.new_zeros(1)])
+
+    def error(self, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Diffusion loss of what the network predicted (Eq. 6), per image (B,).
+
+        Args:
+            output: of the network at x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, (B, 3, H, W).
+            x0, eps: image in [-1, 1] and noise, of the same shape.
+            t: timesteps, (B,) in 0 … N - 1.
+        """
+        if self.prediction == "eps":
+            return (eps - output).abs().flatten(1).mean(1)
+        snr = self.sigmas[t.cpu()] ** -2
+        weight = snr.clamp(max=MAX_SNR).to(output.device, output.dtype)
+        return weight * (x0 - output).square().flatten(1).mean(1)
+
+    def _denoiser(
+        self, network: Callable[..., Tensor], sigmas: Tensor, times: Tensor, *, clip: bool
+    ) -> VPDenoiser:
+        table = TimeTable(sigmas, times)
+        return VPDenoiser(network, prediction=self.prediction, time_of=table, clip=clip)
+
+
+def build_process(prediction: str, num_timesteps: int | None = None) -> Process:
+    """The released process of a parameterization, with N of its own if given.
+
+    Raises:
+        ValueError: the parameterization is neither `x0` nor `eps`.
+    """
+    if prediction == "x0":
+        alphas_cumprod = cosine_alphas_cumprod(num_timesteps or 8193)
+    elif prediction == "eps":
+        alphas_cumprod = linear_alphas_cumprod(num_timesteps or 20000)
+    else:
+        raise ValueError(f"unknown prediction {prediction!r}, choose from ('x0', 'eps')")
+    return Process(prediction, alphas_cumprod.float())

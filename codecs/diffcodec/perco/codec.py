@@ -1,0 +1,299 @@
+"""PerCo as a codec: codes and a caption are the bits, a latent diffusion model the decoder.
+
+x -> autoencoder -> latent -> hyper-encoder -> indices -> bytes -> z_hat
+x -> captioner -> text -> bytes -> text encoder
+           noise | z_hat, text -> DDIM with the U-Net -> latent -> autoencoder -> x_hat
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from diffcodec.codec import Codec, CodecOutput
+from diffcodec.entropy import encode_indices
+from diffcodec.perceptual import PerceptualLoss
+from diffcodec.perco.backbone import Backbone
+from diffcodec.perco.captioners import Captioner, FixedCaptioner
+from diffcodec.perco.finetune import prepare_unet
+from diffcodec.perco.model import FROZEN, LatentDiffusion, choose_hyper_encoders
+from diffcodec.perco.payload import join_caption, read_payload
+from diffcodec.perco.points import Setting, build_settings
+from diffcodec.perco.process import GRID_STEPS
+from diffcodec.perco.sampling import seed_of_sample
+from diffcodec.perco.text import caption_words, find_text_coder
+from diffcodec.perco.tokenizer import WordTokenizer
+from diffcodec.perco.training import several_processes, spread_over, warmed_up_adamw
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+
+_FROZEN = tuple(f"model.{prefix}" for prefix in FROZEN)
+PRECISIONS = ("32", "bf16")
+LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
+
+
+class PerCo(Codec):
+    """Perceptual compression at ultra-low rates (Careil et al., ICLR 2024).
+
+    Args:
+        backbone: the latent diffusion model; its autoencoder and text encoder stay as they are.
+        rates: one or several of `diffcodec.perco.rates`, by name or as [grid, codes]: one U-Net, a
+            hyper-encoder each; training draws one per step. null: that of a PerCo (SD) checkpoint.
+        captioner: images -> captions, see `diffcodec.perco.captioners`.
+        text_coder: `zlib` as in the paper, or `dictionary`.
+        N, M, codebook_dim: of the hyper-encoders.
+        cosine: search codes by cosine similarity, as the paper does.
+        codebook_decay, dead_code_threshold: of the codebooks' moving averages.
+        steps: of DDIM; null is the paper's 20, or 5 from 0.05 bpp on.
+        guidance: scale of the classifier-free guidance on the text.
+        condition: `both`, `text` or `local`: what is sent.
+        caption: is sent in place of the captioner's; null is the captioner's own.
+        num_samples: reconstructions of each stream, as points `sample=0`, `sample=1`, ….
+            steps, guidance, condition and caption may be lists: points are all combinations.
+        noise_seed: of the decoder; null derives it from each stream.
+        grid_steps: timesteps that are trained and sampled.
+        finetune: `linear`, `all` or `lora`, see `diffcodec.perco.finetune`.
+        lora_rank: of `lora`.
+        lr, weight_decay, warmup_steps: of AdamW and its linear warm-up.
+        anneal: let the learning rate fall to zero over the run; the paper's is constant.
+        caption_drop, local_drop: share of training images whose caption is replaced by the learned
+            embedding, and whose codes by zeros.
+        commitment: weight of the commitment loss.
+        lpips_weight: of LPIPS at rates of 0.05 bpp and more.
+        decode_precision: `32` or `bf16`, of the U-Net in decoding.
+        weights: null, or a source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: one of these is not among its choices, or the weights do not fit.
+    """
+
+    num_sections = 2
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rates: Sequence[str | Sequence[int]] | None = ("8x8/256",),
+        *,
+        captioner: Captioner | None = None,
+        text_coder: str = "zlib",
+        N: int = 192,
+        M: int = 320,
+        codebook_dim: int = 32,
+        cosine: bool = True,
+        codebook_decay: float = 0.8,
+        dead_code_threshold: float = 0,
+        steps: int | Sequence[int] | None = None,
+        guidance: float | Sequence[float] = 3.0,
+        condition: str | Sequence[str] = "both",
+        caption: str | Sequence[str | None] | None = None,
+        num_samples: int = 1,
+        noise_seed: int | None = None,
+        grid_steps: int = GRID_STEPS,
+        finetune: str = "linear",
+        lora_rank: int = 16,
+        lr: float = 1e-4,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 10_000,
+        anneal: bool = False,
+        caption_drop: float = 0.1,
+        local_drop: float = 0.0,
+        commitment: float = 1.0,
+        lpips_weight: float = 0.0,
+        decode_precision: str | int = "32",
+        weights: str | None = None,
+    ) -> None:
+        parsed, options, state = choose_hyper_encoders(
+            backbone, rates, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
+        )
+        for name, value in (("caption_drop", caption_drop), ("local_drop", local_drop)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if str(decode_precision) not in PRECISIONS:
+            raise ValueError(
+                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
+            )
+        self._settings = build_settings(
+            parsed,
+            steps=steps,
+            guidance=guidance,
+            condition=condition,
+            caption=caption,
+            num_samples=num_samples,
+            grid_steps=grid_steps,
+        )
+        super().__init__([*self._settings])
+        self.rates = sorted(parsed, key=lambda rate: rate.bpp)
+        self.captioner = captioner or FixedCaptioner()
+        self.text_coder = text_coder
+        self._encode_text, self._decode_text = find_text_coder(text_coder)
+        options |= {"decay": codebook_decay, "dead_code_threshold": dead_code_threshold}
+        self.model = LatentDiffusion(
+            backbone, self.rates, hyper_encoder=options, grid_steps=grid_steps
+        )
+        if state is not None:
+            load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
+        prepare_unet(backbone.unet, finetune, lora_rank=lora_rank)
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self.anneal = anneal
+        self.caption_drop, self.local_drop = caption_drop, local_drop
+        self.commitment = commitment
+        self.lpips_weight = lpips_weight
+        self.noise_seed = noise_seed
+        self.decode_precision = str(decode_precision)
+        self._perceptual: PerceptualLoss | None = None
+        self._batch: Mapping[str, Any] | None = None
+        if weights is not None:
+            self.load_weights(weights)
+
+    @property
+    def setting(self) -> Setting:
+        """The selected operating point."""
+        return self._settings[self.point]
+
+    def load_weights(self, source: str) -> None:
+        """Load what training changed; the rest stays the backbone's.
+
+        Args:
+            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+
+        Raises:
+            ValueError: it cannot be had, or does not fit this configuration.
+        """
+        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"))
+        rest = {k: v for k, v in self.state_dict().items() if k.startswith(_FROZEN)}
+        load_strict(self, {**rest, **state}, source=source)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(_FROZEN)}
+
+    def format_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "rates": [rate.name for rate in self.rates],
+            "text_coder": self.text_coder,
+            "timesteps": self.model.process.timesteps.tolist(),
+            "prediction": self.model.process.prediction,
+        }
+        if self.text_coder == "dictionary" or isinstance(
+            self.model.backbone.tokenizer, WordTokenizer
+        ):
+            config["words"] = hashlib.sha256(caption_words().encode()).hexdigest()
+        return config
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        return self.model.decoding_state()
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, captions: Sequence[str | None] | None = None) -> list[bytes]:
+        """As `Codec.compress`, with captions given in place of the captioner's, if any."""
+        if captions is None:
+            return super().compress(x)
+        if len(captions) != len(x):
+            raise ValueError(f"{len(captions)} captions for {len(x)} images")
+        captioner, self.captioner = self.captioner, lambda *_: list(captions)
+        try:
+            return super().compress(x)
+        finally:
+            self.captioner = captioner
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        setting = self.setting
+        captions: Sequence[str | None] = [None] * len(x)
+        if setting.condition != "local":
+            own = setting.caption is None
+            captions = self.captioner(x, self._batch) if own else [setting.caption] * len(x)
+        index = self.rates.index(setting.rate)
+        payloads = []
+        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        for image, caption in zip(x.split(1), captions, strict=True):
+            text = None if caption is None else self._encode_text(caption)
+            has_local = setting.condition != "text"
+            codes = b""
+            if has_local:
+                indices = self.model.indices(image, index)
+                codes = encode_indices(indices.flatten().tolist(), setting.rate.num_codes)
+            payloads.append([join_caption(index, text, has_local=has_local), codes])
+        return payloads
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        # All streams are read before the first picture is made: a bad one is known at once.
+        contents = [
+            read_payload(payload, self.rates, height, width, self._decode_text)
+            for payload in payloads
+        ]
+        if self.noise_seed is not None:
+            seeds = [self.noise_seed] * len(seeds)
+        images = []
+        for (index, caption, indices), seed in zip(contents, seeds, strict=True):
+            rate, codes = self.rates[index], None
+            if indices is not None:
+                shape = rate.code_shape(height, width)
+                codes = torch.tensor(indices, device=self.device).reshape(1, *shape)
+            x_hat = self.model.reconstruct(
+                height=height,
+                width=width,
+                caption=caption,
+                index=index,
+                indices=codes,
+                seed=seed_of_sample(seed, self.setting.sample),
+                num_steps=self.setting.steps or rate.default_steps,
+                guidance=self.setting.guidance,
+                bf16=self.decode_precision == "bf16",
+            )
+            images.append(x_hat)
+        return torch.cat(images)
+
+    def test_step(  # type: ignore[override]
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> CodecOutput:
+        # Captions may come from the data set, or by the images' names.
+        self._batch = batch
+        try:
+            return super().test_step(batch, batch_idx)
+        finally:
+            self._batch = None
+
+    validation_step = test_step
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self.lpips_weight > 0:
+            self._perceptual = PerceptualLoss("lpips_weight > 0", "lpips_weight=0")
+        if several_processes():
+            for index in range(len(self.rates)):
+                self.model.encoder(index).share_codebook()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        # By the step, so that all processes draw the same: codebooks are averaged over them.
+        generator = torch.Generator().manual_seed(self.global_step)
+        index = int(torch.randint(len(self.rates), (), generator=generator))
+        x = batch["image"]
+        out = self.model.losses(
+            x,
+            self.captioner(x, batch),
+            index,
+            caption_drop=self.caption_drop,
+            local_drop=self.local_drop,
+            perceptual=self._perceptual if self.rates[index].bpp >= LPIPS_MIN_BPP else None,
+        )
+        loss = out["v_loss"] + self.commitment * out["commit_loss"]
+        if "lpips_loss" in out:
+            loss = loss + self.lpips_weight * out["lpips_loss"]
+        for name, value in {"loss": loss, **out}.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "v_loss"))
+        if several_processes():
+            loss = loss + spread_over(self)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return warmed_up_adamw(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            num_steps=self.trainer.estimated_stepping_batches if self.anneal else None,
+        )

@@ -1,0 +1,62 @@
+"""The latent space of an autoencoder: images in [0, 1] <-> latents of about unit variance."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+
+class LatentSpace(nn.Module):
+    """A diffusers autoencoder, how images get into its shape and its latents to unit scale.
+
+    Args:
+        vae: the autoencoder.
+        patch: squares of so many pixels a side are channels of what it sees (pixel unshuffle); 1
+            for Stable Diffusion's.
+        shift, scale: latents are (z - shift) * scale; kept with the weights.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, vae: "AutoencoderKL", *, patch: int = 1, shift: float = 0.0, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self.patch = patch
+        channels = self.channels
+        self.register_buffer("shift", torch.full((1, channels, 1, 1), float(shift)))
+        self.register_buffer("scale", torch.full((1, channels, 1, 1), float(scale)))
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent: f."""
+        return int(self.patch * 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], sides multiples of `stride` -> (B, C, H / f, W / f).
+
+        The mean of the posterior: coding must not be random.
+        """
+        z: Tensor = self.posterior(x).mode()
+        return (z - self.shift) * self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Inverse of `encode`, not clamped."""
+        z = latent / self.scale + self.shift
+        x = self.vae.decode(z).sample
+        return (F.pixel_shuffle(x, self.patch) + 1) / 2
+
+    def posterior(self, x: Tensor) -> Any:
+        """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
+        return self.vae.encode(F.pixel_unshuffle(x * 2 - 1, self.patch)).latent_dist

@@ -1,0 +1,57 @@
+"""Captions <-> bytes: zlib as in the paper, or raw deflate that knows the words of captions."""
+
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+
+from diffcodec.entropy import decode_text, encode_text, inflate_text, text_bytes
+
+_RAW = -zlib.MAX_WBITS  # no header, no checksum: the container has its own
+
+
+@cache
+def caption_words() -> str:
+    """Words and phrases of captions, the most common last, where a reference to them is cheapest.
+
+    Streams and the small tokenizer's vocabulary depend on it: changing it changes the format.
+    """
+    path = files("diffcodec.perco") / "caption_words.txt"
+    return " ".join(path.read_text(encoding="utf-8").splitlines())
+
+
+def encode_with_dictionary(text: str) -> bytes:
+    """Text -> raw deflate with `caption_words` as preset dictionary.
+
+    Raises:
+        ValueError: over 64 KiB of text, which no decoder accepts.
+    """
+    deflater = zlib.compressobj(9, zlib.DEFLATED, _RAW, 9, zdict=caption_words().encode())
+    return deflater.compress(text_bytes(text)) + deflater.flush()
+
+
+def decode_with_dictionary(data: bytes) -> str:
+    """Inverse of `encode_with_dictionary`, in bounded memory.
+
+    Raises:
+        BitstreamError: not one complete deflate stream of at most 64 KiB of UTF-8.
+    """
+    return inflate_text(zlib.decompressobj(_RAW, zdict=caption_words().encode()), data)
+
+
+TextCoder = tuple[Callable[[str], bytes], Callable[[bytes], str]]
+TEXT_CODERS: dict[str, TextCoder] = {
+    "zlib": (encode_text, decode_text),
+    "dictionary": (encode_with_dictionary, decode_with_dictionary),
+}
+
+
+def find_text_coder(name: str) -> TextCoder:
+    """Encoder and decoder of a text coder by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in TEXT_CODERS:
+        raise ValueError(f"unknown text_coder {name!r}, choose from {', '.join(TEXT_CODERS)}")
+    return TEXT_CODERS[name]

@@ -1,0 +1,51 @@
+"""The small text encoder's tokenizer: caption words, and bytes for whatever else there is."""
+
+import re
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from diffcodec.perco.text import caption_words
+
+END, BEGIN = 0, 1  # END also fills up
+_NUM_SPECIAL = 2
+_PIECE = re.compile(r"[a-z]+|[^a-z\s]")
+
+
+class WordTokenizer:
+    """Texts -> indices (B, length): a token per word of `caption_words`, else one per byte.
+
+    Upper case and white space are not told apart. Texts that do not fit are cut.
+    """
+
+    def __init__(self, length: int = 32) -> None:
+        self.length = length
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many different tokens there are."""
+        return _NUM_SPECIAL + 256 + len(_vocabulary())
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        rows = torch.full((len(texts), self.length), END)
+        for row, text in zip(rows, texts, strict=True):
+            tokens = [BEGIN, *_tokens(text)][: self.length - 1]
+            row[: len(tokens)] = torch.tensor(tokens)
+        return rows
+
+
+def _tokens(text: str) -> list[int]:
+    words = _vocabulary()
+    tokens = []
+    for piece in _PIECE.findall(text.lower()):
+        if piece in words:
+            tokens.append(_NUM_SPECIAL + 256 + words[piece])
+        else:
+            tokens += [_NUM_SPECIAL + byte for byte in piece.encode()]
+    return tokens
+
+
+@cache
+def _vocabulary() -> dict[str, int]:
+    return {word: i for i, word in enumerate(sorted(set(re.findall(r"[a-z]+", caption_words()))))}

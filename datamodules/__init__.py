@@ -1,0 +1,1 @@
+"""Images on disk, or built in, to batches."""

@@ -1,0 +1,99 @@
+"""What lies beside the images of a set: lists of names, and captions."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datamodules.files import SUFFIXES
+
+
+class Names:
+    """Finds names of images among others that may be written with fewer folders or no suffix.
+
+    `0001`, `0001.jpg` and `val/0001.png` are all found as `val/0001.png`; `test/0001` is not.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            self._by_stem[_stem(name)].append(name)
+
+    def find(self, name: str) -> str | None:
+        """The one name that is meant, or None.
+
+        Raises:
+            ValueError: it may be one of several.
+        """
+        found = [
+            other
+            for other in self._by_stem.get(_stem(name), [])
+            if all(a == b for a, b in zip(_parents(name), _parents(other), strict=False))
+        ]
+        same_file = [other for other in found if _file(other) == _file(name)]
+        found = [other for other in found if other == name] or same_file or found
+        if len(found) > 1:
+            raise ValueError(f"{name!r} may be {' or '.join(map(repr, found))}")
+        return found[0] if found else None
+
+
+def read_names(path: Path) -> list[str]:
+    """The names in a text file, one per line.
+
+    Raises:
+        ValueError: the file is missing, no text or empty, or names an image twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the list of images {path}: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"the list of images {path} is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"the list of images {path} names {twice!r} twice")
+    return names
+
+
+def read_captions(path: Path) -> dict[str, str]:
+    """Name -> its first caption, from a COCO annotation file or a JSON object of name -> caption.
+
+    Raises:
+        ValueError: the file is missing, or neither of the two.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read captions from {path}: {error}") from error
+    try:
+        captions = _coco_captions(data) if "annotations" in data else dict(data)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        captions = {}
+    if not captions or not all(isinstance(caption, str) for caption in captions.values()):
+        raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
+    return captions
+
+
+def _coco_captions(data: dict[str, Any]) -> dict[str, str]:
+    names = {image["id"]: image["file_name"] for image in data["images"]}
+    captions: dict[str, str] = {}
+    for annotation in data["annotations"]:
+        captions.setdefault(names[annotation["image_id"]], annotation["caption"].strip())
+    return captions
+
+
+def _file(name: str) -> str:
+    return PurePosixPath(name).name
+
+
+def _parents(name: str) -> tuple[str, ...]:
+    """Folders, innermost first."""
+    return PurePosixPath(name).parts[-2::-1]
+
+
+def _stem(name: str) -> str:
+    # Only an image's suffix is one: `v1.2` has none.
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name

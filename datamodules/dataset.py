@@ -1,0 +1,144 @@
+"""Items to samples and batches: read, preprocess, to tensor."""
+
+import multiprocessing
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, default_collate
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from datamodules.files import ImageReadError, image_size, read_rgb
+from datamodules.sources import Item
+
+Transform = Callable[[Image.Image], Image.Image]
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Samples `image` (3, H, W) in [0, 1], `index`, `name` and, where known, `caption`.
+
+    Args:
+        items: what to read.
+        transform: PIL image -> PIL image, or null.
+        training: draw a random frame of clips; skip broken files, counting them, with one warning.
+            In evaluation the first frame is used and a broken file is an error that names it.
+        cache: keep decoded images in memory (each loader worker its own).
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        transform: Transform | None = None,
+        *,
+        training: bool = False,
+        cache: bool = False,
+    ) -> None:
+        self.items = list(items)
+        self.transform = transform
+        self.training = training
+        self._cache: dict[int, Image.Image] | None = {} if cache else None
+        # Shared with the loader's workers. A lock of the spawn context can be handed to workers
+        # of every start method; that of the default one cannot.
+        self._skipped = multiprocessing.get_context("spawn").Value("l", 0)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def num_skipped(self) -> int:
+        """How many times a broken file was skipped in training, by all loader workers."""
+        return int(self._skipped.value)
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each sample, from the files' headers alone.
+
+        The transform must be deterministic: it is applied to one blank image of each size.
+
+        Raises:
+            ImageReadError: a file is missing or no image.
+        """
+        sizes = [image_size(item.paths[0]) for item in self.items]
+        if self.transform is None:
+            return sizes
+        transformed = {size: self._transformed_size(size) for size in set(sizes)}
+        return [transformed[size] for size in sizes]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample; in training, of the next image that can be read.
+
+        Raises:
+            ImageReadError: in evaluation, the file is missing, broken or no image.
+            ValueError: in training, not one image can be read.
+        """
+        if not self.training:
+            return self._sample(index)
+        for offset in range(len(self)):
+            try:
+                return self._sample((index + offset) % len(self))
+            except ImageReadError as error:
+                self._count_skip(error)
+        raise ValueError(f"none of the {len(self)} training images can be read")
+
+    def _sample(self, index: int) -> dict[str, Any]:
+        item = self.items[index]
+        image = self._read(index)
+        if self.transform is not None:
+            image = self.transform(image)
+        sample = {
+            "image": pil_to_tensor(image).to(torch.float32).div(255),
+            "index": index,
+            "name": item.name,
+        }
+        if item.caption is not None:
+            sample["caption"] = item.caption
+        return sample
+
+    def _read(self, index: int) -> Image.Image:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        paths = self.items[index].paths
+        # torch's generator, as the transforms: seeded per worker and per process.
+        frame = int(torch.randint(len(paths), ())) if self.training and len(paths) > 1 else 0
+        image = read_rgb(paths[frame])
+        if self._cache is not None and len(paths) == 1:
+            self._cache[index] = image
+        return image
+
+    def _transformed_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        assert self.transform is not None
+        height, width = size
+        blank = self.transform(Image.new("RGB", (width, height)))
+        return blank.height, blank.width
+
+    def _count_skip(self, error: ImageReadError) -> None:
+        with self._skipped.get_lock():
+            self._skipped.value += 1
+            first = self._skipped.value == 1
+        if first:
+            warnings.warn(
+                f"{error}; it is skipped, and so are other broken training images from now on",
+                stacklevel=2,
+            )
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of one size -> `image` (B, 3, H, W), `index` (B,) and lists of the rest.
+
+    Raises:
+        ValueError: the images have different sizes; the message says which.
+    """
+    sizes = [tuple(sample["image"].shape[-2:]) for sample in samples]
+    if len(set(sizes)) > 1:
+        listed = ", ".join(
+            f"{sample['name']} {height}x{width}"
+            for sample, (height, width) in zip(samples, sizes, strict=True)
+        )
+        raise ValueError(
+            f"the images of a batch have different sizes (height x width): {listed}; give "
+            "datamodule.train_transform a crop of fixed size, or set datamodule.batch_size=1"
+        )
+    return default_collate(list(samples))

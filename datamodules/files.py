@@ -1,0 +1,115 @@
+"""Reading image files of any kind as 8-bit RGB."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"}
+    | {".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+class ImageReadError(ValueError):
+    """A file that is no readable image; the message names it."""
+
+
+def list_images(folder: Path, limit: int | None = None) -> list[Path]:
+    """Every image file below a folder, or the first `limit` of them, sorted by path.
+
+    Hidden files and folders are left out; links to folders are followed.
+
+    Raises:
+        ValueError: there is no such folder, or it links back to a folder above.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    return list(islice(_image_files(folder, (folder.resolve(),)), limit))
+
+
+def _image_files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    # Unlike Path.rglob this follows links, and stops early in a set of millions of files.
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_dir():
+            target = path.resolve() if entry.is_symlink() else path
+            if target in above:
+                raise ValueError(f"{path} links back to {target}")
+            yield from _image_files(path, (*above, target))
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image as 8-bit RGB, upright; of an animation, the first frame.
+
+    EXIF rotation is applied; grey and palette images become RGB; transparency is laid over white,
+    as a viewer shows it; 16-bit grey and floats in [0, 1] are scaled to 8 bits. CMYK and 16-bit
+    colour are converted by Pillow (the latter loses its low byte). Colour profiles are ignored, as
+    is usual when codecs are compared.
+
+    Raises:
+        ImageReadError: the file is missing, truncated, of more than `PIL.Image.MAX_IMAGE_PIXELS`
+            pixels, of values that no image has, or no image.
+    """
+    with _opened(path) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels, upright, from the header alone.
+
+    Raises:
+        ImageReadError: the file is missing, too large or no image.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        # Orientations 5 to 8 swap the sides; Pillow has done it already where the file is a TIFF.
+        swapped = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
+        return (width, height) if swapped else (height, width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about metadata that nobody asks for
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    # Pillow has no common error: broken files also end in RuntimeError, TypeError, struct.error, …
+    except Exception as error:
+        raise ImageReadError(f"cannot read image {path}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        return _scaled_to_8_bits(image, 1)
+    if image.mode.startswith("I"):
+        return _scaled_to_8_bits(image, 65535)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled_to_8_bits(image: Image.Image, top: int) -> Image.Image:
+    # Pillow's own conversion of these modes clips at 255 instead of scaling.
+    values = np.asarray(image, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):
+        raise ValueError(f"grey values must be in [0, {top}], got [{low:g}, {high:g}]")
+    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,0 +1,200 @@
+"""The one LightningDataModule: three sources, their preprocessing, their loaders."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.dataset import ImageDataset, Transform, collate
+from datamodules.sampler import ShardedBatchSampler, ShardedRandomSampler
+from datamodules.sources import Source
+
+SPLITS = ("train", "val", "test")
+# A fit is usually followed by a test: whatever is wrong with its images is better known before.
+STAGES = {"fit": SPLITS, "validate": ("val",), "test": ("test",), "predict": ()}
+REQUIRED = {"fit": "train", "validate": "val", "test": "test"}
+
+
+class ImageDataModule(LightningDataModule):
+    """Image sets for training, validation and test.
+
+    Batches are `image` (B, 3, H, W) in [0, 1], `index` (B,) into the set, `name` and, where the
+    source has them, `caption`. Use `Trainer(use_distributed_sampler=False)`: the loaders share the
+    images among the processes themselves, and test each image exactly once.
+
+    Args:
+        name: of the test set, as it is logged.
+        root: the folder that the sources' paths are relative to.
+        train, val, test: where the images come from; null where there is none.
+        train_transform: PIL image -> PIL image of a fixed size.
+        eval_transform: the same in validation and test, deterministic; null evaluates at full
+            resolution.
+        batch_size: training images per step and process.
+        eval_batch_size: images of one size evaluated together.
+        num_workers: loader processes; 0 reads in the training process.
+        cache: keep decoded training images in memory.
+        samples_per_epoch: training images drawn per epoch over all processes, however many there
+            are; null draws each once.
+
+    Raises:
+        ValueError: a number is out of range; on `setup`, a set is missing, empty or smaller than
+            the number of processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: str | None = None,
+        train: Source | None = None,
+        val: Source | None = None,
+        test: Source | None = None,
+        train_transform: Transform | None = None,
+        eval_transform: Transform | None = None,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 0,
+        cache: bool = False,
+        samples_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("samples_per_epoch", 1 if samples_per_epoch is None else samples_per_epoch, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{key} must be at least {least}, got {value}")
+        self.name = name
+        self.root = None if root is None else Path(root).expanduser()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.cache = cache
+        self.samples_per_epoch = samples_per_epoch
+        self._sources = {"train": train, "val": val, "test": test}
+        self._transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
+        self._datasets: dict[str, ImageDataset] = {}
+
+    def prepare_data(self) -> None:
+        """Download what is missing; Lightning calls it in one process per machine."""
+        for source in self._sources.values():
+            if source is not None:
+                source.prepare(self.root)
+
+    def setup(self, stage: str) -> None:
+        """List the images that `fit`, `validate`, `test` or `predict` needs.
+
+        Raises:
+            ValueError: they are missing, or too few for the number of processes.
+        """
+        for split in STAGES[stage]:
+            dataset = self.dataset(split)
+            if dataset is None:
+                if split == REQUIRED[stage]:
+                    raise ValueError(f"datamodule {self.name!r} has no {split} images")
+                continue
+            count = len(dataset)
+            if split == "train" and self.samples_per_epoch is not None:
+                count = self.samples_per_epoch
+            if count < self._world_size and split != "val":
+                raise ValueError(
+                    f"datamodule {self.name!r} has {count} {split} images for "
+                    f"{self._world_size} processes: each needs one at least"
+                )
+
+    def dataset(self, split: str) -> ImageDataset | None:
+        """The images of `train`, `val` or `test`, or None where the datamodule has none.
+
+        Raises:
+            ValueError: there is no such split, or its images are missing.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}, choose from {', '.join(SPLITS)}")
+        source = self._sources[split]
+        if source is None:
+            return None
+        if split not in self._datasets:
+            training = split == "train"
+            try:
+                items = source.items(self.root)
+            except ValueError as error:
+                raise ValueError(f"datamodule {self.name!r}, {split} images: {error}") from error
+            self._datasets[split] = ImageDataset(
+                items,
+                self._transforms[split],
+                training=training,
+                cache=self.cache and training,
+            )
+        return self._datasets[split]
+
+    @property
+    def num_skipped(self) -> int:
+        """How many times this process skipped a broken training image."""
+        dataset = self._datasets.get("train")
+        return 0 if dataset is None else dataset.num_skipped
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        dataset = self.dataset("train")
+        if dataset is None:
+            raise ValueError(f"datamodule {self.name!r} has no train images")
+        sampler = ShardedRandomSampler(
+            len(dataset),
+            self.samples_per_epoch,
+            rank=self._rank,
+            world_size=self._world_size,
+            # What Lightning's seed_everything leaves for all processes.
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+        )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=len(sampler) >= self.batch_size,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self._eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self._eval_dataloader("test")
+
+    def _eval_dataloader(self, split: str) -> DataLoader[Any] | list[Any]:
+        dataset = self.dataset(split)
+        if dataset is None:
+            return []
+        rank, world_size = self._rank, self._world_size
+        if split == "val" and len(dataset) < world_size:
+            # A process with nothing to validate would leave the others waiting: some images are
+            # validated by several, and their rows told apart by the index.
+            rank, world_size = rank % len(dataset), len(dataset)
+        batches = ShardedBatchSampler(
+            len(dataset),
+            batch_size=self.eval_batch_size,
+            rank=rank,
+            world_size=world_size,
+            sizes=dataset.sizes if self.eval_batch_size > 1 else None,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0

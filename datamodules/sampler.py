@@ -1,0 +1,108 @@
+"""Which images a process trains on and evaluates, and in which batches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+
+class ShardedRandomSampler(Sampler[int]):
+    """Shuffled images for training: at every moment each process has others.
+
+    All processes shuffle alike and each takes every `world_size`-th draw, equally many.
+
+    Args:
+        num_images: size of the set.
+        num_samples: draws per epoch over all processes: the set is shuffled again whenever it is
+            used up, so that no image is drawn more than once more often than another. Null draws
+            each image once.
+        rank, world_size: this process, and how many there are.
+        seed: the same in all processes.
+
+    Raises:
+        ValueError: there are fewer draws than processes.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        num_samples: int | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.num_images = num_images
+        self.num_samples = num_images if num_samples is None else num_samples
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.epoch = 0
+        _check_share(self.num_samples, rank, world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle differently from now on; Lightning calls it before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        rounds = -(-self.num_samples // self.num_images)
+        order = torch.cat(
+            [torch.randperm(self.num_images, generator=generator) for _ in range(rounds)]
+        )
+        return iter(order[self.rank : len(self) * self.world_size : self.world_size].tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples // self.world_size
+
+
+class ShardedBatchSampler(Sampler[list[int]]):
+    """Every image once over all processes, in batches of images of one size.
+
+    Lightning's own sampler repeats images until every process has as many, which changes the
+    metrics with the number of processes.
+
+    Args:
+        num_images: size of the set.
+        batch_size: images per batch at most.
+        rank, world_size: this process, and how many there are.
+        sizes: (height, width) of each image; needed for batches of more than one.
+
+    Raises:
+        ValueError: there are fewer images than processes: one would have nothing to do, and wait.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        _check_share(num_images, rank, world_size)
+        if batch_size > 1 and sizes is None:
+            raise ValueError("batches of several images need the images' sizes")
+        if sizes is not None and len(sizes) != num_images:
+            raise ValueError(f"{len(sizes)} sizes for {num_images} images")
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index in range(rank, num_images, world_size):
+            groups.setdefault(sizes[index] if sizes else (0, 0), []).append(index)
+        self._batches = [
+            group[start : start + batch_size]
+            for group in groups.values()
+            for start in range(0, len(group), batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _check_share(num_images: int, rank: int, world_size: int) -> None:
+    assert 0 <= rank < world_size
+    if num_images < world_size:
+        raise ValueError(f"{num_images} images cannot be shared by {world_size} processes")

@@ -1,0 +1,268 @@
+"""Where images come from: a source lists the items of one split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from importlib.resources import files
+from itertools import islice, permutations
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from datamodules import kodak
+from datamodules.annotations import Names, read_captions, read_names
+from datamodules.files import SUFFIXES, ImageReadError, image_size, list_images
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a set.
+
+    Attributes:
+        name: unique in its set; what rows and pictures are called.
+        paths: the file, or the frames of a clip of which training draws one.
+        caption: if the source has one.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    caption: str | None = None
+
+
+class Source(Protocol):
+    """Lists the images of one split."""
+
+    def prepare(self, root: Path | None) -> None:
+        """Download what is missing; one process per machine calls it before `items`."""
+
+    def items(self, root: Path | None) -> list[Item]:
+        """The images, in a fixed order. `root` is the datamodule's folder.
+
+        Raises:
+            ValueError: the images are not there; the message says what is expected.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """Every image below one or several folders, sorted by path.
+
+    Attributes:
+        path: a folder or a list of folders, relative to the datamodule's root or absolute.
+        limit: only the first so many images.
+        min_side: only images whose shorter side has at least so many pixels.
+        names: a text file with one image name per line (with or without its folder and suffix):
+            only these, in that order.
+        captions: a COCO annotation file, or a JSON object of image name -> caption; each image
+            must have one there.
+    """
+
+    path: str | Sequence[str] = "."
+    limit: int | None = None
+    min_side: int = 0
+    names: str | None = None
+    captions: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, or null, got {self.limit}")
+
+    def items(self, root: Path | None) -> list[Item]:
+        paths = [self.path] if isinstance(self.path, str) else list(self.path)
+        folders = [_below(root, path) for path in paths]
+        chosen = self.names is not None or self.min_side > 0
+        items = _list_items(folders, None if chosen else self.limit)
+        if not items:
+            raise ValueError(
+                f"no image ({' '.join(sorted(SUFFIXES))}) below {', '.join(map(str, folders))}"
+            )
+        if self.names:
+            items = _only(items, _below(root, self.names))
+        if self.min_side:
+            # One by one: where there is a limit, only so many headers are read.
+            items = list(islice((i for i in items if _reaches(i, self.min_side)), self.limit))
+            if not items:
+                raise ValueError(
+                    f"no image below {', '.join(map(str, folders))} has sides of {self.min_side} "
+                    "pixels or more"
+                )
+        items = items[: self.limit]
+        return _captioned(items, _below(root, self.captions)) if self.captions else items
+
+
+@dataclass(frozen=True)
+class Photos(Source):
+    """The colour photographs that ship inside scikit-image: no download.
+
+    Attributes:
+        split: `train`, `val` or `test`; the two views of the stereo pair are both in `train`.
+    """
+
+    split: str
+
+    SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "train": (
+            "hubble_deep_field.jpg",
+            "ihc.png",
+            "motorcycle_left.png",
+            "motorcycle_right.png",
+            "retina.jpg",
+        ),
+        "val": ("rocket.jpg",),
+        "test": ("astronaut.png", "chelsea.png", "coffee.png"),
+    }
+
+    def __post_init__(self) -> None:
+        if self.split not in self.SPLITS:
+            raise ValueError(f"unknown split {self.split!r}, choose from {', '.join(self.SPLITS)}")
+
+    def items(self, root: Path | None) -> list[Item]:
+        folder = Path(str(files("skimage.data")))
+        items = [Item(name, (folder / name,)) for name in self.SPLITS[self.split]]
+        for item in items:
+            if not item.paths[0].is_file():
+                raise ValueError(f"scikit-image should hold the photograph {item.paths[0]}")
+        return items
+
+
+@dataclass(frozen=True)
+class Kodak(Source):
+    """The 24 Kodak PhotoCD images, from the datamodule's root or downloaded into it.
+
+    Attributes:
+        download: get what is missing from the set's home page; every picture is checked against
+            the sha256 of its pixels.
+    """
+
+    download: bool = True
+
+    def prepare(self, root: Path | None) -> None:
+        for item in self._missing(root) if self.download else []:
+            try:
+                kodak.download(item.paths[0])
+            except (OSError, HTTPException, ValueError) as error:
+                raise ValueError(f"{self._help(root)}. Downloading failed: {error}") from error
+
+    def items(self, root: Path | None) -> list[Item]:
+        if self._missing(root):
+            raise ValueError(self._help(root))
+        return self._all(root)
+
+    def _all(self, root: Path | None) -> list[Item]:
+        folder = root or Path.home() / ".cache" / "diffcodec" / "kodak"
+        return [Item(f"{name}.png", (folder / f"{name}.png",)) for name in kodak.PIXELS_SHA256]
+
+    def _missing(self, root: Path | None) -> list[Item]:
+        return [item for item in self._all(root) if not item.paths[0].is_file()]
+
+    def _help(self, root: Path | None) -> str:
+        missing = self._missing(root)
+        return (
+            f"{len(missing)} of the 24 Kodak images are not in {missing[0].paths[0].parent}, first "
+            f"{missing[0].name}: put kodim01.png to kodim24.png there, or into another folder and "
+            f"give datamodule.root=DIR; they come from {kodak.URL}/kodim01.png and so on"
+        )
+
+
+@dataclass(frozen=True)
+class Septuplets(Source):
+    """Vimeo-90k: one item per clip of seven frames, of which training draws one.
+
+    Attributes:
+        path: the folder with `sequences/` and the list, relative to the datamodule's root.
+        list_file: which clips: a line `00001/0001` each.
+    """
+
+    path: str = "."
+    list_file: str = "sep_trainlist.txt"
+
+    def items(self, root: Path | None) -> list[Item]:
+        folder = _below(root, self.path)
+        expected = (
+            f"Vimeo-90k is expected as {folder / self.list_file} and "
+            f"{folder}/sequences/00001/0001/im1.png to im7.png"
+        )
+        try:
+            clips = read_names(folder / self.list_file)
+        except ValueError as error:
+            raise ValueError(f"{expected}: {error}") from error
+        items = [
+            Item(clip, tuple(folder / "sequences" / clip / f"im{i}.png" for i in range(1, 8)))
+            for clip in clips
+        ]
+        # Only of the first clip: half a million files are too many to look for at every start.
+        for path in items[0].paths:
+            if not path.is_file():
+                raise ValueError(f"{expected}: there is no {path}")
+        return items
+
+
+def _below(root: Path | None, path: str) -> Path:
+    """An absolute path as it is, another below the datamodule's root."""
+    expanded = Path(path).expanduser()
+    if root is None and not expanded.is_absolute():
+        raise ValueError("this set is read from disk: say where with datamodule.root=DIR")
+    return expanded if root is None else root / expanded
+
+
+def _list_items(folders: Sequence[Path], limit: int | None) -> list[Item]:
+    items: list[Item] = []
+    for folder, prefix in zip(folders, _prefixes(folders), strict=True):
+        items += [
+            Item(prefix + file.relative_to(folder).as_posix(), (file,))
+            for file in list_images(folder, limit)
+        ]
+    return items
+
+
+def _prefixes(folders: Sequence[Path]) -> list[str]:
+    """What tells the images of several folders apart: as few of their last parts as possible."""
+    if len(folders) == 1:
+        return [""]
+    absolute = [folder.resolve() for folder in folders]
+    for folder, other in permutations(absolute, 2):
+        if folder.is_relative_to(other):
+            raise ValueError(f"images would be read twice: {folder} is below {other}")
+    parts = [folder.parts[1:] for folder in absolute]
+    count = 1
+    while len({part[-count:] for part in parts}) < len(parts):
+        count += 1
+    return ["/".join(part[-count:]) + "/" for part in parts]
+
+
+def _reaches(item: Item, min_side: int) -> bool:
+    try:
+        return min(image_size(item.paths[0])) >= min_side
+    except ImageReadError:
+        return True  # left in: whoever reads it decides whether to stop or to skip it
+
+
+def _only(items: Sequence[Item], list_file: Path) -> list[Item]:
+    by_name = {item.name: item for item in items}
+    available = Names(by_name)
+    names = read_names(list_file)
+    found = [available.find(name) for name in names]
+    missing = [name for name, match in zip(names, found, strict=True) if match is None]
+    if missing:
+        raise ValueError(f"{len(missing)} images of {list_file} are missing, first {missing[0]!r}")
+    chosen = [by_name[match] for match in found if match is not None]
+    if len(set(found)) < len(found):
+        raise ValueError(f"{list_file} names an image twice, in two ways")
+    return chosen
+
+
+def _captioned(items: Sequence[Item], caption_file: Path) -> list[Item]:
+    captions = read_captions(caption_file)
+    available = Names(captions)
+    found = [available.find(item.name) for item in items]
+    missing = [item.name for item, match in zip(items, found, strict=True) if match is None]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(items)} images have no caption in {caption_file}, "
+            f"first {missing[0]!r}"
+        )
+    return [
+        replace(item, caption=captions[match])
+        for item, match in zip(items, found, strict=True)
+        if match is not None
+    ]

@@ -1,0 +1,1 @@
+"""What is measured, drawn and saved; none of it changes a codec."""

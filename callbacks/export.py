@@ -1,0 +1,33 @@
+"""Writing a trained codec's weights as one small safetensors file."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from diffcodec.codec import Codec
+
+
+class ExportWeights(Callback):
+    """After training, write the codec's weights to `model.safetensors` in the run's folder.
+
+    Args:
+        dtype: `float16` halves the file; loading widens it again.
+    """
+
+    def __init__(self, dtype: str = "float16") -> None:
+        if dtype not in ("float16", "bfloat16", "float32"):
+            raise ValueError(f"unknown dtype {dtype!r}, choose from float16, bfloat16, float32")
+        self.dtype = getattr(torch, dtype)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from safetensors.torch import save_file
+
+        if not trainer.is_global_zero or not isinstance(pl_module, Codec):
+            return
+        state = {
+            name: (t.to(self.dtype) if t.is_floating_point() else t).contiguous().cpu()
+            for name, t in pl_module.trained_state().items()
+        }
+        save_file(state, Path(trainer.default_root_dir) / "model.safetensors")

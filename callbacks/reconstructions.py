@@ -1,0 +1,93 @@
+"""Pictures to look at: original, reconstruction and error side by side."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from callbacks.image_metrics import psnr
+from diffcodec.codec import Codec, CodecOutput, to_uint8
+
+ERROR_GAIN = 4  # the absolute error is shown this many times as large
+
+
+class Reconstructions(Callback):
+    """For the first images of the test set and each operating point, writes
+
+        reconstructions/original/NAME.png     what was coded
+        reconstructions/POINT/NAME.png        what was decoded
+        reconstructions/POINT/NAME.compare.png  original | reconstruction | error
+
+    and logs the comparisons to W&B.
+
+    Args:
+        folder: where `reconstructions/` goes.
+        max_images: how many images of the set.
+    """
+
+    def __init__(self, folder: str, max_images: int = 8) -> None:
+        self.folder = Path(folder) / "reconstructions"
+        self.max_images = max_images
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
+    ) -> None:
+        assert isinstance(pl_module, Codec)
+        for i, index in enumerate(outputs.index):
+            if index >= self.max_images:
+                continue
+            x, x_hat = to_uint8(outputs.x[i]).cpu(), to_uint8(outputs.x_hat[i]).cpu()
+            stem = f"{index:04d}-{_safe(Path(outputs.name[i]).stem)}"
+            folder = self.folder / _safe(pl_module.point)
+            _save(x, self.folder / "original" / f"{stem}.png")
+            _save(x_hat, folder / f"{stem}.png")
+            bpp = 8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1])
+            _compare(x, x_hat, bpp, f"{outputs.name[i]}, {pl_module.point}").savefig(
+                folder / f"{stem}.compare.png", dpi=80
+            )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Codec)
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        pictures = sorted((self.folder / _safe(pl_module.point)).glob("*.compare.png"))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for picture in pictures:
+                    # A key per image: W&B's slider then goes over the operating points.
+                    key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
+                    logger.log_image(key, [str(picture)], caption=[pl_module.point])
+
+
+def _save(image: Tensor, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+def _compare(x: Tensor, x_hat: Tensor, bpp: float, title: str) -> Figure:
+    height, width = x.shape[-2:]
+    panel = 5.0
+    figure = Figure(
+        figsize=(3 * panel, panel * min(3.0, height / width) + 0.7), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    error = (x.int() - x_hat.int()).abs().mul(ERROR_GAIN).clamp(max=255).byte()
+    titles = ("original", f"{bpp:.4f} bpp, {psnr(x, x_hat):.2f} dB", f"|error| x {ERROR_GAIN}")
+    for axis, image, text in zip(figure.subplots(1, 3), (x, x_hat, error), titles, strict=True):
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        axis.set_title(text)
+        axis.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w=.,-]+", "_", name)

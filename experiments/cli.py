@@ -1,0 +1,124 @@
+"""What every command line here has in common: overrides checked early, errors in one line."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIG_DIR = str(Path(__file__).parent / "configs")
+CONFIG_NAME = "config"
+HYDRA_VERSION = "1.3"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """The config that these overrides make, without running anything.
+
+    Raises:
+        ValueError: an override names something that is not there; the message lists the choices.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
+            return compose(CONFIG_NAME, overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, overrides)) from error
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Stop with a message, before anything heavy is imported, if the command line is wrong."""
+    if any(argument.startswith("-") for argument in arguments):
+        return  # --help, --cfg, --multirun …: Hydra's own
+    try:
+        compose_config(arguments)
+    except ValueError as error:
+        fail(error)
+
+
+def fail(error: BaseException) -> None:
+    """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+    if os.environ.get(FULL_ERROR) == "1":
+        raise error
+    cause = error
+    while cause.__cause__ is not None and type(cause).__name__ == "InstantiationException":
+        cause = cause.__cause__
+    sys.exit(f"error: {cause}")
+
+
+def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+    """Decorate a task: what the user can mend is reported in one line."""
+
+    def wrapped(cfg: DictConfig) -> None:
+        from hydra.errors import InstantiationException
+
+        try:
+            function(cfg)
+        except (ValueError, InstantiationException) as error:
+            fail(error)
+
+    return wrapped
+
+
+def file_command(
+    function: Callable[[Path, Path, DictConfig], str], arguments: list[str], usage: str | None
+) -> None:
+    """Run `function(INPUT, OUTPUT, config)` for a command line `INPUT OUTPUT [key=value …]`."""
+    paths = arguments[:2]
+    if len(paths) < 2 or any(a.startswith("-") for a in arguments):
+        sys.exit((usage or "").strip())
+    source, target = map(Path, paths)
+    try:
+        if not source.is_file():
+            raise ValueError(f"no such file: {source}")
+        if not target.parent.is_dir():
+            raise ValueError(f"no such folder: {target.parent}")
+        cfg = compose_config(arguments[2:])
+        quiet_libraries()
+        print(function(source, target, cfg))
+    except (ValueError, OSError, HydraException) as error:
+        fail(error)
+
+
+def quiet_libraries() -> None:
+    """Keep Lightning from saying everything twice, and libraries from warning of one another."""
+    logging.getLogger("lightning.pytorch").propagate = False
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for pattern in (r".*isinstance\(treespec, LeafSpec\)", r".*torch\.jit\.script"):
+        warnings.filterwarnings("ignore", message=pattern)
+    for pattern in (
+        r".*does not have many workers",  # the images are small, and cached
+        r".*Checkpoint directory .* exists",
+        r".*no `val_dataloader`",
+        r"Total length of `list` across ranks is zero",  # no validation set
+        r".*module\(s\) in eval mode at the start",  # frozen parts of a codec
+    ):
+        warnings.filterwarnings("ignore", message=pattern, module="lightning")
+
+
+def _explain(error: BaseException, overrides: list[str]) -> str:
+    message = str(error).strip()
+    match = re.search(r"Could not override '([^']+)'", message)
+    if match is None:
+        return message
+    key = match.group(1)
+    parent, _, name = key.rpartition(".")
+    kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
+    node = compose_config(kept)
+    node = OmegaConf.select(node, parent) if parent else node
+    if not isinstance(node, DictConfig):
+        return message
+    choices = sorted(str(k) for k in node if k != "hydra")
+    close = get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    where = f"{parent!r}" if parent else "the config"
+    return f"no key {name!r} in {where}.{hint} Choose from {', '.join(choices)}"

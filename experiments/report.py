@@ -1,0 +1,57 @@
+"""What a run says when it is done: its points, and where it wrote what."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.curves import RateCurves
+from callbacks.evaluation import PointResult
+from experiments.loggers import describe
+
+HEADINGS = {"encode_seconds": "encode s", "decode_seconds": "decode s"}
+MIN_WIDTH = 120  # of a table that is written to a file
+
+
+def report(trainer: Trainer) -> None:
+    """Print the table of points and the paths of the run's files, on rank 0."""
+    if not trainer.is_global_zero:
+        return
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    for curves in (c for c in callbacks if isinstance(c, RateCurves)):
+        console.print(table(curves.name, curves.results))
+    for path in written(Path(trainer.default_root_dir)):
+        console.print(f"  {path}", highlight=False)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            console.print(f"  W&B: {describe(logger)}", highlight=False)
+            logger.experiment.finish()
+
+
+def table(title: str, results: list[PointResult]) -> Table:
+    """A row per operating point, a column per metric."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    names = [name for name in names if name != "bpp_payload"]  # in curve.json
+    out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("point", *names):
+        left = name == "point"
+        out.add_column(HEADINGS.get(name, name), justify="left" if left else "right", no_wrap=True)
+    for result in results:
+        cells = (f"{result.metrics[n]:.4g}" if n in result.metrics else "" for n in names)
+        out.add_row(result.point, *cells)
+    return out
+
+
+def written(folder: Path) -> list[Path]:
+    """What a run leaves for its user, out of what is there."""
+    names = (
+        *("curve.png", "curve.json", "images.csv", "reconstructions", "model.safetensors"),
+        "checkpoints/last.ckpt",
+    )
+    return [folder / name for name in names if (folder / name).exists()]

@@ -1,0 +1,72 @@
+"""Train a codec, then measure it at every operating point.
+
+python -m experiments.run codec=… datamodule=… [key=value …]
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.build import build_codec, choose_points, is_untrained
+from experiments.cli import (
+    CONFIG_DIR,
+    CONFIG_NAME,
+    HYDRA_VERSION,
+    check_overrides,
+    quiet_libraries,
+    reports_errors,
+)
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningDataModule, Trainer
+
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> None:
+    """Fit (unless `fit=false`), test at every operating point, report."""
+    from hydra.utils import instantiate
+    from lightning.pytorch import seed_everything
+
+    from experiments.report import report
+
+    quiet_libraries()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    codec = build_codec(cfg)
+    points = choose_points(codec, cfg.point)
+    codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
+    datamodule: LightningDataModule = instantiate(cfg.datamodule)
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    logger = instantiate(cfg.logger)
+    trainer: Trainer = instantiate(cfg.trainer, logger=logger, callbacks=callbacks)
+
+    fit = cfg.fit and codec.trainable
+    if fit:
+        trainer.fit(codec, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    elif is_untrained(codec, cfg):
+        log.warning("this codec was neither trained nor given weights: its pictures are noise")
+
+    to_load = None if fit else cfg.ckpt_path
+    for point in points:
+        codec.select(point)
+        trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
+        to_load = None
+    report(trainer)
+
+
+@hydra.main(config_path=CONFIG_DIR, config_name=CONFIG_NAME, version_base=HYDRA_VERSION)
+@reports_errors
+def main(cfg: DictConfig) -> Any:
+    """Entry point of `python -m experiments.run`."""
+    run(cfg)
+
+
+if __name__ == "__main__":
+    check_overrides(sys.argv[1:])
+    main()

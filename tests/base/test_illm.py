@@ -1,0 +1,72 @@
+import logging
+
+import pytest
+import torch
+
+from diffcodec.base.illm import MsIllm
+
+# A clone of the hub repository in miniature: the entry points and the methods that are used, around
+# a real CompressAI hyperprior.
+HUBCONF = """
+from types import SimpleNamespace
+import torch
+from compressai.models import MeanScaleHyperprior
+from torch.nn import functional as F
+
+class Network(torch.nn.Module):
+    def __init__(self, quality):
+        super().__init__()
+        torch.manual_seed(quality)
+        self.inner = MeanScaleHyperprior(8, 12)
+
+    def update_tensor_devices(self, operation):
+        assert operation == "compress"
+        self.inner.update(force=True)
+
+    def compress(self, image, force_cpu=True):
+        height, width = image.shape[-2:]
+        pad = (0, -width % 64, 0, -height % 64)
+        out = self.inner.compress(F.pad(image, pad))
+        y, z = out["strings"]
+        return SimpleNamespace(latent_strings=y, hyper_latent_strings=z)
+
+    def decompress(self, data, force_cpu=True):
+        shape = [side // 64 for side in data.padded_size]
+        strings = [data.latent_strings, data.hyper_latent_strings]
+        x_hat = self.inner.decompress(strings, shape)["x_hat"]
+        return x_hat[..., : data.image_size[0], : data.image_size[1]]
+
+def msillm_quality_2(pretrained): return Network(2)
+def noganms_quality_2(pretrained): return Network(20)
+def msillm_quality_4(pretrained): return Network(4)
+"""
+
+
+@pytest.fixture
+def repo(tmp_path) -> str:
+    (tmp_path / "hubconf.py").write_text(HUBCONF)
+    return str(tmp_path)
+
+
+def test_round_trip_of_every_quality(repo, photo, caplog):
+    with caplog.at_level(logging.WARNING):
+        codec = MsIllm([4, 2], repo=repo)
+    assert "non-commercial" in caplog.text
+    assert codec.points == ("quality=2", "quality=4")
+    x = torch.cat([photo[..., :70, :50], photo[..., 70:140, :50]])
+    pictures = []
+    for point in codec.points:
+        codec.select(point)
+        streams = codec.compress(x)
+        pictures.append(codec.decompress(streams))
+        assert pictures[-1].shape == x.shape
+    assert not torch.equal(*pictures)
+    with pytest.raises(ValueError, match="other weights"):
+        MsIllm([2], gan=False, repo=repo).decompress(streams)
+
+
+def test_what_cannot_be_had_is_an_error(repo, tmp_path):
+    with pytest.raises(ValueError, match="choose from 1 to 6"):
+        MsIllm([7], repo=repo)
+    with pytest.raises(ValueError, match="could not load msillm_quality_3 from torch hub"):
+        MsIllm([3], repo=repo)

@@ -1,0 +1,52 @@
+"""What the shipped weights must reach."""
+
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hydra.utils import instantiate
+from safetensors.torch import load_file
+from scipy.interpolate import PchipInterpolator
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from callbacks.image_metrics import psnr
+from datamodules.files import read_rgb
+from diffcodec.base.classical import PillowCodec
+from diffcodec.codec import Codec, to_uint8
+from experiments.cli import compose_config
+
+FILE = files("diffcodec.base") / "weights" / "mbt2018_mean_vbr.safetensors"
+
+
+def test_the_file_is_small_and_half_precision():
+    state = load_file(str(FILE))
+    assert sum(t.numel() * t.element_size() for t in state.values()) < 5 * 2**20
+    assert {str(t.dtype) for t in state.values()} == {"torch.float16"}
+
+
+def curve(codec: Codec, paths: list) -> PchipInterpolator:
+    """PSNR in dB over bpp, means over the images at each operating point."""
+    rates, scores = [], []
+    for point in codec.points:
+        codec.select(point)
+        measured = []
+        for path in paths:
+            x = pil_to_tensor(read_rgb(path))[None]
+            (stream,) = codec.compress(x / 255)
+            bpp = 8 * len(stream) / x[0, 0].numel()
+            measured.append((bpp, psnr(x, to_uint8(codec.decompress([stream])))))
+        rate, score = np.mean(measured, axis=0)
+        rates.append(rate)
+        scores.append(score)
+    return PchipInterpolator(rates, scores, extrapolate=False)
+
+
+@pytest.mark.slow
+def test_on_kodak_it_is_at_least_1_db_above_jpeg_between_0_2_and_1_bpp(shared):
+    paths = sorted((shared / "data" / "kodak").glob("*.png"))
+    codec = instantiate(compose_config(["codec=mbt2018_mean_vbr"]).codec).eval()
+    jpeg = PillowCodec("JPEG", [1, 5, 10, 15, 20, 30, 40, 50, 60, 70])
+    rates = np.linspace(0.2, 1.0, 33)
+    margin = curve(codec, paths)(rates) - curve(jpeg, paths)(rates)
+    assert np.isfinite(margin).all()
+    assert margin.min() >= 1.0, dict(zip(rates.round(3), margin.round(2), strict=True))

@@ -1,0 +1,157 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.cdc import CDC
+from tests.cdc.tiny import build
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.rand(2, 3, 70, 33, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 1), (70, 130)])
+def test_any_size_comes_back(codec, size):
+    x = torch.rand(1, 3, *size)
+    x_hat = codec.decompress(codec.compress(x))
+    assert x_hat.shape == x.shape
+    assert x_hat.isfinite().all()
+    assert x_hat.min() >= 0
+    assert x_hat.max() <= 1
+
+
+def test_points_are_all_pairs_and_share_their_bytes(x):
+    codec = build(steps=[1, 3], gamma=[0, 0.8])
+    assert codec.points == (
+        "steps=1,gamma=0",
+        "steps=1,gamma=0.8",
+        "steps=3,gamma=0",
+        "steps=3,gamma=0.8",
+    )
+    streams, pictures = [], []
+    for point in codec.points:
+        codec.select(point)
+        streams.append(codec.compress(x))
+        pictures.append(codec.decompress(streams[0]))
+    assert all(stream == streams[0] for stream in streams)
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+
+
+def test_defaults_are_the_papers():
+    with torch.device("meta"):
+        assert CDC(width=2).points == ("steps=17,gamma=0",)
+        assert CDC("eps", width=2).points == ("steps=200,gamma=0",)
+
+
+def test_the_picture_depends_on_the_stream_and_not_on_the_batch(x):
+    codec = build(gamma=0.8)
+    streams = codec.compress(x)
+    together = codec.decompress(streams)
+    assert torch.equal(codec.decompress(streams[::-1]), together.flip(0))
+    assert torch.equal(codec.decompress(streams[1:]), together[1:])
+    assert codec.compress(x[1:])[0] == streams[1]
+
+
+def test_a_seed_changes_the_texture_only_where_there_is_noise(x):
+    codec = build(gamma=[0, 0.8])
+    streams = codec.compress(x)
+    assert torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
+    codec.select("steps=3,gamma=0.8")
+    assert not torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
+
+
+def test_the_decoder_has_the_encoders_y_hat(codec, x):
+    coder = codec._prepared()
+    for image in x.split(1):
+        padded = torch.nn.functional.pad(image * 2 - 1, (0, 31, 0, 58), mode="replicate")
+        with torch.no_grad():
+            y = codec.compressor.g_a(padded)
+            _, y_hat = coder.encode(y, codec.compressor.h_a(y))
+        (payload,) = codec.encode(image)
+        assert torch.equal(coder.decode(payload, 2, 1), y_hat)
+
+
+def test_other_weights_are_refused_but_another_encoder_is_not(x):
+    codec, other = build(), build()
+    with torch.no_grad():
+        other.compressor.g_a[0].res.conv1.bias.add_(1)
+    codec.decompress(other.compress(x))
+    with torch.no_grad():
+        other.compressor.h_s[0].bias.add_(1)
+    with pytest.raises(BitstreamError, match="other weights"):
+        codec.decompress(other.compress(x))
+
+
+def test_changed_weights_get_new_entropy_tables(x):
+    codec, fresh = build(), build()
+    codec.compress(x)
+    for one in (codec, fresh):
+        with torch.no_grad():
+            one.compressor.entropy_bottleneck.biases[0].add_(0.3)
+    assert codec.compress(x) == fresh.compress(x)
+
+
+def test_malformed_sections_are_refused(codec, x):
+    payload = codec.encode(x[:1])[0]
+    with pytest.raises(BitstreamError):
+        codec.decode([[payload[0][:-4], payload[1]]], 70, 33, [0])
+    with pytest.raises(BitstreamError):
+        codec.decode([payload], 700, 330, [0])
+
+
+# Few steps: an untrained network makes a hundredfold of a difference in every further one.
+@pytest.mark.parametrize(("prediction", "steps"), [("x0", 1), ("eps", 3)])
+def test_bf16_and_channels_last_change_nothing_beyond_rounding(prediction, steps, x):
+    codec = build(prediction, steps=steps, gamma=0.8)
+    stream = codec.compress(x)
+    expected = codec.decompress(stream)
+    codec.to(memory_format=torch.channels_last)
+    assert (codec.decompress(stream) - expected).abs().max() < 1e-3
+    codec.decode_precision = "bf16"
+    assert (codec.decompress(stream) - expected).abs().mean() < 0.02
+
+
+@pytest.mark.slow
+def test_compiling_changes_nothing_beyond_rounding(x):
+    codec, compiled = build(steps=1), build(steps=1, compile=True)
+    stream = codec.compress(x)
+    expected = codec.decompress(stream)
+    torch.testing.assert_close(compiled.decompress(stream), expected, rtol=0, atol=1e-3)
+    assert compiled.state_dict().keys() == codec.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prediction": "v"}, r"'v'.*'x0', 'eps'"),
+        ({"steps": 0}, "steps must be in 1 to 8193, got 0"),
+        ({"gamma": [0, -1]}, "gamma must be at least 0"),
+        ({"rho": 1.0}, r"rho must be in \[0, 1\), got 1.0"),
+        ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
+        ({"steps": [3, 3]}, "named twice"),
+        ({"width": 0}, "width must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        CDC(**{"width": 4, **options})
+
+
+def test_importing_it_does_not_import_compressai():
+    code = "import sys, diffcodec.cdc; sys.exit('compressai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_and_a_cpu_read_each_others_streams(x):
+    cpu, gpu = build(gamma=0.8), build(gamma=0.8).cuda()
+    for writer in (cpu, gpu):
+        streams = writer.compress(x)
+        torch.testing.assert_close(
+            gpu.decompress(streams).cpu(), cpu.decompress(streams), rtol=0, atol=1e-2
+        )

@@ -1,0 +1,19 @@
+"""A codec that is fast, and whose latents are worth coding though it is not trained."""
+
+import torch
+
+from diffcodec.cdc import CDC
+
+
+def build(prediction: str = "x0", **options) -> CDC:
+    """CDC of width 4 in eval mode, the same weights every time."""
+    torch.manual_seed(0)
+    codec = CDC(prediction, width=4, **{"steps": 3, **options}).eval()
+    with torch.no_grad():
+        for stage in codec.compressor.g_a:
+            stage.resample.weight.mul_(3)
+        for conv in codec.compressor.h_a[::2]:
+            conv.weight.mul_(4)
+        for conv in codec.compressor.h_s[::2]:
+            conv.weight.mul_(3)
+    return codec

@@ -1,0 +1,57 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from skimage import data
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """Five photographs of three sizes: a number that neither 2 nor 3 processes divide."""
+    path = tmp_path_factory.mktemp("images")
+    crops = [(0, 0, 272, 280), (100, 40, 372, 320), (200, 100, 472, 380), (0, 200, 300, 460)]
+    for number, (left, top, right, bottom) in enumerate(crops):
+        image = Image.fromarray(data.astronaut()).crop((left, top, right, bottom))
+        image.save(path / f"a{number}.png")
+    Image.fromarray(data.coffee()[:264, :180]).save(path / "b.png")
+    return path
+
+
+class Runner:
+    """Runs `python -m experiments.run` into a folder of its own."""
+
+    def __init__(self, root: Path, images: Path) -> None:
+        self.root, self.images = root, images
+
+    def command(self, name: str, *overrides: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "experiments.run", "trainer=cpu", "logger=none"),
+            *("datamodule=folder", f"datamodule.root={self.images}"),
+            *("callbacks.evaluation.lpips=null", "callbacks.evaluation.inception=false"),
+            f"hydra.run.dir={self.root / name}",
+            *overrides,
+        ]
+
+    def __call__(self, name: str, *overrides: str) -> tuple[dict[str, Any], str]:
+        """The curve, and what was printed."""
+        done = subprocess.run(
+            self.command(name, *overrides),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((self.root / name / "curve.json").read_text()), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def runner(folder, tmp_path_factory) -> Runner:
+    return Runner(tmp_path_factory.mktemp("runs"), folder)

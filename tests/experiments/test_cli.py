@@ -1,0 +1,119 @@
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import CONFIG_DIR, compose_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, module: str = "experiments.run") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("codec=mbt2019", "mbt2018_mean_vbr"),
+        ("datamodule=kodack", "kodak"),
+        ("codec.levls=[1]", "no key 'levls' in 'codec'. Did you mean 'levels'?"),
+        ("trainer.max_step=3", "Did you mean 'max_steps'?"),
+        ("fitt=false", "no key 'fitt' in the config. Did you mean 'fit'?"),
+        ("callbacks.evaluation.protcol=whole", "Did you mean 'protocol'?"),
+    ],
+)
+def test_a_wrong_name_lists_the_choices(override, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        compose_config([override])
+    assert message in str(error.value)
+
+
+def test_wrong_names_and_help_answer_at_once():
+    # Nothing heavy may be imported; CPU seconds, because a busy disk is not the program's fault.
+    for arguments in (["codec=nothing"], ["--help"], ["codec.nothing=1"]):
+        code = (
+            "import sys; sys.argv = ['run', *sys.argv[1:]]\n"
+            "import runpy\n"
+            "try: runpy.run_module('experiments.run', run_name='__main__')\n"
+            "except SystemExit as error: print(error)\n"
+            "heavy = {'torch', 'lightning', 'compressai', 'wandb'} & set(sys.modules)\n"
+            "assert not heavy, heavy\n"
+        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "nothing" in done.stderr + done.stdout or "codec: " in done.stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+
+def test_a_bad_value_is_one_line_without_a_traceback(tmp_path):
+    done = run("codec=jpeg", "codec.values=[200]", f"hydra.run.dir={tmp_path}", "logger=none")
+    assert done.returncode != 0
+    assert "error: JPEG quality [200] is outside 1 to 95" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(Path(CONFIG_DIR).glob("experiment/**/*.yaml")), ids=str)
+def test_every_experiment_composes(path):
+    name = path.relative_to(Path(CONFIG_DIR) / "experiment").with_suffix("")
+    cfg = compose_config([f"experiment={name}"])
+    assert "_target_" in cfg.codec
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger", "codec"])
+def test_every_choice_of_a_group_composes(group):
+    for path in sorted((Path(CONFIG_DIR) / group).glob("*.yaml")):
+        assert "_target_" in compose_config([f"{group}={path.stem}"])[group]
+
+
+def test_compress_and_decompress_are_inverse_in_fresh_processes(tmp_path):
+    from PIL import Image
+    from skimage import data
+
+    from datamodules.files import read_rgb
+
+    Image.fromarray(data.chelsea()[:101, :67]).save(tmp_path / "in.webp", lossless=True)
+    arguments = ["codec=mbt2018_mean_vbr"]
+    done = run(
+        *(str(tmp_path / "in.webp"), str(tmp_path / "s.bin"), *arguments, "point=5"),
+        module="experiments.compress",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bpp at level=5" in done.stdout
+    for name in ("a.png", "b.png"):
+        done = run(
+            *(str(tmp_path / "s.bin"), str(tmp_path / name), *arguments),
+            module="experiments.decompress",
+        )
+        assert done.returncode == 0, done.stderr
+    assert read_rgb(tmp_path / "a.png").size == (67, 101)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+    (tmp_path / "s.bin").write_bytes((tmp_path / "s.bin").read_bytes()[:-1])
+    done = run(
+        *(str(tmp_path / "s.bin"), str(tmp_path / "c.png"), *arguments),
+        module="experiments.decompress",
+    )
+    assert done.returncode != 0
+    assert "checksum mismatch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_is_said_before_anything_is_loaded(tmp_path):
+    done = run(str(tmp_path / "no.png"), "out.bin", "codec=jpeg", module="experiments.compress")
+    assert "no such file" in done.stderr
+    done = run("only.png", module="experiments.compress")
+    assert "INPUT OUTPUT" in done.stderr

@@ -1,0 +1,34 @@
+"""The same numbers and the same pictures on 1, 2 and 3 processes."""
+
+import pytest
+
+CASES = [
+    ("mbt2018_mean_vbr", ("codec.levels=[2]",), (2, 3)),
+    ("cdc", ("codec.width=8", "codec.steps=2", "codec.gamma=0.8"), (2,)),
+]
+
+
+@pytest.mark.parametrize(("codec", "overrides", "counts"), CASES)
+def test_metrics_do_not_depend_on_the_number_of_processes(runner, codec, overrides, counts):
+    arguments = (f"codec={codec}", "fit=false", *overrides)
+    expected, _ = runner(f"{codec}-1", *arguments)
+    for count in counts:
+        name = f"{codec}-{count}"
+        curve, _ = runner(name, *arguments, "trainer=ddp_cpu", f"trainer.devices={count}")
+        assert curve["meta"]["world_size"] == count
+        assert curve["meta"]["num_images"] == 5
+        for metric, values in expected["results"].items():
+            if not metric.endswith("_time"):
+                assert curve["results"][metric] == pytest.approx(values, rel=1e-6), metric
+        for picture in (runner.root / f"{codec}-1").rglob("a*.png"):
+            other = runner.root / name / picture.relative_to(runner.root / f"{codec}-1")
+            assert other.read_bytes() == picture.read_bytes()
+
+
+def test_training_on_two_processes_and_a_set_smaller_than_that(runner):
+    curve, _ = runner(
+        *("ddp-fit", "codec=mbt2018_mean", "trainer=ddp_cpu", "trainer.max_steps=2"),
+        *("codec.size=[8,8]", "datamodule.batch_size=1"),
+    )
+    assert curve["meta"]["world_size"] == 2
+    assert len(curve["results"]["bpp"]) == 1

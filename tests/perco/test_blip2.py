@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import torch
+
+from diffcodec.perco.blip2 import Blip2Captioner
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A randomly initialised BLIP-2, as `save_pretrained` writes it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2Processor,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessor,
+        OPTConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(f"word{i}" for i in range(40))]
+    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        ).to_dict(),
+        qformer_config=Blip2QFormerConfig(
+            vocab_size=8,
+            hidden_size=16,
+            encoder_hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+        ).to_dict(),
+        text_config=OPTConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            word_embed_proj_dim=16,
+            ffn_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ).to_dict(),
+        num_query_tokens=3,
+        image_token_index=4,
+    )
+    blip2 = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():  # so that the picture shows in what is said
+        for parameter in blip2.parameters():
+            parameter.mul_(20)
+    folder = tmp_path_factory.mktemp("blip2")
+    blip2.save_pretrained(folder)
+    size = {"height": 28, "width": 28}
+    Blip2Processor(BlipImageProcessor(size=size), tokenizer, num_query_tokens=3).save_pretrained(
+        folder
+    )
+    assert json.loads((folder / "config.json").read_text())["image_token_index"] == 4
+    return str(folder)
+
+
+def test_captions_come_from_the_image_without_the_prompt(model, tmp_path):
+    captioner = Blip2Captioner(model, max_tokens=6, cache=str(tmp_path))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 3, 1, 1, generator=generator).expand(4, 3, 30, 40)
+    captions = captioner(images)
+    assert len(captions) == 4
+    for caption in captions:
+        assert 0 < len(caption.split()) <= 6
+        assert "<" not in caption
+    assert len(set(captions)) > 1, "the image does not reach the language model"
+    assert captioner(images.flip(0)) == captions[::-1]
+
+
+def test_an_image_is_captioned_once(model, tmp_path, monkeypatch):
+    x = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
+    first = Blip2Captioner(model, max_tokens=4, cache=str(tmp_path))(x)
+    again = Blip2Captioner(model, max_tokens=4, cache=str(tmp_path))
+    monkeypatch.setattr(again, "_load", lambda: pytest.fail("the model is loaded again"))
+    assert again(x) == first
+    # By content: what becomes the same 8-bit picture is the same image.
+    assert again(x.mul(255).round().div(255)) == first
+    monkeypatch.setattr(again, "_generate", lambda *_: "new")
+    assert again(1 - x) == ["new"]
+
+
+def test_other_settings_have_other_captions(tmp_path):
+    settings = (("a/b", 32, None), ("a/c", 32, None), ("a/b", 8, None), ("a/b", 32, "v2"))
+    folders = {
+        Blip2Captioner(name, max_tokens=tokens, revision=revision, cache=str(tmp_path)).folder
+        for name, tokens, revision in settings
+    }
+    assert len(folders) == 4
+
+
+def test_a_model_that_cannot_be_had_says_so(tmp_path):
+    captioner = Blip2Captioner(str(tmp_path), cache=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="could not load BLIP-2 from"):
+        captioner(torch.rand(1, 3, 8, 8))

@@ -1,0 +1,200 @@
+import pytest
+import torch
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.perco import PerCo
+from diffcodec.perco.captioners import FixedCaptioner
+from diffcodec.perco.palette import PaletteCaptioner
+from diffcodec.perco.rates import TABLE_2
+
+CAPTION = "a red barn in a field"
+
+
+@pytest.fixture(scope="module")
+def perco(make_codec) -> PerCo:
+    return make_codec(captioner=FixedCaptioner(CAPTION))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.rand(2, 3, 70, 90, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 1), (70, 130)])
+def test_any_size_comes_back_at_any_rate(perco, size):
+    x = torch.rand(1, 3, *size)
+    for point in perco.points:
+        perco.select(point)
+        x_hat = perco.decompress(perco.compress(x))
+        assert x_hat.shape == x.shape
+        assert x_hat.isfinite().all()
+        assert 0 <= x_hat.min() <= x_hat.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "num_bytes"), zip(TABLE_2, (4096, 3072, 1665, 1024, 320, 80, 64), strict=True)
+)
+def test_the_spatial_part_of_table_2(make_backbone, name, num_bytes):
+    codes = PerCo(make_backbone(), [name], N=8, M=6, codebook_dim=4).eval()
+    text, spatial = codes.encode(torch.rand(1, 3, 512, 512))[0]
+    assert len(spatial) == num_bytes
+    assert len(text) == 1
+
+
+def test_points_are_the_rates_in_their_order(make_codec):
+    assert make_codec(["16x16/16", "8x8/256", "8x8/16"]).points == ("8x8/16", "8x8/256", "16x16/16")
+
+
+def test_the_picture_depends_on_the_stream_and_not_on_the_batch(perco, x):
+    perco.select("16x16/16")
+    streams = perco.compress(x)
+    together = perco.decompress(streams)
+    assert torch.equal(perco.decompress(streams[::-1]), together.flip(0))
+    assert torch.equal(perco.decompress(streams[1:]), together[1:])
+    assert perco.compress(x[1:])[0] == streams[1]
+    assert not torch.equal(perco.decompress(streams, seed=1), together)
+
+
+def test_the_stream_names_its_rate(perco, x):
+    perco.select("8x8/16")
+    stream = perco.compress(x[:1])
+    expected = perco.decompress(stream)
+    perco.select("16x16/16")
+    assert torch.equal(perco.decompress(stream), expected)
+
+
+def test_coding_does_not_move_the_codebook(make_codec, x):
+    one = make_codec(captioner=PaletteCaptioner()).train()
+    before = {k: v.clone() for k, v in one.state_dict().items()}
+    stream = one.compress(x[:1])
+    one.decompress(stream)
+    assert all(torch.equal(v, before[k]) for k, v in one.state_dict().items())
+
+
+def test_a_caption_changes_the_picture_and_costs_its_bytes(perco, x):
+    perco.select("8x8/16")
+    plain, red, blue = (perco.compress(x[:1], captions=[c]) for c in (None, "red", "blue"))
+    assert len(plain[0]) < len(red[0])
+    pictures = [perco.decompress(stream, seed=0) for stream in (plain, red, blue)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    with pytest.raises(ValueError, match="1 captions for 2 images"):
+        perco.compress(x, captions=["red"])
+
+
+def test_guidance_is_on_the_text_alone(make_codec, x):
+    one = make_codec(["8x8/16"], guidance=[0.0, 1.0, 3.0], captioner=FixedCaptioner(CAPTION))
+    streams = [one.compress(x[:1])[0], one.compress(x[:1], captions=[None])[0]]
+    pictures = {}
+    for point in one.points:
+        one.select(point)
+        pictures[point] = [one.decompress([stream], seed=0) for stream in streams]
+    unguided = pictures["8x8/16,guidance=0"]
+    # Scale 0 is the picture without the caption, at which no scale matters.
+    torch.testing.assert_close(unguided[0], unguided[1], rtol=0, atol=1e-5)
+    assert not torch.equal(pictures["8x8/16,guidance=3"][0], pictures["8x8/16,guidance=1"][0])
+    assert torch.equal(pictures["8x8/16,guidance=3"][1], pictures["8x8/16,guidance=1"][1])
+
+
+def test_what_is_sent_by_condition(make_codec, x):
+    one = make_codec(
+        ["8x8/16"], condition=["both", "text", "local"], captioner=FixedCaptioner("red")
+    )
+    sizes = {}
+    for point in one.points:
+        one.select(point)
+        (text, codes), _ = one.encode(x)
+        sizes[point.partition("condition=")[2]] = (len(text) > 1, len(codes) > 0)
+        assert one.decompress(one.compress(x)).shape == x.shape
+    assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
+
+
+def test_a_swapped_caption_keeps_the_codes(make_codec, x):
+    one = make_codec(["8x8/16"], caption=[None, "an old castle"], captioner=FixedCaptioner("red"))
+    assert one.points == ("8x8/16,caption=own", "8x8/16,caption=an old castle")
+    (own_text, own_codes), _ = one.encode(x)
+    one.select(one.points[1])
+    (text, codes), _ = one.encode(x)
+    assert codes == own_codes
+    assert text != own_text
+
+
+def test_the_noise_may_be_the_same_for_every_stream(make_codec, x):
+    codec = make_codec(["8x8/16"], noise_seed=5)
+    expected = make_codec(["8x8/16"]).decompress(codec.compress(x), seed=5)
+    assert torch.equal(codec.decompress(codec.compress(x)), expected)
+
+
+def test_samples_share_the_bytes_and_differ(make_codec, x):
+    one = make_codec(["8x8/16"], num_samples=3)
+    streams, pictures = [], []
+    for point in one.points:
+        one.select(point)
+        streams.append(one.compress(x[:1]))
+        pictures.append(one.decompress(streams[0]))
+    assert streams[0] == streams[1] == streams[2]
+    assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    assert torch.equal(pictures[0], make_codec(["8x8/16"]).decompress(streams[0]))
+
+
+def test_other_weights_are_refused_but_another_encoder_is_not(make_codec, x):
+    one, other = make_codec(), make_codec()
+    with torch.no_grad():
+        other.model.hyper_encoders[0].backbone[0].bias.add_(1)
+        other.model.backbone.latents.vae.encoder.conv_in.bias.add_(1)
+    one.decompress(other.compress(x))
+    for tensor in (
+        other.model.hyper_encoders[0].quantizer.codebook,
+        other.model.backbone.unet.conv_in.bias,
+        other.model.null_text,
+    ):
+        with torch.no_grad():
+            tensor.add_(1)
+        with pytest.raises(BitstreamError, match="other weights"):
+            one.decompress(other.compress(x))
+        with torch.no_grad():
+            tensor.sub_(1)
+
+
+def test_malformed_sections_are_refused(perco, x):
+    perco.select("16x16/16")
+    head, codes = perco.encode(x[:1])[0]
+    for payload, message in (
+        ([b"", codes], "does not say"),
+        ([bytes([7 << 2 | 3]) + head[1:], codes], "rate 7 is not one of 0 to 2"),
+        ([bytes([head[0] & ~1]) + head[1:], codes], "without caption"),
+        ([bytes([head[0] & ~2]) + head[1:], codes], "without codes"),
+        ([head[:-1], codes], "text"),
+        ([head, codes[:-1]], "bytes"),
+        ([head, codes + b"0"], "bytes"),
+    ):
+        with pytest.raises(BitstreamError, match=message):
+            perco.decode([payload], 70, 90, [0])
+    with pytest.raises(BitstreamError, match="bytes"):
+        perco.decode([[head, codes]], 700, 900, [0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rates": []}, "rates is empty"),
+        ({"rates": ["8x8/16", "8x8/16"]}, "given twice"),
+        ({"text_coder": "gzip"}, "'gzip', choose from zlib, dictionary"),
+        ({"steps": 51}, "steps must be in 1 to 50, got 51"),
+        ({"condition": "edges"}, "'edges', choose from both, text, local"),
+        ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"finetune": "half"}, "'half', choose from linear, all, lora"),
+        ({"caption_drop": 2}, r"caption_drop must be in \[0, 1\], got 2"),
+        ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
+        ({"steps": []}, "empty"),
+    ],
+)
+def test_wrong_settings_are_named(make_codec, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_codec(**options)
+
+
+def test_bf16_changes_nothing_beyond_rounding(make_codec, x):
+    stream = make_codec(steps=1).compress(x)
+    expected = make_codec(steps=1).decompress(stream)
+    other = make_codec(steps=1, decode_precision="bf16")
+    assert (other.decompress(stream) - expected).abs().mean() < 0.02

@@ -1,0 +1,109 @@
+import ast
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+import diffcodec.perco
+from experiments.build import build_codec, is_untrained
+from experiments.cli import CONFIG_DIR, compose_config
+
+EXPERIMENTS = (
+    *("autoencoder", "backbone", "small", "paper", "paper_lpips"),
+    *("guidance", "steps", "conditions", "caption_swap", "diversity"),
+)
+TINY = (
+    "codec.backbone.vae_channels=[16,16]",
+    "codec.backbone.vae_layers=1",
+    "codec.backbone.unet_channels=[16,32]",
+)
+
+
+def test_every_experiment_is_listed_here():
+    folder = Path(CONFIG_DIR) / "experiment" / "perco"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name):
+    cfg = compose_config([f"experiment=perco/{name}", "hydra.run.dir=."])
+    assert cfg.name.startswith("perco")
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("guidance", ["guidance=0", "guidance=1", "guidance=3", "guidance=6"]),
+        ("steps", [f"steps={s}" for s in (1, 2, 5, 10, 20, 50)]),
+        ("conditions", [f"condition={c}" for c in ("both", "text", "local")]),
+        ("caption_swap", ["caption=own", "caption=", "caption=an old castle on a hill at sunset"]),
+        ("diversity", [f"sample={i}" for i in range(4)]),
+    ],
+)
+def test_the_ablations_are_points_of_one_model(name, points):
+    codec = build_codec(compose_config([f"experiment=perco/{name}", "codec.rates=[8x8/16]", *TINY]))
+    assert codec.points == tuple(f"8x8/16,{point}" for point in points)
+
+
+def test_the_default_is_the_small_model_at_three_rates():
+    cfg = compose_config(["codec=perco", *TINY])
+    codec = build_codec(cfg)
+    assert codec.points == ("8x8/256", "16x16/1024", "32x32/256")
+    assert is_untrained(codec, cfg)
+
+
+def test_the_paper_has_its_numbers():
+    cfg = compose_config(["experiment=perco/paper"])
+    codec = cfg.codec
+    assert (codec.N, codec.M, codec.codebook_dim) == (192, 320, 32)
+    assert (codec.lr, codec.weight_decay, codec.warmup_steps) == (1e-4, 0.01, 10_000)
+    assert (codec.caption_drop, codec.guidance, codec.grid_steps) == (0.1, 3.0, 50)
+    assert codec.finetune == "linear"
+    assert codec.captioner.max_tokens == 32
+    assert cfg.trainer.max_epochs == 5
+    assert 8 * cfg.datamodule.batch_size == 160
+    assert 8 * compose_config(["experiment=perco/paper_lpips"]).datamodule.batch_size == 40
+
+
+@pytest.mark.parametrize("name", ["palette", "fixed", "file", "blip2"])
+def test_every_captioner_is_built_without_its_model(name):
+    cfg = compose_config(["codec=perco", f"codec/captioner={name}"])
+    assert callable(instantiate(cfg.codec.captioner))
+
+
+@pytest.mark.parametrize("name", ["sd21", "sd15"])
+def test_stable_diffusion_is_one_override(name):
+    cfg = compose_config(["codec=perco", f"codec/backbone={name}", "codec.backbone.source=x"])
+    assert OmegaConf.to_container(cfg.codec.backbone) == {
+        "_target_": "diffcodec.perco.stable_diffusion.stable_diffusion",
+        "source": "x",
+        "revision": None,
+    }
+
+
+@pytest.mark.parametrize("name", ["perco_autoencoder", "perco_backbone"])
+def test_what_pretrains_is_a_codec(name):
+    codec = build_codec(compose_config([f"codec={name}"]))
+    assert codec.trainable
+    assert codec.points == ("default",)
+
+
+HEAVY = {"diffusers", "transformers", "compressai", "lpips", "vector_quantize_pytorch"}
+
+
+def imports_of(body) -> set[str]:
+    """Packages that statements import when the module is, not only when type-checked."""
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_importing_it_imports_no_model_library():
+    folder = Path(diffcodec.perco.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not imports_of(ast.parse(path.read_text()).body) & HEAVY, path.name

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from diffcodec.diffusion.sampler import ddim
+from diffcodec.diffusion.schedule import alphas_cumprod_of, cosine_alphas_cumprod
+from diffcodec.perco.process import LatentProcess, pure_noise
+from diffcodec.perco.sampling import seed_of_sample
+
+
+def process(prediction="v", **options) -> LatentProcess:
+    return LatentProcess(cosine_alphas_cumprod(1000), prediction=prediction, **options)
+
+
+def test_the_grid_has_the_papers_timesteps():
+    timesteps = process().timesteps
+    assert len(timesteps) == 50
+    assert timesteps[:2].tolist() == [19, 39]
+    assert timesteps[-1] == 999
+    assert process(grid_steps=1000).timesteps.tolist() == [*range(1000)]
+
+
+def test_sampling_stays_on_the_grid_from_pure_noise_to_nothing():
+    one = process()
+    for steps in (1, 5, 20, 50):
+        sigmas = one.sampling_sigmas(steps)
+        assert len(sigmas) == steps + 1
+        assert sigmas[0] == one.sigmas[-1]
+        assert sigmas[-1] == 0
+        assert set(sigmas[:-1].tolist()) <= set(one.sigmas.tolist())
+        assert (sigmas.diff() < 0).all()
+    with pytest.raises(ValueError, match="1 to 50, got 51"):
+        one.sampling_sigmas(51)
+
+
+@pytest.mark.parametrize("grid_steps", [0, 1001])
+def test_a_grid_that_does_not_fit_is_refused(grid_steps):
+    with pytest.raises(ValueError, match=f"1 to 1000, got {grid_steps}"):
+        process(grid_steps=grid_steps)
+
+
+def test_the_loss_is_the_squared_error_of_v():
+    one = process()
+    x0, eps, v_hat = torch.randn(3, 4, 4, 8, 8, dtype=torch.float64)
+    sigma = one.sigmas[torch.tensor([0, 10, 30, 49])]
+    abar = alphas_cumprod_of(sigma).reshape(-1, 1, 1, 1)
+    x = x0 + sigma.reshape(-1, 1, 1, 1) * eps
+    x0_hat = one.denoiser(lambda x_t, time: v_hat)(x, sigma)
+    v = abar.sqrt() * eps - (1 - abar).sqrt() * x0
+    torch.testing.assert_close(one.v_loss(x0_hat, x0, sigma), (v_hat - v).square().mean())
+
+
+def test_the_network_is_told_the_timestep():
+    one, told = process(), []
+    denoiser = one.denoiser(lambda x_t, time: told.append(time.tolist()) or x_t)
+    denoiser(torch.zeros(2, 1), one.sigmas[torch.tensor([3, 49])])
+    assert told == [[79.0, 999.0]]
+
+
+def test_a_schedule_that_ends_in_pure_noise_is_sampled():
+    abar = torch.linspace(1, 0, 1001, dtype=torch.float64)[1:]
+    one = LatentProcess(abar, prediction="v")
+    assert one.sigmas.isfinite().all()
+    sigmas = one.sampling_sigmas(5)
+    start = pure_noise(torch.randn(1, 4, 8, 8), sigmas[0])
+    assert ddim(one.denoiser(lambda x_t, time: x_t), start, sigmas).isfinite().all()
+
+
+def test_sampling_starts_at_unit_variance():
+    noise = torch.randn(1, 4, 16, 16)
+    seen = []
+    one = process()
+    sigmas = one.sampling_sigmas(1)
+    denoiser = one.denoiser(lambda x_t, time: seen.append(x_t) or x_t)
+    denoiser(pure_noise(noise, sigmas[0]), sigmas[0])
+    torch.testing.assert_close(seen[0], noise, rtol=1e-5, atol=1e-5)
+
+
+def test_seeds_of_samples_differ_and_the_first_is_the_streams():
+    seeds = [seed_of_sample(7, i) for i in range(5)]
+    assert seeds[0] == 7
+    assert len(set(seeds)) == 5
+    assert all(0 <= seed < 1 << 63 for seed in seeds)

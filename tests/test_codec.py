@@ -1,0 +1,144 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from diffcodec.codec import BitstreamError, Codec, to_uint8
+
+
+class Toy(Codec):
+    """Keeps 8-bit pixels, and adds noise in decoding where its weight says so."""
+
+    num_sections = 2
+
+    def __init__(self, noise: float = 0.0, points=("a", "b")):
+        super().__init__(points)
+        self.noise = nn.Parameter(torch.tensor(noise))
+        self.prepared = 0
+
+    def prepare_coding(self):
+        self.prepared += 1
+
+    def format_config(self):
+        return {"kind": "toy"}
+
+    def encode(self, x):
+        return [[self.point.encode(), to_uint8(image).numpy().tobytes()] for image in x]
+
+    def decode(self, payloads, height, width, seeds):
+        images = []
+        for (_, pixels), seed in zip(payloads, seeds, strict=True):
+            if len(pixels) != 3 * height * width:
+                raise BitstreamError("wrong number of pixels")
+            image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(3, height, width)
+            generator = torch.Generator().manual_seed(seed)
+            images.append(image / 255 + self.noise * torch.randn(image.shape, generator=generator))
+        return torch.stack(images)
+
+
+@pytest.fixture
+def x():
+    return torch.rand(3, 3, 7, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_points_are_named_and_checked():
+    codec = Toy()
+    assert codec.points == ("a", "b")
+    assert codec.point == "a"
+    codec.select("b")
+    assert codec.point == "b"
+    with pytest.raises(ValueError, match=r"'c', choose from \('a', 'b'\)"):
+        codec.select("c")
+    with pytest.raises(ValueError, match="twice"):
+        Toy(points=("a", "a"))
+    with pytest.raises(ValueError, match="at least one"):
+        Toy(points=())
+
+
+def test_noise_is_a_function_of_the_stream_not_of_the_batch(x):
+    codec = Toy(noise=0.1)
+    streams = codec.compress(x)
+    together = codec.decompress(streams)
+    for i in (2, 0, 1):
+        assert torch.equal(codec.decompress([streams[i]])[0], together[i])
+    assert not torch.equal(codec.decompress(streams, seed=1), together)
+    assert torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=1))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.rand(3, 8, 8),
+        torch.rand(1, 4, 8, 8),
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.rand(0, 3, 8, 8),
+        torch.rand(1, 3, 0, 8),
+        torch.rand(1, 3, 8, 8) * 2,
+        torch.full((1, 3, 8, 8), float("nan")),
+    ],
+)
+def test_what_is_no_image_is_refused(bad):
+    with pytest.raises(ValueError, match=r"expected|no image|outside|must be"):
+        Toy().compress(bad)
+
+
+def test_streams_of_one_call_have_one_size(x):
+    codec = Toy()
+    with pytest.raises(ValueError, match="one size"):
+        codec.decompress(codec.compress(x[:1]) + codec.compress(x[:1, :, :6]))
+    with pytest.raises(ValueError, match="no stream"):
+        codec.decompress([])
+
+
+def test_the_fingerprint_follows_weights_and_is_not_recomputed_without_need(x):
+    codec = Toy(noise=0.5)
+    first = codec.fingerprint()
+    assert codec.fingerprint() == first
+    assert codec.prepared == 1
+    assert copy.deepcopy(codec).fingerprint() == first
+    with torch.no_grad():
+        codec.noise += 1
+    assert codec.fingerprint() != first
+    assert codec.prepared == 2
+    codec.load_state_dict(Toy(noise=0.5).state_dict())
+    assert codec.fingerprint() == first
+
+
+def test_a_stream_of_other_weights_is_refused(x):
+    with pytest.raises(BitstreamError):
+        Toy(noise=0.5).decompress(Toy(noise=0.25).compress(x))
+
+
+def test_an_evaluation_step_reports_what_it_wrote(x):
+    codec = Toy()
+    batch = {"image": x, "index": torch.tensor([4, 9, 2]), "name": ["p", "q", "r"]}
+    out = codec.test_step(batch, 0)
+    streams = codec.compress(x)
+    assert out.index == [4, 9, 2]
+    assert out.num_bytes == [len(s) for s in streams]
+    assert out.num_payload_bytes == [1 + x[0].numel()] * 3
+    assert out.encode_seconds > 0
+    assert out.decode_seconds > 0
+    assert torch.equal(to_uint8(out.x_hat), to_uint8(x))
+
+
+def test_coding_ignores_autocast(x):
+    codec = Toy()
+    with torch.autocast("cpu", torch.bfloat16):
+        x_hat = codec.decompress(codec.compress(x.bfloat16()))
+    assert x_hat.dtype == torch.float32
+
+
+def test_to_uint8_rounds_and_clamps():
+    x = torch.tensor([-0.1, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.2])
+    assert to_uint8(x).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_trainable_means_a_training_step():
+    class Trained(Toy):
+        def training_step(self, batch, batch_idx):
+            return self.noise
+
+    assert Trained().trainable
+    assert not Toy().trainable

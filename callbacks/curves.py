@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -73,6 +74,7 @@ class RateCurves(Callback):
             "device": str(pl_module.device),
             "precision": str(trainer.precision),
             "world_size": trainer.world_size,
+            "threads": torch.get_num_threads(),
             "git_revision": git_revision(),
             "config": dict(pl_module.hparams),
         }

@@ -1,5 +1,6 @@
 """From a config to a codec."""
 
+import os
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -8,15 +9,35 @@ if TYPE_CHECKING:
     from diffcodec.codec import Codec
 
 
-def build_codec(cfg: DictConfig) -> "Codec":
-    """The codec of a config, in its memory format.
+def fix_threads(threads: int | None) -> None:
+    """Use this many CPU threads in this process and in those that it starts; None changes nothing.
+
+    The order in which a convolution adds depends on the number of threads, and with it the last
+    bits of a picture: a few grey levels in a hundred thousand fall on the other side.
 
     Raises:
-        ValueError: a setting of the codec is wrong, or its weights cannot be had.
+        ValueError: `threads` is not positive.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"threads={threads}: must be at least 1, or null for all cores")
+    import torch
+
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning shares out the cores again
+
+
+def build_codec(cfg: DictConfig) -> "Codec":
+    """The codec of a config, in its memory format, on as many threads as the config says.
+
+    Raises:
+        ValueError: a setting is wrong, or its weights cannot be had.
     """
     import torch
     from hydra.utils import instantiate
 
+    fix_threads(cfg.threads)
     codec: Codec = instantiate(cfg.codec)
     if cfg.channels_last:
         codec.to(memory_format=torch.channels_last)

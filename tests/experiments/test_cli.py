@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.build import build_codec
 from experiments.cli import CONFIG_DIR, compose_config
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,11 @@ def test_a_bad_value_is_one_line_without_a_traceback(tmp_path):
     assert done.returncode != 0
     assert "error: JPEG quality [200] is outside 1 to 95" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_number_of_threads_is_checked_before_anything_is_built():
+    with pytest.raises(ValueError, match="threads=0: must be at least 1"):
+        build_codec(compose_config(["threads=0", "codec=jpeg"]))
 
 
 @pytest.mark.parametrize("path", sorted(Path(CONFIG_DIR).glob("experiment/**/*.yaml")), ids=str)

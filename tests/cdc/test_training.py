@@ -78,6 +78,8 @@ def test_lambda_warms_up():
     options = {"warmup_lmbda": 1e-5, "warmup_steps": 10}
     assert warmed_up(0.1, 9, **options) == 1e-5
     assert warmed_up(0.1, 10, **options) == 0.1
+    ramp = [warmed_up(0.1, step, **options, ramp_steps=4) for step in range(9, 15)]
+    assert ramp == pytest.approx([1e-5, 1e-5, 1e-4, 1e-3, 1e-2, 0.1])
 
 
 def test_the_learning_rate_decays_to_its_floor():

@@ -51,6 +51,7 @@ class CDC(Codec):
             all pairs, named `steps=17,gamma=0.8`.
         lmbda: weight of the rate in bits per pixel.
         warmup_lmbda, warmup_steps: that weight in the first steps of training.
+        ramp_steps: over which it then rises to `lmbda`.
         initial_gain: widens y before training: rounding erases latents that start below one step.
         rho: share of LPIPS in the distortion, in [0, 1).
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
@@ -79,6 +80,7 @@ class CDC(Codec):
         lmbda: float = 0.0032,
         warmup_lmbda: float = 1e-5,
         warmup_steps: int = 0,
+        ramp_steps: int = 0,
         initial_gain: float = 1.0,
         rho: float = 0.0,
         lr: float = 5e-5,
@@ -119,6 +121,7 @@ class CDC(Codec):
         self.lmbda = lmbda
         self.warmup_lmbda = warmup_lmbda
         self.warmup_steps = warmup_steps
+        self.ramp_steps = ramp_steps
         self.rho = rho
         self.lr = lr
         self.aux_lr = aux_lr
@@ -242,6 +245,7 @@ class CDC(Codec):
             self.global_step,
             warmup_lmbda=self.warmup_lmbda,
             warmup_steps=self.warmup_steps,
+            ramp_steps=self.ramp_steps,
         )
         loss = (1 - self.rho) * out["diffusion_loss"] + lmbda * out["bpp_loss"]
         if "lpips_loss" in out:

@@ -5,7 +5,6 @@ single precision, whose PSNR is the ceiling of what PerCo can reach (Fig. 9; Tab
 latent diffusion model's is the caption.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec, CodecOutput
+from diffcodec.codec import Codec
 from diffcodec.perco.backbone import Backbone
+from diffcodec.perco.captioned import CaptionedCodec
 from diffcodec.perco.captioners import Captioner
-from diffcodec.perco.latents import LatentSpace
-from diffcodec.perco.model import LatentDiffusion, pad
-from diffcodec.perco.text import find_text_coder
+from diffcodec.perco.latents import LatentSpace, pad
+from diffcodec.perco.model import LatentDiffusion
 from diffcodec.perco.training import warmed_up_adamw
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
@@ -111,7 +110,7 @@ class Autoencoder(Codec):
         )
 
 
-class TextToImage(Codec):
+class TextToImage(CaptionedCodec):
     """Trains U-Net and text encoder of a backbone to make images of captions.
 
     Args:
@@ -140,10 +139,7 @@ class TextToImage(Codec):
         warmup_steps: int = 500,
         weights: str | None = None,
     ) -> None:
-        super().__init__()
-        self.captioner = captioner
-        self._encode_text, self._decode_text = find_text_coder(text_coder)
-        self.text_coder = text_coder
+        super().__init__(captioner=captioner, text_coder=text_coder)
         model = LatentDiffusion(backbone, [], hyper_encoder={}, grid_steps=grid_steps)
         # The null text is that of "", which PerCo starts from.
         model.null_text.requires_grad_(False)
@@ -152,9 +148,9 @@ class TextToImage(Codec):
         self.caption_drop = caption_drop
         self.steps, self.guidance = steps, guidance
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        self._batch: Mapping[str, Any] | None = None
         if weights is not None:
             backbone.load_weights(weights)
+            backbone.widen(0)
 
     def trained_state(self) -> dict[str, Tensor]:
         return {f"backbone.{k}": v for k, v in self.model.backbone.state_dict().items()}
@@ -166,7 +162,7 @@ class TextToImage(Codec):
         return self.model.decoding_state()
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
-        captions = self.captioner(x, self._batch)
+        captions = self.captioner(x)
         return [[self._encode_text(caption or "")] for caption in captions]
 
     def decode(
@@ -188,16 +184,8 @@ class TextToImage(Codec):
         ]
         return torch.cat(images)
 
-    def test_step(  # type: ignore[override]
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> CodecOutput:
-        self._batch = batch
-        try:
-            return super().test_step(batch, batch_idx)
-        finally:
-            self._batch = None
-
-    validation_step = test_step
+    def ceiling(self, x: Tensor) -> Tensor:
+        return self.model.backbone.latents.round_trip(x)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         captions = self.captioner(batch["image"], batch)

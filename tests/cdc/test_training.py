@@ -128,3 +128,13 @@ def test_missing_lpips_weights_stop_before_training(monkeypatch, loader, tmp_pat
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match="rho > 0 needs LPIPS"):
         trainer(tmp_path).fit(build(rho=0.9), loader)
+
+
+def test_contexts_are_taught_to_be_the_image_where_that_has_a_weight(loader):
+    batch = next(iter(loader))
+    assert "context_loss" not in build().train().rate_distortion(batch["image"])
+    codec = build(context_weight=1.0).train()
+    out = codec.rate_distortion(batch["image"])
+    out["context_loss"].backward()
+    assert codec.compressor.g_a[0].res.conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in codec.unet.parameters())

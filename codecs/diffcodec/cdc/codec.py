@@ -53,6 +53,9 @@ class CDC(Codec):
         warmup_lmbda, warmup_steps: that weight in the first steps of training.
         ramp_steps: over which it then rises to `lmbda`.
         initial_gain: widens y before training: rounding erases latents that start below one step.
+        context_weight: of the squared error between the image and the first three channels of its
+            finest context map; 0 in the paper. A denoiser needs very long to find out that contexts
+            help, and until it does the rate erases them: this tells the encoder at once.
         rho: share of LPIPS in the distortion, in [0, 1).
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
@@ -82,6 +85,7 @@ class CDC(Codec):
         warmup_steps: int = 0,
         ramp_steps: int = 0,
         initial_gain: float = 1.0,
+        context_weight: float = 0.0,
         rho: float = 0.0,
         lr: float = 5e-5,
         aux_lr: float = 1e-3,
@@ -122,6 +126,7 @@ class CDC(Codec):
         self.warmup_lmbda = warmup_lmbda
         self.warmup_steps = warmup_steps
         self.ramp_steps = ramp_steps
+        self.context_weight = context_weight
         self.rho = rho
         self.lr = lr
         self.aux_lr = aux_lr
@@ -212,11 +217,13 @@ class CDC(Codec):
             x: images (B, 3, H, W) in [0, 1].
 
         Returns:
-            `bpp_loss`, `diffusion_loss` and, where rho > 0, `lpips_loss`; scalars.
+            `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and
+            `lpips_loss`; scalars.
         """
         x0 = _pad(x * 2 - 1)
         latents = self.compressor(x0)
-        terms = self.unet.context_terms(self.compressor.contexts(latents.y_hat))
+        contexts = self.compressor.contexts(latents.y_hat)
+        terms = self.unet.context_terms(contexts)
         t = torch.randint(self.process.num_timesteps, (len(x0),))
         sigma = self.process.sigmas[t]
         eps = torch.randn_like(x0)
@@ -227,6 +234,8 @@ class CDC(Codec):
             "bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1]),
             "diffusion_loss": self.process.error(output, x0, eps, t).mean(),
         }
+        if self.context_weight:
+            out["context_loss"] = (contexts[0][:, :3].float() - x0).square().mean()
         if self._perceptual is not None:
             x0_hat = denoiser.x0_of(output, x_noisy, sigma)
             if self.process.prediction == "eps":  # far off at the noisiest timesteps
@@ -248,6 +257,8 @@ class CDC(Codec):
             ramp_steps=self.ramp_steps,
         )
         loss = (1 - self.rho) * out["diffusion_loss"] + lmbda * out["bpp_loss"]
+        if "context_loss" in out:
+            loss = loss + self.context_weight * out["context_loss"]
         if "lpips_loss" in out:
             loss = loss + self.rho * out["lpips_loss"]
         aux_loss = self.compressor.entropy_bottleneck.loss()

@@ -138,3 +138,15 @@ def test_contexts_are_taught_to_be_the_image_where_that_has_a_weight(loader):
     out["context_loss"].backward()
     assert codec.compressor.g_a[0].res.conv1.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in codec.unet.parameters())
+
+
+def test_the_first_steps_may_leave_the_unet_out(loader, tmp_path):
+    codec = build(context_weight=1.0, context_steps=2, lr=1e-3)
+    before = {k: v.clone() for k, v in codec.named_parameters()}
+    trainer(tmp_path, max_steps=2).fit(codec, loader)
+    assert all(torch.equal(v, before[k]) for k, v in codec.named_parameters() if "unet" in k)
+    assert not torch.equal(
+        codec.compressor.g_a[0].res.conv1.weight, before["compressor.g_a.0.res.conv1.weight"]
+    )
+    trainer(tmp_path, max_steps=3).fit(codec, loader)
+    assert not torch.equal(codec.unet.conv_out.weight, before["unet.conv_out.weight"])

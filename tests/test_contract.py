@@ -15,7 +15,7 @@ from experiments.cli import CONFIG_DIR, compose_config
 
 # Smaller networks than the defaults, where the defaults would take long on a CPU.
 OVERRIDES = {
-    "cdc": ["codec.width=8", "codec.steps=2"],
+    "cdc": ["codec.width=8", "codec.weights=null", "codec.steps=2"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "cheng2020_anchor": ["codec.size=[16]"],
     "cheng2020_attn": ["codec.size=[16]"],

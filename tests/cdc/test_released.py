@@ -74,3 +74,11 @@ def test_own_weights_load_again(codec, tmp_path):
     torch.save(codec.trained_state(), tmp_path / "own.pt")
     again = CDC(codec.process.prediction, width=4, weights=str(tmp_path / "own.pt"))
     assert again.eval().fingerprint() == codec.fingerprint()
+
+
+def test_half_precision_keeps_the_bounds_of_the_likelihoods(codec, tmp_path):
+    half = {key: tensor.half() for key, tensor in codec.trained_state().items()}
+    torch.save(half, tmp_path / "half.pt")
+    again = CDC(codec.process.prediction, width=4, weights=str(tmp_path / "half.pt"))
+    for model in (again.compressor.entropy_bottleneck, again.compressor.gaussian_conditional):
+        assert model.likelihood_lower_bound.bound == pytest.approx(1e-9)

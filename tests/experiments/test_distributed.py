@@ -4,7 +4,7 @@ import pytest
 
 CASES = [
     ("mbt2018_mean_vbr", ("codec.levels=[2]",), (2, 3)),
-    ("cdc", ("codec.width=8", "codec.steps=2", "codec.gamma=0.8"), (2,)),
+    ("cdc", ("codec.width=8", "codec.weights=null", "codec.steps=2", "codec.gamma=0.8"), (2,)),
 ]
 
 

@@ -99,9 +99,7 @@ class CDC(Codec):
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
         if str(decode_precision) not in PRECISIONS:
-            raise ValueError(
-                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
-            )
+            raise ValueError(f"decode_precision {decode_precision!r} is none of {PRECISIONS}")
         if context_steps and not context_weight:
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
@@ -144,14 +142,21 @@ class CDC(Codec):
         checkpoint = load_checkpoint(source, package="diffcodec.cdc")
         released = released_state(checkpoint)
         if released is None:
-            load_strict(self, state_dict_of(checkpoint), source=source)
+            load_strict(self, {**state_dict_of(checkpoint), **self._constants()}, source=source)
             return
         schedule = released.get("train_alphas_cumprod", self.process.alphas_cumprod).cpu()
         if not self.process.has_schedule(schedule):
             raise ValueError(f"weights from {source} were trained with another noise schedule")
-        # What the entropy models hold beside parameters are constants.
-        constants = {k: v for k, v in self.named_buffers() if k.startswith("compressor.")}
-        load_strict(self, {**constants, **convert(released)}, source=source)
+        load_strict(self, {**self._constants(), **convert(released)}, source=source)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        constants = self._constants()
+        return {k: v for k, v in self.state_dict().items() if k not in constants}
+
+    def _constants(self) -> dict[str, Tensor]:
+        # What the entropy models hold beside parameters. In half precision the smallest likelihood
+        # would be 0, and its logarithm's gradient infinite.
+        return {k: v for k, v in self.named_buffers() if k.startswith("compressor.")}
 
     def format_config(self) -> dict[str, Any]:
         return {"prediction": self.process.prediction, "N": self.process.num_timesteps}

@@ -1,16 +1,12 @@
 """Loggers that need more than a class and its arguments."""
 
-import logging
-import netrc
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
-log = logging.getLogger(__name__)
+from experiments.credentials import wandb_mode
 
 
 def wandb_logger(
@@ -35,10 +31,7 @@ def wandb_logger(
     Raises:
         ValueError: an unknown mode.
     """
-    mode = os.environ.get("WANDB_MODE") or mode or ("online" if has_api_key() else "offline")
-    modes = ("online", "offline", "disabled", "shared")
-    if mode not in modes:
-        raise ValueError(f"unknown W&B mode {mode!r}, choose from {modes}")
+    mode = wandb_mode(mode)
     options: dict[str, Any] = {"entity": entity, "group": group, "job_type": job_type}
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     return WandbLogger(
@@ -51,18 +44,6 @@ def wandb_logger(
         settings={"silent": mode == "offline"},
         **options,
     )
-
-
-def has_api_key() -> bool:
-    """Whether W&B has credentials, in the environment or in the netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def describe(logger: WandbLogger) -> str:

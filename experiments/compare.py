@@ -156,19 +156,38 @@ def parser() -> argparse.ArgumentParser:
     add("--wandb", metavar="ENTITY/PROJECT", help="take runs of this W&B project, too")
     add("--group", metavar="NAME", help="of the W&B runs; default: all that have a curve")
     add("--anchor", metavar="NAME", help="curve that BD figures are against; default: the first")
-    add("--by", type=_words, default=[], metavar="KEY,…", help="what tells curves apart: name, "
-        "run, keys of the config (codec.rho), of points (steps), or series")
+    add(
+        "--by",
+        type=_words,
+        default=[],
+        metavar="KEY,…",
+        help="what tells curves apart: name, "
+        "run, keys of the config (codec.rho), of points (steps), or series",
+    )
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
     add("--method", default=METHODS[0], choices=METHODS, help="interpolation of BD figures")
     add("--at", type=_numbers, default=[], metavar="BPP,…", help="rates of realism against PSNR")
-    add("--ceiling", action="append", default=[], metavar="NAME=FILE",
-        help="the best that a curve can reach, such as its autoencoder's own curve.json")
+    add(
+        "--ceiling",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="the best that a curve can reach, such as its autoencoder's own curve.json",
+    )
     add("--images", type=int, default=8, metavar="N", help="test images on the page; default: 8")
-    add("--allow", action="store_true", help="compare what differs in data set, FID or rate, and "
-        "mark it")
+    add(
+        "--allow",
+        action="store_true",
+        help="compare what differs in data set, FID or rate, and mark it",
+    )
     add("--output", default="comparison", metavar="DIR", help="default: comparison")
-    add("--log", nargs="?", const="diffcodec", metavar="PROJECT",
-        help="put the result into a W&B run of type comparison")
+    add(
+        "--log",
+        nargs="?",
+        const="diffcodec",
+        metavar="PROJECT",
+        help="put the result into a W&B run of type comparison",
+    )
     return out
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.comparison.joining import Curve
 from experiments.comparison.matched import common_rates, value_at
@@ -49,11 +49,12 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = find_metrics(curves)
     written = []
-    overview = [metric for metric in OVERVIEW if metric in metrics]
+    # A panel that compares nothing is left out; one Fréchet distance is enough beside the others.
+    least = min(2, len(curves))
+    overview = [m for m in OVERVIEW if sum(bool(c.pairs(m, rate)) for c in curves) >= least]
+    overview = [m for m in overview if m != "fd_random" or "fid" not in overview]
     if overview:
-        # One Fréchet distance is enough beside the others.
-        shown = [m for m in overview if m != "fd_random" or "fid" not in overview]
-        written.append(_save(_panels(curves, shown, rate), folder / "overview"))
+        written.append(_save(_panels(curves, overview, rate), folder / "overview"))
     written += [_save(_panels(curves, [m], rate), folder / _safe(m)) for m in metrics]
     for metric in (m for m in REALISM if m in metrics and "psnr-rgb" in metrics):
         figure = _perception_distortion(curves, metric, rate=rate, at=at)
@@ -94,8 +95,9 @@ def _draw(axis: Axes, curves: Sequence[Curve], metric: str, rate: str) -> None:
     axis.set_ylabel(axis_label(metric))
     if rates and max(rates) >= DECADE * min(rates):
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(LogFormatter())
-        axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     values = [value for curve in curves for _, value in curve.pairs(metric, rate)]
     if metric in (*TIMES, *LOWER_IS_BETTER) and values and 0 < DECADE * min(values) <= max(values):
         axis.set_yscale("log")
@@ -145,7 +147,9 @@ def _legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8
+    )
 
 
 def _save(figure: Figure, stem: Path) -> Path:

@@ -107,4 +107,6 @@ def _run_data(run: Run) -> dict[str, str]:
 
 
 def _yaml(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True) if data else ""
+    if not data:
+        return ""
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None))

@@ -103,9 +103,7 @@ def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Curve], list
         family = kept[0].run.name
         settings = {k: v for k, v in dict(key).items() if k != "name"}
         ordered = sorted(kept, key=lambda point: point.metrics.get("bpp", 0.0))
-        curves.append(
-            Curve(family, family, tuple(ordered), settings, ceiling=_ceiling(ordered))
-        )
+        curves.append(Curve(family, family, tuple(ordered), settings, ceiling=_ceiling(ordered)))
     return _named_apart(curves), remarks
 
 

@@ -47,10 +47,7 @@ def to_markdown(table: Table) -> str:
         "",
         _pipes(head),
         _pipes(["---", *["---:"] * (len(head) - 1)]),
-        *(
-            _pipes([_with_notes(cell, "<sup>{}</sup>") for cell in row])
-            for row in table.rows
-        ),
+        *(_pipes([_with_notes(cell, "<sup>{}</sup>") for cell in row]) for row in table.rows),
         "",
         *(f"<sup>{i}</sup> {text}  " for i, text in enumerate(table.footnotes, 1)),
     ]

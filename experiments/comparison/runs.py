@@ -1,6 +1,5 @@
 """Reading curves: `curve.json` of this project, and CompressAI's published results as they are."""
 
-import glob
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -82,9 +81,7 @@ def read_file(path: Path, name: str | None = None) -> Run:
     return Run(name or run.name, run.source, run.points, meta, run.folder, run.modified)
 
 
-def read_data(
-    data: Any, *, source: str, folder: Path | None = None, modified: float = 0.0
-) -> Run:
+def read_data(data: Any, *, source: str, folder: Path | None = None, modified: float = 0.0) -> Run:
     """The run that a curve's JSON data describe.
 
     Raises:
@@ -113,7 +110,8 @@ def _matches(pattern: str) -> list[Path]:
         return sorted(path.rglob(FILE))
     if path.is_file():
         return [path]
-    return sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    root = Path(path.anchor)
+    return sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
 
 
 def _is_number(value: object) -> bool:

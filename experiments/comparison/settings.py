@@ -45,9 +45,7 @@ def identity(run: Run) -> dict[str, str]:
     kept = {k: v for k, v in kept.items() if k not in WEIGHTS}
     if flat.get("fit") == "true":
         kept |= {
-            k: v
-            for k, v in flat.items()
-            if _below(k, TRAINING) and not _below(k, NOT_TRAINING)
+            k: v for k, v in flat.items() if _below(k, TRAINING) and not _below(k, NOT_TRAINING)
         }
     return kept
 

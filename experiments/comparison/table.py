@@ -77,8 +77,9 @@ def build_table(
     Raises:
         ValueError: an unknown method.
     """
-    datasets = dict.fromkeys(str(r.meta["dataset"]) for c in curves for r in c.runs
-                             if "dataset" in r.meta)
+    datasets = dict.fromkeys(
+        str(r.meta["dataset"]) for c in curves for r in c.runs if "dataset" in r.meta
+    )
     where = f" on {', '.join(datasets)}" if datasets else ""
     metrics = _delta_metrics(curves)
     table = Table(
@@ -96,8 +97,11 @@ def build_table(
         f"BD figures: bjontegaard package, {method}; BD-rate at equal "
         f"{LABELS[RATE_OF]}, the others over log {rate}; times: means over a curve's points"
     )
-    for name, silent in unstated(curves, rate).items():
-        table.footnotes.append(f"{name} not stated by: {', '.join(silent)}")
+    silent: dict[str, list[str]] = {}
+    for name, names in unstated(curves, rate).items():
+        silent.setdefault(", ".join(names), []).append(name)
+    for curves_named, names in silent.items():
+        table.footnotes.append(f"not stated by {curves_named}: {', '.join(names)}")
     return table
 
 
@@ -122,9 +126,7 @@ def _row(
     ]
     options = {"method": method, "rate": rate}
     deltas = [("BD-rate", bd_rate(anchor, curve, RATE_OF, **options))]
-    deltas += [
-        (f"BD-{LABELS.get(m, m)}", bd_metric(anchor, curve, m, **options)) for m in metrics
-    ]
+    deltas += [(f"BD-{LABELS.get(m, m)}", bd_metric(anchor, curve, m, **options)) for m in metrics]
     for name, delta in deltas:
         if curve is anchor and delta.value is not None:
             delta = Delta(0.0, overlap=1.0)

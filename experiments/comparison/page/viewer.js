@@ -46,6 +46,7 @@ class Viewer {
     }
     this.curves = curves;
     this.viewer.style.aspectRatio = `${image.width} / ${image.height}`;
+    this.viewer.style.maxWidth = `${85 * image.width / image.height}vh`; // all of it on the screen
     this.buildTiles();
     this.fit();
     this.chooseRate();

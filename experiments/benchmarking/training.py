@@ -55,7 +55,8 @@ def measure_training(
     )
     device = trainer.strategy.root_device
     with peak_memory(device) as memory:
-        trainer.fit(codec.train(), DataLoader(samples, batch_size=len(x)))
+        loader: DataLoader[Any] = DataLoader(samples, batch_size=len(x))  # type: ignore[arg-type]
+        trainer.fit(codec.train(), loader)
     times = spread(timer.seconds[warmup:])
     return {
         "seconds": {"median": times.median, "low": times.low, "high": times.high},

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -143,12 +144,12 @@ def _place(curve: Curve, metric: str, bpp: float, rate: str) -> tuple[float, flo
 
 def _legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     """One legend for all panels, below them."""
-    found = {}
+    found: dict[str, Artist] = {}
     for axis in axes:
         handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
+        found |= {str(label): handle for label, handle in zip(labels, handles, strict=True)}
     figure.legend(
-        found.values(), found.keys(), loc="outside lower center", ncols=columns, fontsize=8
+        list(found.values()), list(found), loc="outside lower center", ncols=columns, fontsize=8
     )
 
 

@@ -51,7 +51,7 @@ def log_comparison(
     """Put table, figures, joined curves and page into a W&B run of type `comparison`."""
     import wandb
 
-    columns = [heading for _, heading in table.columns]
+    columns: list[str | int] = [heading for _, heading in table.columns]
     payload: dict[str, Any] = {
         "table": wandb.Table(
             columns=columns,
@@ -100,7 +100,7 @@ def _read_run(run: Any) -> Run | None:
 
 def _from_history(run: Any, source: str, modified: float) -> Run | None:
     """A run that was logged without its file: the points, but not what they are called."""
-    points = []
+    points: list[tuple[str, dict[str, float]]] = []
     for row in run.scan_history():
         metrics = {
             SCHEMA_NAMES.get(name, name): float(value)

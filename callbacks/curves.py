@@ -19,28 +19,19 @@ class RateCurves(Callback):
     """After each operating point, adds it to the curve and writes the curve anew.
 
     Writes `curve.json` (CompressAI's results schema), `images.csv` (a row per image and point) and
-    `curve.png`; logs to W&B the point with `curve/bpp` as x axis, a table of all points, line
-    plots, the summary, and `curve.json` itself, for comparisons.
+    `curve.png`; logs to W&B the point with `curve/bpp` as x axis, a table of all points, line plots
+    and the summary.
 
     Args:
         name: of the curve, as in its legend.
         folder: where the files go.
         description: goes into the file as it is.
-        ceiling: metric, as `curve.json` calls it -> the best that this codec reaches at any rate,
-            such as `{psnr-rgb: 26.3}` of its autoencoder: a line in comparisons.
     """
 
-    def __init__(
-        self,
-        name: str,
-        folder: str,
-        description: str = "",
-        ceiling: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, name: str, folder: str, description: str = "") -> None:
         self.name = name
         self.folder = Path(folder)
         self.description = description
-        self.ceiling = dict(ceiling or {})
         self.results: list[PointResult] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,7 +76,6 @@ class RateCurves(Callback):
             "world_size": trainer.world_size,
             "threads": torch.get_num_threads(),
             "git_revision": git_revision(),
-            **({"ceiling": self.ceiling} if self.ceiling else {}),
             "config": dict(pl_module.hparams),
         }
         return curve(
@@ -112,7 +102,10 @@ class RateCurves(Callback):
         for name in panels(data):
             payload[f"rate_{name}"] = wandb.plot.line(table, "bpp", name, title=f"{name} over bpp")
         run.log(payload)
-        run.save(str(self.folder / "curve.json"), base_path=str(self.folder), policy="now")
+        # For comparisons: the curve, or one in a folder of each series.
+        for path in [self.folder / "curve.json", *self.folder.glob("*/curve.json")]:
+            if path.is_file():
+                run.save(str(path), base_path=str(self.folder), policy="now")
         for name, value in self.results[-1].metrics.items():
             run.summary[f"{self.results[-1].point}/{name}"] = value
 

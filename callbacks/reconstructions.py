@@ -1,5 +1,6 @@
 """Pictures to look at: original, reconstruction and error side by side."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.image_metrics import psnr
-from callbacks.picture_files import original_file, point_folder, reconstruction_file
 from diffcodec.codec import Codec, CodecOutput, to_uint8
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
@@ -33,7 +33,7 @@ class Reconstructions(Callback):
     """
 
     def __init__(self, folder: str, max_images: int = 8) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder) / "reconstructions"
         self.max_images = max_images
 
     def on_test_batch_end(  # type: ignore[override]
@@ -44,13 +44,13 @@ class Reconstructions(Callback):
             if index >= self.max_images:
                 continue
             x, x_hat = to_uint8(outputs.x[i]).cpu(), to_uint8(outputs.x_hat[i]).cpu()
-            name, point = outputs.name[i], pl_module.point
-            decoded = reconstruction_file(self.folder, point, index, name)
-            _save(x, original_file(self.folder, index, name))
-            _save(x_hat, decoded)
+            stem = f"{index:04d}-{_safe(Path(outputs.name[i]).stem)}"
+            folder = self.folder / _safe(pl_module.point)
+            _save(x, self.folder / "original" / f"{stem}.png")
+            _save(x_hat, folder / f"{stem}.png")
             bpp = 8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1])
-            _compare(x, x_hat, bpp, f"{name}, {point}").savefig(
-                decoded.with_suffix(".compare.png"), dpi=80
+            _compare(x, x_hat, bpp, f"{outputs.name[i]}, {pl_module.point}").savefig(
+                folder / f"{stem}.compare.png", dpi=80
             )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +58,7 @@ class Reconstructions(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        pictures = sorted(point_folder(self.folder, pl_module.point).glob("*.compare.png"))
+        pictures = sorted((self.folder / _safe(pl_module.point)).glob("*.compare.png"))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for picture in pictures:
@@ -87,3 +87,7 @@ def _compare(x: Tensor, x_hat: Tensor, bpp: float, title: str) -> Figure:
         axis.set_axis_off()
     figure.suptitle(title)
     return figure
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w=.,-]+", "_", name)

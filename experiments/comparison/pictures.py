@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from callbacks.picture_files import original_file, reconstruction_file
+from callbacks.curve_file import safe_name
 from experiments.comparison.joining import Curve, Point
+from experiments.comparison.runs import ROWS
 
 
 @dataclass
@@ -62,9 +63,13 @@ def _add(
     max_images: int,
 ) -> None:
     assert point.run.folder is not None
-    index, name = int(row["index"]), row["name"]
-    original = original_file(point.run.folder, index, name)
-    decoded = reconstruction_file(point.run.folder, point.name, index, name)
+    name = row["name"]
+    # As `callbacks.reconstructions` writes them.
+    file = f"{int(row['index']):04d}-{safe_name(Path(name).stem)}.png"
+    original, decoded = (
+        point.run.folder / "reconstructions" / folder_name / file
+        for folder_name in ("original", safe_name(point.name))
+    )
     if not (original.is_file() and decoded.is_file()):
         return
     key = hashlib.sha256(original.read_bytes()).hexdigest()
@@ -91,7 +96,7 @@ def _rows(point: Point) -> list[dict[str, str]]:
     """The lines of `images.csv` at one operating point; none where there is no such file."""
     if point.run.folder is None or point.run.published:
         return []
-    path = point.run.folder / "images.csv"
+    path = point.run.folder / ROWS
     if not path.is_file():
         return []
     with path.open(newline="") as file:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FILE = "curve.json"
+FILE, ROWS = "curve.json", "images.csv"
 DATASETS = Path(__file__).parents[1] / "configs" / "datamodule"
 
 
@@ -73,7 +73,10 @@ def read_file(path: Path, name: str | None = None) -> Run:
         data = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no curve: {error}") from error
-    run = read_data(data, source=str(path), folder=path.parent, modified=path.stat().st_mtime)
+    # A run of several series has a curve in a folder of each, and its pictures above them.
+    above = not (path.parent / ROWS).is_file() and (path.parents[1] / ROWS).is_file()
+    folder = path.parents[1] if above else path.parent
+    run = read_data(data, source=str(path), folder=folder, modified=path.stat().st_mtime)
     meta = dict(run.meta)
     # CompressAI and others keep a folder per data set and do not repeat it inside.
     if "dataset" not in meta and (DATASETS / f"{path.parent.name}.yaml").is_file():

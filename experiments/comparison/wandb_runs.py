@@ -38,7 +38,7 @@ def wandb_runs(path: str, group: str | None = None, api: Any = None) -> list[Run
         found = list((api or wandb.Api()).runs(path, filters=filters))
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise ValueError(f"cannot read the W&B project {path!r}: {error}") from error
-    curves = [run for run in map(_read_run, found) if run is not None]
+    curves = [curve for run in found for curve in _read_run(run)]
     if not curves:
         where = f" in group {group!r}" if group else ""
         raise ValueError(f"none of the {len(found)} runs of {path!r}{where} has a curve")
@@ -87,15 +87,22 @@ def log_comparison(
     run.summary["footnotes"] = "\n".join(table.footnotes)
 
 
-def _read_run(run: Any) -> Run | None:
+def _read_run(run: Any) -> list[Run]:
     source = "/".join(run.path) if isinstance(run.path, list | tuple) else str(run.path)
     modified = _seconds(getattr(run, "created_at", None))
-    with tempfile.TemporaryDirectory() as folder:
-        for file in run.files([FILE]):
+    curves = []
+    # A run of several series has a curve in a folder of each.
+    for file in run.files(pattern=f"%{FILE}"):
+        with tempfile.TemporaryDirectory() as folder:
             file.download(root=folder, replace=True)
-            data = json.loads((Path(folder) / FILE).read_text())
-            return read_data(data, source=source, modified=modified)
-    return _from_history(run, source, modified)
+            data = json.loads((Path(folder) / file.name).read_text())
+        series = file.name.rpartition("/")[0]
+        address = f"{source}/{series}" if series else source
+        curves.append(read_data(data, source=address, modified=modified))
+    if curves:
+        return curves
+    older = _from_history(run, source, modified)
+    return [older] if older else []
 
 
 def _from_history(run: Any, source: str, modified: float) -> Run | None:

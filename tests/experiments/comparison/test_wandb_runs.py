@@ -12,10 +12,12 @@ from experiments.comparison.wandb_runs import wandb_runs
 
 class File:
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text, self.name = text, "fast/curve.json"
 
     def download(self, root: str, replace: bool) -> None:
-        (Path(root) / "curve.json").write_text(self.text)
+        path = Path(root) / self.name
+        path.parent.mkdir()
+        path.write_text(self.text)
 
 
 class Run:
@@ -25,8 +27,8 @@ class Run:
         self.path = ["me", "project", name]
         self.created_at = "2026-01-02T03:04:05Z"
 
-    def files(self, names):
-        assert names == ["curve.json"]
+    def files(self, pattern):
+        assert pattern == "%curve.json"
         return [File(self.text)] if self.text else []
 
     def scan_history(self):
@@ -46,7 +48,7 @@ class Api:
 def test_the_uploaded_file_is_read_as_it_is_on_disk(outputs):
     text = (outputs / "alpha" / "2026-01-01" / "curve.json").read_text()
     (run,) = wandb_runs("me/project", "g", Api(Run("a", text=text), Run("b", group="h", text=text)))
-    assert run.source == "me/project/a"
+    assert run.source == "me/project/a/fast"
     assert run.name == "alpha"
     assert run.points[0] == (
         "quality=1",

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from callbacks.curve_file import curve, git_revision, write_json, write_rows
+from callbacks.curve_file import SCHEMA_NAMES, curve, git_revision, write_json, write_rows
 from callbacks.evaluation import Evaluation, PointResult
 from callbacks.figures import panels, plot_curve
 from callbacks.set_metrics import PROTOCOLS
@@ -69,6 +69,7 @@ class RateCurves(Callback):
             "sizes": sizes,
             "num_patches": last.num_patches,
             "fid": PROTOCOLS[last.protocol],
+            "ceiling": {SCHEMA_NAMES[name]: value for name, value in last.ceiling.items()},
             "rate": "bpp: whole file, header included; bpp-payload: without container header",
             "num_parameters": sum(p.numel() for p in pl_module.parameters()),
             "device": str(pl_module.device),
@@ -106,6 +107,8 @@ class RateCurves(Callback):
         for path in [self.folder / "curve.json", *self.folder.glob("*/curve.json")]:
             if path.is_file():
                 run.save(str(path), base_path=str(self.folder), policy="now")
+        for name, value in data["meta"]["ceiling"].items():
+            run.summary[f"ceiling/{name}"] = value
         for name, value in self.results[-1].metrics.items():
             run.summary[f"{self.results[-1].point}/{name}"] = value
 

@@ -18,9 +18,11 @@ from diffcodec.codec import Codec, CodecOutput, to_uint8
 
 log = logging.getLogger(__name__)
 
+CEILINGS = ("ceiling_psnr", "ceiling_ms_ssim")
 MEANS = (
     *("bpp", "bpp_payload", "psnr", "ms_ssim", "lpips"),
     *("encode_seconds", "decode_seconds"),
+    *CEILINGS,
 )
 
 
@@ -34,6 +36,8 @@ class PointResult:
         rows: one mapping per image, in the order of the dataset.
         num_patches: how many patches (or whole images) a side the set distances were taken over.
         protocol: how they were cut, one of `set_metrics.PROTOCOLS`.
+        ceiling: `psnr` and `ms_ssim` of the codec's `ceiling`, if it has one: what its curve cannot
+            pass at any rate.
     """
 
     point: str
@@ -41,6 +45,7 @@ class PointResult:
     rows: list[dict[str, Any]]
     num_patches: int
     protocol: str
+    ceiling: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -156,7 +161,15 @@ class Evaluation(Callback):
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
     ) -> None:
+        assert isinstance(pl_module, Codec)
         self._measure(outputs, with_features=True)
+        best = pl_module.ceiling(outputs.x)
+        if best is not None:
+            for row, x, x_best in zip(
+                self._rows[-len(best) :], to_uint8(outputs.x), to_uint8(best), strict=True
+            ):
+                row["ceiling_psnr"] = image_metrics.psnr(x, x_best)
+                row["ceiling_ms_ssim"] = image_metrics.ms_ssim(x, x_best)
 
     @torch.no_grad()
     def _measure(self, outputs: CodecOutput, *, with_features: bool) -> None:
@@ -207,8 +220,11 @@ class Evaluation(Callback):
             return
         metrics = reduce_rows(rows)
         num_patches, distances = reduce_features(features)
+        ceiling = {
+            name.removeprefix("ceiling_"): metrics.pop(name) for name in CEILINGS if name in metrics
+        }
         self.result = PointResult(
-            pl_module.point, metrics | distances, rows, num_patches, self.protocol
+            pl_module.point, metrics | distances, rows, num_patches, self.protocol, ceiling
         )
 
 
@@ -216,7 +232,7 @@ def reduce_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over the images, in float64; a metric that some image lacks is left out."""
     means = {}
     for name in MEANS:
-        values = [row[name] for row in rows]
+        values: list[Any] = [row.get(name) for row in rows]
         if values and None not in values:
             means[name] = math.fsum(values) / len(values)
     return means

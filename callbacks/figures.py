@@ -26,16 +26,22 @@ def panels(curve: Mapping[str, Any]) -> list[str]:
 
 
 def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
-    """Draw a curve against bits per pixel into a PNG."""
+    """Draw a curve against bits per pixel, with its ceilings, into a PNG."""
     names = panels(curve)
     figure = Figure(figsize=(4.2 * max(1, len(names)), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     bpp = curve["results"]["bpp"]
+    ceiling = curve["meta"].get("ceiling", {})
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         pairs = sorted(
             (x, y) for x, y in zip(bpp, curve["results"][name], strict=True) if y is not None
         )
         axis.plot(*zip(*pairs, strict=True), marker="o", markersize=4, label=curve["name"])
+        if name in ceiling:
+            axis.axhline(ceiling[name], color="grey", linestyle="--", linewidth=1)
+            where = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+            label = axis.text(0.98, ceiling[name], "ceiling", color="grey", fontsize=8, **where)
+            label.set_in_layout(False)
         axis.set_xlabel("bits per pixel")
         axis.set_ylabel(LABELS.get(name, name))
         if max(bpp) > 20 * min(bpp):

@@ -59,7 +59,8 @@ def build_coder(cfg: DictConfig) -> "Codec":
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
     """Whether a codec that needs training has weights from nowhere."""
-    return codec.trainable and not cfg.ckpt_path and not cfg.codec.get("weights")
+    given = cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained
+    return codec.trainable and not given
 
 
 def choose_points(codec: "Codec", point: object) -> tuple[str, ...]:

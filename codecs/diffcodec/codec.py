@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,9 @@ class Codec(LightningModule, ABC):
 
     num_sections: int = 1
     """How many byte strings `encode` returns for an image."""
+
+    pretrained: bool = False
+    """Whether what it was built from brought trained weights, without `weights=`."""
 
     def __init__(self, points: Sequence[str] = ("default",)) -> None:
         super().__init__()
@@ -175,6 +178,17 @@ class Codec(LightningModule, ABC):
             for sections in payloads
         ]
 
+    def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
+        """A batch of a datamodule -> streams. A codec may read more of it than the images."""
+        return self.compress(batch["image"])
+
+    def ceiling(self, x: Tensor) -> Tensor | None:
+        """Images (B, 3, H, W) in [0, 1] -> the best pictures of them that any rate could give.
+
+        None where nothing but the rate limits the codec.
+        """
+        return None
+
     @torch.no_grad()
     def decompress(self, streams: Sequence[bytes], seed: int | None = None) -> Tensor:
         """Streams of images of one size -> images (B, 3, H, W) in [0, 1].
@@ -216,7 +230,7 @@ class Codec(LightningModule, ABC):
         x = batch["image"]
         self.fingerprint()  # builds the entropy tables, which is no part of coding an image
         start = self._clock()
-        streams = self.compress(x)
+        streams = self.compress_batch(batch)
         encoded = self._clock()
         x_hat = self.decompress(streams)
         decoded = self._clock()

@@ -74,8 +74,9 @@ def read_file(path: Path, name: str | None = None) -> Run:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no curve: {error}") from error
     # A run of several series has a curve in a folder of each, and its pictures above them.
-    above = not (path.parent / ROWS).is_file() and (path.parents[1] / ROWS).is_file()
-    folder = path.parents[1] if above else path.parent
+    folder, above = path.parent, path.parent.parent
+    if not (folder / ROWS).is_file() and (above / ROWS).is_file():
+        folder = above
     run = read_data(data, source=str(path), folder=folder, modified=path.stat().st_mtime)
     meta = dict(run.meta)
     # CompressAI and others keep a folder per data set and do not repeat it inside.

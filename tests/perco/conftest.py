@@ -51,7 +51,7 @@ def _codec(rates=("8x8/16", "16x16/16", "64x64/256"), **options) -> PerCo:
     codec = PerCo(_backbone(), rates, **{**small, **options}).eval()
     with torch.no_grad():
         codec.model.backbone.latents.scale.fill_(20.0)
-        for encoder in codec.model.hyper_encoders:
+        for encoder in codec.model.hyper_encoders.values():
             for conv in (encoder.backbone[0], encoder.backbone[13]):
                 conv.weight.mul_(4)
     return codec

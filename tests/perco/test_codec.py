@@ -3,7 +3,7 @@ import torch
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.perco import PerCo
-from diffcodec.perco.captioners import FixedCaptioner
+from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.rates import TABLE_2
 
@@ -139,11 +139,11 @@ def test_samples_share_the_bytes_and_differ(make_codec, x):
 def test_other_weights_are_refused_but_another_encoder_is_not(make_codec, x):
     one, other = make_codec(), make_codec()
     with torch.no_grad():
-        other.model.hyper_encoders[0].backbone[0].bias.add_(1)
+        other.model.encoder(0).backbone[0].bias.add_(1)
         other.model.backbone.latents.vae.encoder.conv_in.bias.add_(1)
     one.decompress(other.compress(x))
     for tensor in (
-        other.model.hyper_encoders[0].quantizer.codebook,
+        other.model.encoder(0).quantizer.codebook,
         other.model.backbone.unet.conv_in.bias,
         other.model.null_text,
     ):
@@ -198,3 +198,21 @@ def test_bf16_changes_nothing_beyond_rounding(make_codec, x):
     expected = make_codec(steps=1).decompress(stream)
     other = make_codec(steps=1, decode_precision="bf16")
     assert (other.decompress(stream) - expected).abs().mean() < 0.02
+
+
+def test_the_ceiling_is_what_the_autoencoder_alone_does(make_codec, x):
+    codec = make_codec()
+    latents = codec.model.backbone.latents
+    with torch.no_grad():
+        ceiling = codec.ceiling(x)
+        one = latents.decode(latents.encode(x[:1, :, :64, :64])).clamp(0, 1)
+        assert torch.equal(codec.ceiling(x[:1, :, :64, :64]), one)
+    assert ceiling.shape == x.shape
+
+
+def test_captions_of_the_batch_are_sent(make_codec, x):
+    codec = make_codec(["8x8/16"], captioner=FileCaptioner())
+    batch = {"image": x, "caption": ["a red barn", "a blue sky"]}
+    assert codec.compress_batch(batch) == codec.compress(x, captions=batch["caption"])
+    with pytest.raises(ValueError, match="the data set has no captions"):
+        codec.compress(x)

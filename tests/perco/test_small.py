@@ -2,15 +2,18 @@ import pytest
 import torch
 
 from diffcodec.perco.small import small_autoencoder, small_backbone
+from experiments.build import build_codec
+from experiments.cli import compose_config
 
 
-def test_the_default_backbones_weights_take_less_than_10_mib():
-    backbone = small_backbone()
+def test_what_ships_takes_less_than_10_mib_in_half_precision():
+    codec = build_codec(compose_config(["codec=perco"]))
+    backbone = codec.model.backbone
     counts = {
         name: sum(p.numel() for p in part.parameters()) for name, part in backbone.named_children()
     }
-    assert counts == {"latents": 2_526_164, "unet": 2_259_132, "text_encoder": 145_728}
-    assert 2 * sum(counts.values()) < 10 << 20
+    assert counts == {"latents": 2_526_164, "unet": 1_799_212, "text_encoder": 145_728}
+    assert 2 * sum(t.numel() for t in codec.state_dict().values()) < 10 << 20
     assert backbone.latents.stride == 8
     assert backbone.prediction == "v"
 
@@ -64,3 +67,15 @@ def test_codes_reach_every_latent_they_stand_for(make_backbone):
             torch.cat([x_t, upsampled], 1), time, encoder_hidden_states=text
         ).sample
         assert torch.equal(backbone.network(x_t, time, text=text, local=local), expected)
+
+
+def test_without_local_channels_it_is_what_zeros_give(make_backbone):
+    backbone = make_backbone()
+    backbone.widen(6)
+    text = backbone.embed_text(["red"])
+    x_t, time = torch.randn(1, 4, 8, 8), torch.tensor(3.0)
+    with torch.no_grad():
+        expected = backbone.network(x_t, time, text=text, local=torch.zeros(1, 6, 8, 8))
+        backbone.widen(0)
+        assert backbone.unet.config.in_channels == 4
+        torch.testing.assert_close(backbone.network(x_t, time, text=text), expected)

@@ -3,8 +3,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
+from diffcodec.perco.pretrain import TextToImage
 from diffcodec.perco.training import drop, spread_over
 
 
@@ -55,8 +57,8 @@ def test_what_is_trained_changes_and_nothing_else(make_codec, tmp_path):
     moved = changed(codec, before)
     assert {name for name in moved if "_codebook" not in name} == trained(codec)
     assert "model.null_text" in moved
-    for index in range(2):
-        assert f"model.hyper_encoders.{index}.quantizer._codebook.embed" in moved
+    for rate in ("8x8/16", "16x16/16"):
+        assert f"model.hyper_encoders.{rate}.quantizer._codebook.embed" in moved
 
 
 def test_only_linear_layers_and_the_first_convolution_of_the_unet_are_trained(make_codec):
@@ -209,5 +211,38 @@ def test_a_trained_codec_loads_again(make_codec, tmp_path):
     assert torch.equal(other.model.null_text, codec.model.null_text)
     other.load_weights(str(path))
     assert not changed(other, codec.state_dict())
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="has no rate 8x8/64, choose from 8x8/16"):
         make_codec(["8x8/64"], weights=str(path))
+
+
+def test_a_codec_of_one_rate_loads_from_one_of_several(make_codec, tmp_path):
+    codec = make_codec(["8x8/16", "16x16/16"])
+    torch.save(codec.trained_state(), tmp_path / "model.pt")
+    other = make_codec(["16x16/16"])
+    other.load_weights(str(tmp_path / "model.pt"))
+    name = "hyper_encoders.16x16/16.backbone.0.weight"
+    assert torch.equal(other.model.state_dict()[name], codec.model.state_dict()[name])
+
+
+def test_a_whole_codec_is_a_backbone_that_brings_its_hyper_encoders(
+    make_backbone, make_codec, tmp_path
+):
+    first = make_codec(["8x8/16", "16x16/16"], export_backbone=True)
+    with torch.no_grad():
+        first.model.null_text.add_(1)
+        first.model.backbone.latents.scale.fill_(7.0)
+    path = str(tmp_path / "model.pt")
+    torch.save(first.trained_state(), path)
+    sizes = {"N": 8, "M": 6, "codebook_dim": 4}
+
+    same = PerCo(make_backbone(weights=path), ["8x8/16", "16x16/16"], **sizes)
+    assert same.pretrained
+    assert not changed(same, first.state_dict())
+    more = PerCo(make_backbone(weights=path), ["16x16/16", "32x32/16"], **sizes)
+    assert not more.pretrained
+    name = "hyper_encoders.16x16/16.backbone.0.weight"
+    assert torch.equal(more.model.state_dict()[name], first.model.state_dict()[name])
+    with pytest.raises(ValueError, match="set M=6"):
+        PerCo(make_backbone(weights=path), ["8x8/16"], **{**sizes, "M": 8})
+    text = TextToImage(make_backbone(weights=path), captioner=PaletteCaptioner())
+    assert text.model.backbone.local_channels == 0

@@ -28,8 +28,11 @@ class Backbone(nn.Module):
         alphas_cumprod: abar of its training timesteps, (N,) falling.
         prediction: `eps` or `v`, what the U-Net predicts.
         patch, latent_scale, latent_shift: of the latent space.
-        hyper_encoder_weights: what a PerCo checkpoint has beside the backbone: HyperEncoder
+        hyper_encoder_weights: what a checkpoint of PerCo (SD) has beside the backbone: HyperEncoder
             options and state dict.
+
+    Attributes:
+        perco_state: what this project's PerCo files hold beside the backbone, see `load_weights`.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Backbone(nn.Module):
         self.alphas_cumprod = alphas_cumprod.double()
         self.prediction = prediction
         self.hyper_encoder_weights = hyper_encoder_weights
+        self.perco_state: dict[str, Tensor] = {}
 
     @property
     def local_channels(self) -> int:
@@ -64,25 +68,26 @@ class Backbone(nn.Module):
         """Let the U-Net's first convolution see z_hat beside the noisy latent (Sec. 3.2).
 
         The old channels' weights are kept, the new ones random; a convolution that is already that
-        wide is left as it is.
+        wide is left as it is. Without local channels it becomes what it does when they are zero.
 
         Raises:
             ValueError: it has been widened to another number of channels.
         """
         if self.local_channels == local_channels:
             return
-        if self.local_channels:
+        if self.local_channels and local_channels:
             raise ValueError(
                 f"this U-Net takes {self.local_channels} local channels, not {local_channels}: "
                 f"set M={self.local_channels}"
             )
         old: Any = self.unet.conv_in
-        in_channels = old.in_channels + local_channels
+        kept = self.latents.channels
+        in_channels = kept + local_channels
         # A new module: `from_pretrained` with another in_channels leaves the weights uninitialised.
         new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
         new.to(old.weight)
         with torch.no_grad():
-            new.weight[:, : old.in_channels] = old.weight
+            new.weight[:, :kept] = old.weight[:, :kept]
             new.get_parameter("bias").copy_(old.bias)
         self.unet.conv_in = new
         self.unet.register_to_config(in_channels=in_channels)
@@ -111,14 +116,22 @@ class Backbone(nn.Module):
         return out
 
     def load_weights(self, source: str) -> None:
-        """Load what `backbone_state` of a trained one returned.
+        """Load a backbone, as `experiment=perco/backbone` or `experiment=perco/small` wrote it.
+
+        A whole PerCo's null text and hyper-encoders are kept in `perco_state`, for a PerCo on this
+        backbone.
 
         Raises:
             ValueError: it cannot be had or does not fit.
         """
-        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"))
-        prefixed = state_dict_of(state, prefix="backbone.")
-        load_strict(self, prefixed, source=source)
+        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"), prefix="model.")
+        beside = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+        state = state_dict_of(state, prefix="backbone.")
+        first = state.get("unet.conv_in.weight")
+        if first is not None:
+            self.widen(first.shape[1] - self.latents.channels)
+        load_strict(self, state, source=source)
+        self.perco_state = beside
 
     def load_latents(self, source: str) -> None:
         """Load the autoencoder alone, as `experiment=perco/autoencoder` wrote it.

@@ -6,17 +6,17 @@ x -> captioner -> text -> bytes -> text encoder
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from diffcodec.codec import Codec, CodecOutput
 from diffcodec.entropy import encode_indices
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.perco.backbone import Backbone
+from diffcodec.perco.captioned import CaptionedCodec
 from diffcodec.perco.captioners import Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet
 from diffcodec.perco.model import FROZEN, LatentDiffusion, choose_hyper_encoders
@@ -24,7 +24,7 @@ from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import Setting, build_settings
 from diffcodec.perco.process import GRID_STEPS
 from diffcodec.perco.sampling import seed_of_sample
-from diffcodec.perco.text import caption_words, find_text_coder
+from diffcodec.perco.text import caption_words
 from diffcodec.perco.tokenizer import WordTokenizer
 from diffcodec.perco.training import several_processes, spread_over, warmed_up_adamw
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
@@ -34,7 +34,7 @@ PRECISIONS = ("32", "bf16")
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
-class PerCo(Codec):
+class PerCo(CaptionedCodec):
     """Perceptual compression at ultra-low rates (Careil et al., ICLR 2024).
 
     Args:
@@ -63,6 +63,7 @@ class PerCo(Codec):
         commitment: weight of the commitment loss.
         lpips_weight: of LPIPS at rates of 0.05 bpp and more.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
+        export_backbone: weights that are written hold the frozen autoencoder and text encoder, too.
         weights: null, or a source of `diffcodec.weights`.
 
     Raises:
@@ -102,6 +103,7 @@ class PerCo(Codec):
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
         decode_precision: str | int = "32",
+        export_backbone: bool = False,
         weights: str | None = None,
     ) -> None:
         parsed, options, state = choose_hyper_encoders(
@@ -123,17 +125,17 @@ class PerCo(Codec):
             num_samples=num_samples,
             grid_steps=grid_steps,
         )
-        super().__init__([*self._settings])
+        super().__init__(
+            [*self._settings], captioner=captioner or FixedCaptioner(), text_coder=text_coder
+        )
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
-        self.captioner = captioner or FixedCaptioner()
-        self.text_coder = text_coder
-        self._encode_text, self._decode_text = find_text_coder(text_coder)
         options |= {"decay": codebook_decay, "dead_code_threshold": dead_code_threshold}
         self.model = LatentDiffusion(
             backbone, self.rates, hyper_encoder=options, grid_steps=grid_steps
         )
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
+        self.pretrained = self.model.adopt("the backbone's file") or state is not None
         prepare_unet(backbone.unet, finetune, lora_rank=lora_rank)
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.anneal = anneal
@@ -142,8 +144,8 @@ class PerCo(Codec):
         self.lpips_weight = lpips_weight
         self.noise_seed = noise_seed
         self.decode_precision = str(decode_precision)
+        self.export_backbone = export_backbone
         self._perceptual: PerceptualLoss | None = None
-        self._batch: Mapping[str, Any] | None = None
         if weights is not None:
             self.load_weights(weights)
 
@@ -156,17 +158,35 @@ class PerCo(Codec):
         """Load what training changed; the rest stays the backbone's.
 
         Args:
-            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+            source: as in `diffcodec.weights`; `package:` means the weights that ship. It may hold
+                more rates than this codec has.
 
         Raises:
             ValueError: it cannot be had, or does not fit this configuration.
         """
         state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"))
+        of_encoders = "model.hyper_encoders."
+        stored = {
+            k.removeprefix(of_encoders).partition(".")[0]
+            for k in state
+            if k.startswith(of_encoders)
+        }
+        wanted = {rate.name for rate in self.rates}
+        if not wanted <= stored:
+            raise ValueError(
+                f"{source} has no rate {', '.join(sorted(wanted - stored))}, "
+                f"choose from {', '.join(sorted(stored))}"
+            )
+        other = tuple(f"{of_encoders}{name}." for name in stored - wanted)
+        state = {k: v for k, v in state.items() if not k.startswith(other)}
         rest = {k: v for k, v in self.state_dict().items() if k.startswith(_FROZEN)}
         load_strict(self, {**rest, **state}, source=source)
 
     def trained_state(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(_FROZEN)}
+        state = self.state_dict()
+        if self.export_backbone:
+            return state
+        return {k: v for k, v in state.items() if not k.startswith(_FROZEN)}
 
     def format_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -184,25 +204,12 @@ class PerCo(Codec):
     def decoding_state(self) -> dict[str, Tensor]:
         return self.model.decoding_state()
 
-    @torch.no_grad()
-    def compress(self, x: Tensor, captions: Sequence[str | None] | None = None) -> list[bytes]:
-        """As `Codec.compress`, with captions given in place of the captioner's, if any."""
-        if captions is None:
-            return super().compress(x)
-        if len(captions) != len(x):
-            raise ValueError(f"{len(captions)} captions for {len(x)} images")
-        captioner, self.captioner = self.captioner, lambda *_: list(captions)
-        try:
-            return super().compress(x)
-        finally:
-            self.captioner = captioner
-
     def encode(self, x: Tensor) -> list[list[bytes]]:
         setting = self.setting
         captions: Sequence[str | None] = [None] * len(x)
         if setting.condition != "local":
             own = setting.caption is None
-            captions = self.captioner(x, self._batch) if own else [setting.caption] * len(x)
+            captions = self.captioner(x) if own else [setting.caption] * len(x)
         index = self.rates.index(setting.rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
@@ -246,17 +253,8 @@ class PerCo(Codec):
             images.append(x_hat)
         return torch.cat(images)
 
-    def test_step(  # type: ignore[override]
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> CodecOutput:
-        # Captions may come from the data set, or by the images' names.
-        self._batch = batch
-        try:
-            return super().test_step(batch, batch_idx)
-        finally:
-            self._batch = None
-
-    validation_step = test_step
+    def ceiling(self, x: Tensor) -> Tensor:
+        return self.model.backbone.latents.round_trip(x)
 
     def setup(self, stage: str) -> None:
         if stage != "fit":

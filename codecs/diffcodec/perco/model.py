@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffcodec.perco.backbone import Backbone, frozen
 from diffcodec.perco.hyper_encoder import HyperEncoder
+from diffcodec.perco.latents import pad
 from diffcodec.perco.process import LatentProcess
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.perco.sampling import sample_latent
 from diffcodec.perco.training import drop
+from diffcodec.weights import load_strict, state_dict_of
 
 FROZEN = ("backbone.latents.", "backbone.text_encoder.")
 
@@ -42,14 +43,16 @@ class LatentDiffusion(nn.Module):
         self.process = LatentProcess(
             backbone.alphas_cumprod, prediction=backbone.prediction, grid_steps=grid_steps
         )
-        self.hyper_encoders = nn.ModuleList(
-            HyperEncoder(
-                rate,
-                in_channels=backbone.latents.channels,
-                latent_stride=backbone.latents.stride,
-                **hyper_encoder,
-            )
-            for rate in self.rates
+        self.hyper_encoders = nn.ModuleDict(
+            {
+                rate.name: HyperEncoder(
+                    rate,
+                    in_channels=backbone.latents.channels,
+                    latent_stride=backbone.latents.stride,
+                    **hyper_encoder,
+                )
+                for rate in self.rates
+            }
         )
         self.local_channels = int(hyper_encoder["M"]) if self.rates else 0
         backbone.widen(self.local_channels)
@@ -57,6 +60,27 @@ class LatentDiffusion(nn.Module):
         frozen(backbone.text_encoder)
         with torch.no_grad():
             self.null_text = nn.Parameter(backbone.embed_text([""]))
+
+    def adopt(self, source: str) -> bool:
+        """Take null text and hyper-encoders from the file that the backbone came from.
+
+        Returns:
+            Whether it holds all the rates; hyper-encoders that it does not hold stay random.
+
+        Raises:
+            ValueError: its hyper-encoders are of other sizes.
+        """
+        state = self.backbone.perco_state
+        if "null_text" in state:
+            load_strict(self, {**self.state_dict(), "null_text": state["null_text"]}, source=source)
+        found = 0
+        for name, encoder in self.hyper_encoders.items():
+            own = {k: v for k, v in state.items() if k.startswith(f"hyper_encoders.{name}.")}
+            if own:
+                own = state_dict_of(own, prefix=f"hyper_encoders.{name}.")
+                load_strict(encoder, own, source=source)
+                found += 1
+        return 0 < found == len(self.rates)
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         super().train(mode)
@@ -68,7 +92,7 @@ class LatentDiffusion(nn.Module):
 
     def encoder(self, index: int) -> HyperEncoder:
         """The hyper-encoder of a rate."""
-        module = self.hyper_encoders[index]
+        module = self.hyper_encoders[self.rates[index].name]
         assert isinstance(module, HyperEncoder)
         return module
 
@@ -191,12 +215,6 @@ class LatentDiffusion(nn.Module):
             x_hat = self.backbone.latents.decode(x0_hat)
             out["lpips_loss"] = perceptual(x_hat.clamp(0, 1) * 2 - 1, x * 2 - 1)
         return out
-
-
-def pad(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and lower border up to multiples of so many pixels."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def choose_hyper_encoders(

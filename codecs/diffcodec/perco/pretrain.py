@@ -5,7 +5,6 @@ single precision, whose PSNR is the ceiling of what PerCo can reach (Fig. 9; Tab
 latent diffusion model's is the caption.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec, CodecOutput
+from diffcodec.codec import Codec
 from diffcodec.perco.backbone import Backbone
+from diffcodec.perco.captioned import CaptionedCodec
 from diffcodec.perco.captioners import Captioner
-from diffcodec.perco.latents import LatentSpace
-from diffcodec.perco.model import LatentDiffusion, pad
-from diffcodec.perco.text import find_text_coder
+from diffcodec.perco.latents import LatentSpace, pad
+from diffcodec.perco.model import LatentDiffusion
 from diffcodec.perco.training import warmed_up_adamw
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
@@ -35,6 +34,8 @@ class Autoencoder(Codec):
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         kl_weight: of the divergence of the posterior from N(0, I), per latent value.
         momentum: of the latents' statistics.
+        decoder_only: go on from `weights` with the latent space as it is, so that what was trained
+            on it still fits.
         weights: null, or a source of `diffcodec.weights`.
     """
 
@@ -47,13 +48,17 @@ class Autoencoder(Codec):
         warmup_steps: int = 100,
         kl_weight: float = 1e-5,
         momentum: float = 0.01,
+        decoder_only: bool = False,
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        if decoder_only and weights is None:
+            raise ValueError("decoder_only=true goes on from weights: give them")
         self.latents = latents
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.kl_weight = kl_weight
         self.momentum = momentum
+        self.decoder_only = decoder_only
         if weights is not None:
             state = state_dict_of(load_checkpoint(weights, package="diffcodec.perco"))
             load_strict(self, state, source=weights)
@@ -80,17 +85,25 @@ class Autoencoder(Codec):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = pad(batch["image"], self.latents.stride)
+        if self.decoder_only:
+            with torch.no_grad():
+                latent = self.latents.encode(x)
+            return self._squared_error(latent, x)
         posterior = self.latents.posterior(x)
         z = posterior.sample()
         self._track(z.detach())
-        x_hat = self.latents.decode((z - self.latents.shift) * self.latents.scale)
-        mse = (x_hat - x).square().mean()
         mean, variance = posterior.mean.float(), posterior.var.float()
         divergence = (mean**2 + variance - 1 - variance.log()).mean() / 2
-        self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
-        self.log_dict({"train/mse": mse, "train/kl": divergence})
-        loss: Tensor = mse + self.kl_weight * divergence
+        self.log("train/kl", divergence)
+        latent = (z - self.latents.shift) * self.latents.scale
+        loss: Tensor = self._squared_error(latent, x) + self.kl_weight * divergence
         return loss
+
+    def _squared_error(self, latent: Tensor, x: Tensor) -> Tensor:
+        mse = (self.latents.decode(latent) - x).square().mean()
+        self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
+        self.log("train/mse", mse)
+        return mse
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -103,7 +116,11 @@ class Autoencoder(Codec):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(
-            list(self.parameters()),
+            [
+                parameter
+                for name, parameter in self.latents.vae.named_parameters()
+                if not self.decoder_only or name.startswith(("decoder.", "post_quant_conv."))
+            ],
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,
@@ -111,7 +128,7 @@ class Autoencoder(Codec):
         )
 
 
-class TextToImage(Codec):
+class TextToImage(CaptionedCodec):
     """Trains U-Net and text encoder of a backbone to make images of captions.
 
     Args:
@@ -140,10 +157,7 @@ class TextToImage(Codec):
         warmup_steps: int = 500,
         weights: str | None = None,
     ) -> None:
-        super().__init__()
-        self.captioner = captioner
-        self._encode_text, self._decode_text = find_text_coder(text_coder)
-        self.text_coder = text_coder
+        super().__init__(captioner=captioner, text_coder=text_coder)
         model = LatentDiffusion(backbone, [], hyper_encoder={}, grid_steps=grid_steps)
         # The null text is that of "", which PerCo starts from.
         model.null_text.requires_grad_(False)
@@ -152,9 +166,9 @@ class TextToImage(Codec):
         self.caption_drop = caption_drop
         self.steps, self.guidance = steps, guidance
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        self._batch: Mapping[str, Any] | None = None
         if weights is not None:
             backbone.load_weights(weights)
+            backbone.widen(0)
 
     def trained_state(self) -> dict[str, Tensor]:
         return {f"backbone.{k}": v for k, v in self.model.backbone.state_dict().items()}
@@ -166,7 +180,7 @@ class TextToImage(Codec):
         return self.model.decoding_state()
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
-        captions = self.captioner(x, self._batch)
+        captions = self.captioner(x)
         return [[self._encode_text(caption or "")] for caption in captions]
 
     def decode(
@@ -188,16 +202,8 @@ class TextToImage(Codec):
         ]
         return torch.cat(images)
 
-    def test_step(  # type: ignore[override]
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> CodecOutput:
-        self._batch = batch
-        try:
-            return super().test_step(batch, batch_idx)
-        finally:
-            self._batch = None
-
-    validation_step = test_step
+    def ceiling(self, x: Tensor) -> Tensor:
+        return self.model.backbone.latents.round_trip(x)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         captions = self.captioner(batch["image"], batch)

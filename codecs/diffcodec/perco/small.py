@@ -29,7 +29,7 @@ def small_backbone(
     *,
     vae_channels: Sequence[int] = (64, 128),
     vae_layers: int = 1,
-    unet_channels: Sequence[int] = (40, 64, 80),
+    unet_channels: Sequence[int] = (40, 64, 64),
     unet_layers: int = 1,
     text_channels: int = 64,
     text_layers: int = 2,

@@ -6,8 +6,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
+from callbacks.reconstructions import Reconstructions
+from diffcodec.base.classical import PillowCodec
+from diffcodec.codec import CodecOutput
+from experiments.comparison.joining import join
+from experiments.comparison.pictures import copy_pictures
+from experiments.comparison.runs import find_runs
 from tests.wandb_file import read_records
 
 
@@ -50,6 +57,26 @@ def test_originals_and_reconstructions_are_beside_the_page(compared):
         *("00-alpha-quality_1.png", "00-alpha-quality_2.png"),
         *("01-beta-quality_1.png", "01-beta-quality_2.png", "original.png"),
     ]
+
+
+def test_pictures_are_found_as_the_callback_writes_them(tmp_path):
+    x = torch.rand(1, 3, 40, 48)
+    codec = PillowCodec("JPEG", [50])
+    writer = Reconstructions(str(tmp_path))
+    output = CodecOutput([7], ["a b.c.webp"], x, x, [10], [9], 0.1, 0.1)
+    writer.on_test_batch_end(None, codec, output)
+    with (tmp_path / "images.csv").open("w") as file:
+        file.write("point,index,name,bpp,psnr\nquality=50,7,a b.c.webp,0.5,inf\n")
+    # A series has its curve in a folder of its own.
+    (tmp_path / "fast").mkdir()
+    meta = {"points": ["quality=50"], "config": {"codec": {}}}
+    curve = {"name": "jpeg fast", "meta": meta, "results": {"bpp": [0.5]}}
+    (tmp_path / "fast" / "curve.json").write_text(json.dumps(curve))
+    curves, _ = join(find_runs([str(tmp_path)]))
+    (image,) = copy_pictures(curves, tmp_path / "out", 8)
+    assert (image.name, image.width, image.height) == ("a b.c.webp", 48, 40)
+    assert image.items[0]["psnr"] is None
+    assert (tmp_path / "out" / image.items[0]["src"]).is_file()
 
 
 def test_a_curve_cannot_end_the_page_s_script(compared):

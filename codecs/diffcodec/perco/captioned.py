@@ -1,0 +1,57 @@
+"""What the codecs that send captions have in common."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcodec.codec import Codec
+from diffcodec.perco.captioners import Captioner
+from diffcodec.perco.text import find_text_coder
+
+
+class CaptionedCodec(Codec):
+    """A codec that sends a caption with each image.
+
+    Args:
+        points: names of the operating points.
+        captioner: images -> captions, see `diffcodec.perco.captioners`.
+        text_coder: `zlib` or `dictionary`, see `diffcodec.perco.text`.
+
+    Raises:
+        ValueError: there is no such text coder.
+    """
+
+    def __init__(
+        self, points: Sequence[str] = ("default",), *, captioner: Captioner, text_coder: str
+    ) -> None:
+        super().__init__(points)
+        self.captioner = captioner
+        self.text_coder = text_coder
+        self._encode_text, self._decode_text = find_text_coder(text_coder)
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, captions: Sequence[str | None] | None = None) -> list[bytes]:
+        """As `Codec.compress`, with captions given in place of the captioner's, if any."""
+        if captions is None:
+            return super().compress(x)
+        if len(captions) != len(x):
+            raise ValueError(f"{len(captions)} captions for {len(x)} images")
+        with self._captioned_by(lambda *_: list(captions)):
+            return super().compress(x)
+
+    def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
+        # Captions may come from the data set, or by the images' names.
+        captioner = self.captioner
+        with self._captioned_by(lambda x, _=None: captioner(x, batch)):
+            return super().compress_batch(batch)
+
+    @contextmanager
+    def _captioned_by(self, captioner: Captioner) -> Iterator[None]:
+        own, self.captioner = self.captioner, captioner
+        try:
+            yield
+        finally:
+            self.captioner = own

@@ -103,6 +103,10 @@ class RateCurves(Callback):
         for name in panels(data):
             payload[f"rate_{name}"] = wandb.plot.line(table, "bpp", name, title=f"{name} over bpp")
         run.log(payload)
+        # For comparisons: the curve, or one in a folder of each series.
+        for path in [self.folder / "curve.json", *self.folder.glob("*/curve.json")]:
+            if path.is_file():
+                run.save(str(path), base_path=str(self.folder), policy="now")
         for name, value in data["meta"]["ceiling"].items():
             run.summary[f"ceiling/{name}"] = value
         for name, value in self.results[-1].metrics.items():

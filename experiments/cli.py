@@ -21,7 +21,7 @@ HYDRA_VERSION = "1.3"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def compose_config(overrides: list[str]) -> DictConfig:
+def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """The config that these overrides make, without running anything.
 
     Raises:
@@ -30,17 +30,17 @@ def compose_config(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
-            return compose(CONFIG_NAME, overrides=overrides, return_hydra_config=True)
+            return compose(config_name, overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, overrides)) from error
+        raise ValueError(_explain(error, overrides, config_name)) from error
 
 
-def check_overrides(arguments: list[str]) -> None:
+def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> None:
     """Stop with a message, before anything heavy is imported, if the command line is wrong."""
     if any(argument.startswith("-") for argument in arguments):
         return  # --help, --cfg, --multirun …: Hydra's own
     try:
-        compose_config(arguments)
+        compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
 
@@ -49,22 +49,34 @@ def fail(error: BaseException) -> None:
     """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     if os.environ.get(FULL_ERROR) == "1":
         raise error
-    cause = error
-    while cause.__cause__ is not None and type(cause).__name__ == "InstantiationException":
-        cause = cause.__cause__
-    sys.exit(f"error: {cause}")
+    sys.exit(f"error: {root_cause(error)}")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What a class said when Hydra could not make one."""
+    while error.__cause__ is not None and type(error).__name__ == "InstantiationException":
+        error = error.__cause__
+    return error
 
 
 def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
-    """Decorate a task: what the user can mend is reported in one line."""
+    """Decorate a task: what the user can mend is reported in one line.
+
+    One run of several leaves the line in its folder, and the others go on.
+    """
 
     def wrapped(cfg: DictConfig) -> None:
         from hydra.errors import InstantiationException
 
+        from experiments.multirun import in_multirun, leave_failure
+
         try:
             function(cfg)
         except (ValueError, InstantiationException) as error:
-            fail(error)
+            if in_multirun():
+                leave_failure(root_cause(error))
+            else:
+                fail(error)
 
     return wrapped
 
@@ -105,7 +117,7 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=pattern, module="lightning")
 
 
-def _explain(error: BaseException, overrides: list[str]) -> str:
+def _explain(error: BaseException, overrides: list[str], config_name: str) -> str:
     message = str(error).strip()
     match = re.search(r"Could not override '([^']+)'", message)
     if match is None:
@@ -113,7 +125,7 @@ def _explain(error: BaseException, overrides: list[str]) -> str:
     key = match.group(1)
     parent, _, name = key.rpartition(".")
     kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
-    node = compose_config(kept)
+    node = compose_config(kept, config_name)
     node = OmegaConf.select(node, parent) if parent else node
     if not isinstance(node, DictConfig):
         return message

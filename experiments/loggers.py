@@ -1,16 +1,14 @@
 """Loggers that need more than a class and its arguments."""
 
-import logging
-import netrc
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
 
-log = logging.getLogger(__name__)
+from experiments.credentials import wandb_mode
+
+MAX_TAG = 64  # characters, W&B's limit
 
 
 def wandb_logger(
@@ -22,6 +20,7 @@ def wandb_logger(
     group: str | None = None,
     job_type: str | None = None,
     tags: Sequence[str] = (),
+    rate: Sequence[Any] = (),
     mode: str | None = None,
 ) -> WandbLogger:
     """A W&B logger that needs no account.
@@ -29,23 +28,23 @@ def wandb_logger(
     Args:
         save_dir: where an offline run's files go.
         name, project, entity, group, job_type, tags: as in `wandb.init`.
+        rate: settings of the rate; the first that is not null becomes a tag, `rate=…`.
         mode: `online`, `offline` or `disabled`; null is online with an API key (WANDB_API_KEY or
             `wandb login`), offline without one. WANDB_MODE goes first.
 
     Raises:
         ValueError: an unknown mode.
     """
-    mode = os.environ.get("WANDB_MODE") or mode or ("online" if has_api_key() else "offline")
-    modes = ("online", "offline", "disabled", "shared")
-    if mode not in modes:
-        raise ValueError(f"unknown W&B mode {mode!r}, choose from {modes}")
+    mode = wandb_mode(mode)
+    given = [value for value in rate if value is not None]
+    tags = [*tags, *(f"rate={_brief(value)}"[:MAX_TAG] for value in given[:1])]
     options: dict[str, Any] = {"entity": entity, "group": group, "job_type": job_type}
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     return WandbLogger(
         name=name,
         save_dir=save_dir,
         project=project,
-        tags=list(tags),
+        tags=tags,
         mode=mode,
         log_model=False,
         settings={"silent": mode == "offline"},
@@ -53,16 +52,12 @@ def wandb_logger(
     )
 
 
-def has_api_key() -> bool:
-    """Whether W&B has credentials, in the environment or in the netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = os.environ.get("NETRC") or str(Path.home() / ".netrc")
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def _brief(value: Any) -> str:
+    """A rate as a tag: of several the first and the last."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    values = [str(entry) for entry in value]
+    return values[0] if len(values) == 1 else f"{values[0]}…{values[-1]}"
 
 
 def describe(logger: WandbLogger) -> str:

@@ -1,6 +1,9 @@
 """Train a codec, then measure it at every operating point.
 
-python -m experiments.run codec=… datamodule=… [key=value …]
+    python -m experiments.run codec=… datamodule=… [key=value …]
+    python -m experiments.run -m codec=jpeg,webp,avif …
+
+The second is a run per codec, and a table of them all at the end.
 """
 
 import logging
@@ -20,6 +23,7 @@ from experiments.cli import (
     quiet_libraries,
     reports_errors,
 )
+from experiments.multirun import needs_own_process, run_in_own_process
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
@@ -64,7 +68,10 @@ def run(cfg: DictConfig) -> None:
 @reports_errors
 def main(cfg: DictConfig) -> Any:
     """Entry point of `python -m experiments.run`."""
-    run(cfg)
+    if needs_own_process(cfg):
+        run_in_own_process()
+    else:
+        run(cfg)
 
 
 if __name__ == "__main__":

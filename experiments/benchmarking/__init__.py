@@ -1,0 +1,1 @@
+"""How fast a codec is, and where the time goes."""

@@ -1,0 +1,97 @@
+"""What the machine can do: its clock, its memory, its matrix products."""
+
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MIB = 1 << 20
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product is timed
+PEAK_REPETITIONS = 5
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds that waits for the device."""
+
+    def clock() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product, the best of some."""
+    size = PEAK_SIZE.get(device.type, 2048)
+    a = torch.rand(size, size, device=device).to(dtype)
+    clock = clock_of(device)
+    best = float("inf")
+    for _ in range(PEAK_REPETITIONS + 1):
+        start = clock()
+        _ = a @ a
+        best = min(best, clock() - start)
+    return 2 * size**3 / best
+
+
+class Memory:
+    """Peak memory while the context lasts: `mib`, None where the system does not tell."""
+
+    mib: float | None = None
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Memory]:
+    """Most memory in use: allocated tensors on a GPU, the resident process on a CPU (Linux)."""
+    memory = Memory()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield memory
+        memory.mib = torch.cuda.max_memory_allocated(device) / MIB
+        return
+    known = _forget_peak()
+    yield memory
+    if known:
+        memory.mib = _resident_peak()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Names and versions that a time depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _forget_peak() -> bool:
+    try:
+        _CLEAR.write_text("5")  # resets the high-water mark of this process
+    except OSError:
+        return False
+    return True
+
+
+def _resident_peak() -> float | None:
+    try:
+        match = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    except OSError:
+        return None
+    return int(match[1]) / 1024 if match else None
+
+
+def _cpu_name() -> str:
+    try:
+        match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor()

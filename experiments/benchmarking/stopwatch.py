@@ -1,0 +1,185 @@
+"""Where the time of coding goes: networks, entropy coding, and the rest."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+NETWORK, ENTROPY = "network", "entropy"
+# Functions of ours, by the name under which any module of the library may have imported them.
+ENTROPY_FUNCTIONS = (
+    *("encode_indices", "decode_indices", "rans_encode", "rans_decode"),
+    *("encode_text", "decode_text"),
+)
+# Methods of CompressAI's; context models alternate between network and coder in `_…_ar`.
+ENTROPY_METHODS = {
+    "compressai.entropy_models.entropy_models": {"EntropyModel": ("compress", "decompress")},
+    "compressai.models.google": {
+        "JointAutoregressiveHierarchicalPriors": ("_compress_ar", "_decompress_ar")
+    },
+}
+
+
+class Stopwatch:
+    """Seconds per part; what an inner part takes is not counted for the one around it.
+
+    Args:
+        clock: seconds, with the device synchronised.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._clock = clock
+        self._stack: list[str] = []
+        self._since = 0.0
+
+    def enter(self, part: str) -> None:
+        """A part begins."""
+        self._switch(part)
+        self._stack.append(part)
+
+    def leave(self) -> None:
+        """The innermost part ends."""
+        ended = self._stack.pop()
+        outer = self._stack[-1] if self._stack else None
+        if outer != ended:
+            self._add(ended)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part for as long as the context lasts."""
+        self.enter(name)
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def _switch(self, part: str) -> None:
+        current = self._stack[-1] if self._stack else None
+        if current != part:  # the clock waits for the device: not for every layer in a layer
+            self._add(current)
+
+    def _add(self, part: str | None) -> None:
+        now = self._clock()
+        if part is not None:
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
+        self._since = now
+
+
+class Instruments:
+    """Calls of networks and entropy coders, reported to a stopwatch while it is watching.
+
+    Networks compiled by `torch.compile` are seen if this object was made before: hooks in compiled
+    code would break it, so a compiled function counts as one call.
+    """
+
+    def __init__(self) -> None:
+        self._watch: Stopwatch | None = None
+        self._handles: list[Any] = []
+        self._compile = torch.compile
+        torch.compile = self._timed_compile
+
+    def close(self) -> None:
+        """Give `torch.compile` back."""
+        torch.compile = self._compile
+
+    @contextmanager
+    def watching(self, watch: Stopwatch) -> Iterator[None]:
+        """Report to this stopwatch."""
+        undo = [*_patch_functions(watch), *_patch_methods(watch)]
+        self._watch = watch
+        self._hook()
+        try:
+            yield
+        finally:
+            self._unhook()
+            self._watch = None
+            for owner, name, original in undo:
+                setattr(owner, name, original)
+
+    def _hook(self) -> None:
+        watch = self._watch
+        assert watch is not None
+
+        def before(module: nn.Module, inputs: Any) -> None:
+            watch.enter(NETWORK)
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            watch.leave()
+
+        self._handles = [
+            hooks.register_module_forward_pre_hook(before),
+            hooks.register_module_forward_hook(after, always_call=True),
+        ]
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _timed_compile(self, *args: Any, **options: Any) -> Any:
+        compiled = self._compile(*args, **options)
+        if isinstance(compiled, nn.Module):
+            return compiled  # its calls pass the hooks
+
+        @functools.wraps(compiled)
+        def call(*inputs: Any, **named: Any) -> Any:
+            watch = self._watch
+            if watch is None:
+                return compiled(*inputs, **named)
+            self._unhook()
+            try:
+                with watch.part(NETWORK):
+                    return compiled(*inputs, **named)
+            finally:
+                self._hook()
+
+        return call
+
+
+def _patch_functions(watch: Stopwatch) -> list[tuple[Any, str, Any]]:
+    """Wrap the library's entropy coders wherever they were imported; returns how to undo it."""
+    from diffcodec import entropy
+
+    wrapped = {
+        original: _timed(original, watch)
+        for original in (getattr(entropy, name) for name in ENTROPY_FUNCTIONS)
+    }
+    undo = []
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] != "diffcodec" or module is entropy:
+            continue
+        for key, value in list(vars(module).items()):
+            ours = callable(value) and getattr(value, "__module__", "") == entropy.__name__
+            if ours and value in wrapped:
+                undo.append((module, key, value))
+                setattr(module, key, wrapped[value])
+    return undo
+
+
+def _patch_methods(watch: Stopwatch) -> list[tuple[Any, str, Any]]:
+    undo = []
+    for module, classes in ENTROPY_METHODS.items():
+        if module not in sys.modules:
+            continue
+        for class_name, methods in classes.items():
+            owner = getattr(sys.modules[module], class_name)
+            for name in methods:
+                original = vars(owner)[name]
+                undo.append((owner, name, original))
+                setattr(owner, name, _timed(original, watch))
+    return undo
+
+
+def _timed(function: Callable[..., Any], watch: Stopwatch) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        with watch.part(ENTROPY):
+            return function(*args, **named)
+
+    return call

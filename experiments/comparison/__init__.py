@@ -1,0 +1,1 @@
+"""Curves of several runs on one page: joined, checked, put into figures and tables."""

@@ -1,0 +1,140 @@
+"""Bjøntegaard deltas of two curves, for metrics of either sign, or the reason why there is none."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from experiments.comparison.joining import Curve
+
+METHODS = ("akima", "pchip")
+MIN_OVERLAP = 0.5  # of the range that the two curves span together
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The mean difference of two curves over the range that they share.
+
+    Attributes:
+        value: the difference, test minus anchor; None where there is none.
+        low, high: the shared range, of the rate (metrics) or of the metric (rates).
+        overlap: its share of the range that both span together; of rates in their logarithm.
+        reason: why there is no value.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    overlap: float | None = None
+    reason: str | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the value rests on less than half of what the curves span."""
+        return self.value is not None and (self.overlap or 0.0) < MIN_OVERLAP
+
+
+def bd_metric(
+    anchor: Curve, test: Curve, metric: str, *, method: str = "akima", rate: str = "bpp"
+) -> Delta:
+    """Mean difference of a metric over the logarithm of the rate (BD-PSNR and its kin).
+
+    Args:
+        anchor, test: the curves.
+        metric: of either sign: the result is positive where the test's values are larger.
+        method: `akima` or `pchip`.
+        rate: the metric on the rate axis.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    _check(method)
+    pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
+    problem = _too_few(pairs, metric)
+    if problem is None and any(_repeats([r for r, _ in side]) for side in pairs):
+        problem = "several values at one rate are no function of the rate"
+    if problem is not None:
+        return Delta(reason=problem)
+    low, high, overlap = _shared([[math.log10(r) for r, _ in side] for side in pairs])
+    if overlap <= 0:
+        return Delta(reason=_apart("rates", [[r for r, _ in side] for side in pairs]))
+
+    from bjontegaard import bd_psnr
+
+    columns = [list(column) for side in pairs for column in zip(*side, strict=True)]
+    value = bd_psnr(*columns, method=method, require_matching_points=False, min_overlap=0)
+    return _finished(float(value), 10**low, 10**high, overlap)
+
+
+def bd_rate(
+    anchor: Curve, test: Curve, metric: str, *, method: str = "akima", rate: str = "bpp"
+) -> Delta:
+    """Mean difference of the rate in per cent at equal values of a metric (BD-rate).
+
+    Args:
+        anchor, test: the curves.
+        metric: of either sign; it must rise or fall with the rate all along.
+        method: `akima` or `pchip`.
+        rate: the metric on the rate axis.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    _check(method)
+    pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
+    problem = _too_few(pairs, metric)
+    if problem is None and not all(_steady([v for _, v in side]) for side in pairs):
+        problem = f"{metric} does not change steadily with the rate"
+    if problem is not None:
+        return Delta(reason=problem)
+    by_value = [sorted(side, key=lambda pair: pair[1]) for side in pairs]
+    low, high, overlap = _shared([[v for _, v in side] for side in by_value])
+    if overlap <= 0:
+        return Delta(reason=_apart(f"values of {metric}", [[v for _, v in s] for s in by_value]))
+
+    from bjontegaard import bd_rate as library
+
+    columns = [list(column) for side in by_value for column in zip(*side, strict=True)]
+    value = library(*columns, method=method, require_matching_points=False, min_overlap=0)
+    return _finished(float(value), low, high, overlap)
+
+
+def _check(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"unknown interpolation {method!r}, choose from {', '.join(METHODS)}")
+
+
+def _too_few(pairs: Sequence[Sequence[object]], metric: str) -> str | None:
+    for side, who in zip(pairs, ("the anchor", "this curve"), strict=True):
+        if not side:
+            return f"{who} has no {metric}"
+        if len(side) < 2:
+            return f"{who} has a single point"
+    return None
+
+
+def _repeats(values: Sequence[float]) -> bool:
+    return any(a == b for a, b in pairwise(values))
+
+
+def _steady(values: Sequence[float]) -> bool:
+    steps = [b - a for a, b in pairwise(values)]
+    return all(step > 0 for step in steps) or all(step < 0 for step in steps)
+
+
+def _shared(axes: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Ends of the shared range, and its share of the whole."""
+    low, high = max(min(axis) for axis in axes), min(max(axis) for axis in axes)
+    whole = max(max(axis) for axis in axes) - min(min(axis) for axis in axes)
+    return low, high, (high - low) / whole
+
+
+def _apart(what: str, axes: Sequence[Sequence[float]]) -> str:
+    ranges = " and ".join(f"{min(axis):.4g} to {max(axis):.4g}" for axis in axes)
+    return f"the {what} do not overlap: {ranges}"
+
+
+def _finished(value: float, low: float, high: float, overlap: float) -> Delta:
+    if not math.isfinite(value):
+        return Delta(reason="the interpolation gave no finite value")
+    return Delta(value, low, high, overlap)

@@ -1,0 +1,144 @@
+"""What curves must have in common to be compared, and saying so where they do not."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.comparison.joining import Curve
+from experiments.comparison.runs import Run
+
+SET_METRICS = ("fid", "kid", "fd_random", "kd_random")
+RATES = ("bpp", "bpp-payload")
+
+
+@dataclass(frozen=True)
+class Field:
+    """Something that must agree.
+
+    Attributes:
+        name: for messages.
+        read: run -> its value as text, or None where the run does not say.
+        metrics: it matters only to curves with one of these; empty: to all.
+    """
+
+    name: str
+    read: Callable[[Run], str | None]
+    metrics: tuple[str, ...] = ()
+
+    def value(self, run: Run) -> str | None:
+        """The run's value, None where it does not say or it does not matter."""
+        if self.metrics and not any(m in values for _, values in run.points for m in self.metrics):
+            return None
+        return self.read(run)
+
+
+def fields(rate: str) -> list[Field]:
+    """What is compared between runs whose rate axis is `rate`."""
+    return [
+        Field("data set", lambda run: _text(run.meta.get("dataset"))),
+        Field("images", lambda run: _text(run.meta.get("num_images"))),
+        Field("sizes", lambda run: _sizes(run.meta)),
+        Field("rate", lambda run: _rate(run, rate)),
+        Field("FID", lambda run: _fid(run.meta), SET_METRICS),
+        Field("FID patches", lambda run: _text(run.meta.get("num_patches")), SET_METRICS),
+        Field("LPIPS network", lambda run: _lpips(run.meta), ("lpips",)),
+    ]
+
+
+def check(curves: Sequence[Curve], *, rate: str = "bpp", allow: bool = False) -> list[Curve]:
+    """The curves, each with marks for what it does not share with the others.
+
+    Args:
+        curves: what is to be compared.
+        rate: the metric on the rate axis.
+        allow: mark differences instead of refusing them.
+
+    Raises:
+        ValueError: they differ in what they must share; the message says which runs in what.
+    """
+    differing = []
+    for field in fields(rate):
+        values: dict[str, list[str]] = {}
+        for curve in curves:
+            for run in curve.runs:
+                value = field.value(run)
+                if value is not None:
+                    values.setdefault(value, []).append(curve.name)
+        if len(values) > 1:
+            differing.append((field, values))
+    if differing and not allow:
+        told = "; ".join(f"{field.name}: {_told(values)}" for field, values in differing)
+        raise ValueError(f"these curves cannot be compared: {told}. --allow does it all the same")
+    return [_marked(curve, [field for field, _ in differing]) for curve in curves]
+
+
+def unstated(curves: Sequence[Curve], rate: str = "bpp") -> dict[str, list[str]]:
+    """Name of a field -> names of the curves that do not say it, where others do."""
+    found: dict[str, list[str]] = {}
+    for field in fields(rate):
+        relevant = [
+            curve
+            for curve in curves
+            if not field.metrics or any(curve.pairs(m, rate) for m in field.metrics)
+        ]
+        silent = [c.name for c in relevant if any(field.value(run) is None for run in c.runs)]
+        if silent and len(silent) < len(relevant):
+            found[field.name] = silent
+    return found
+
+
+def _marked(curve: Curve, differing: Sequence[Field]) -> Curve:
+    marks = []
+    for field in differing:
+        values = dict.fromkeys(filter(None, (field.value(run) for run in curve.runs)))
+        if values:
+            marks.append(f"{field.name}: {'/'.join(values)}")
+    return replace(curve, marks=tuple(marks))
+
+
+def _told(values: Mapping[str, Sequence[str]]) -> str:
+    return " against ".join(
+        f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in values.items()
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _sizes(meta: Mapping[str, Any]) -> str | None:
+    sizes = meta.get("sizes")
+    if not sizes:
+        return None
+    if len(sizes) > 4:
+        return f"{len(sizes)} sizes from {sizes[0]} to {sizes[-1]}"
+    return "+".join(map(str, sizes))
+
+
+def _rate(run: Run, rate: str) -> str | None:
+    has_both = all(set(RATES) <= set(values) for _, values in run.points)
+    if has_both:
+        return "without header" if rate == "bpp-payload" else "with header"
+    stated = str(run.meta.get("rate") or "").partition(";")[0]
+    if "without" in stated or "payload" in stated:
+        return "without header"
+    if "header" in stated or "whole file" in stated:
+        return "with header"
+    return None
+
+
+def _fid(meta: Mapping[str, Any]) -> str | None:
+    """One name per protocol: publications word it as they like."""
+    stated = meta.get("fid")
+    if stated is None:
+        return None
+    if "256x256" in stated and "128" in stated:
+        return "256x256 patches, second pass at 128"
+    return str(stated)
+
+
+def _lpips(meta: Mapping[str, Any]) -> str | None:
+    if "lpips" in meta:
+        return str(meta["lpips"])
+    evaluation = (meta.get("config") or {}).get("callbacks", {}).get("evaluation") or {}
+    return _text(evaluation.get("lpips"))

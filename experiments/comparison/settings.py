@@ -1,0 +1,88 @@
+"""What tells two runs apart: the parts of a config, and of the name of an operating point."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.comparison.runs import Run
+
+# What makes the points of one curve: settings of the rate, in a config and in a point's name.
+RATE_SETTINGS = ("rates", "lmbda", "quality", "values", "levels")
+RATE_PARTS = ("rate", "quality", "level", "ratio", "qp", "lmbda")
+# One model per rate means other weights per rate.
+WEIGHTS = ("codec.weights", "ckpt_path")
+# Of a run that trains: how. Where it ran, and what it logged, changes no picture.
+TRAINING = ("seed", "trainer.max_steps", "trainer.max_epochs", "trainer.precision", "datamodule")
+NOT_TRAINING = ("datamodule.root", "datamodule.test", "datamodule.val", "datamodule.name")
+RATE_NAME = re.compile(r"\d+x\d+/\d+")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested config -> dotted key -> value as text."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = shown(value)
+    return flat
+
+
+def shown(value: Any) -> str:
+    """A value of a config as it is typed on a command line."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "[" + ",".join(shown(entry) for entry in value) + "]"
+    return json.dumps(value)
+
+
+def identity(run: Run) -> dict[str, str]:
+    """The settings of a run that change its pictures, apart from those of the rate and weights."""
+    flat = flatten(run.config)
+    kept = {k: v for k, v in flat.items() if k.startswith("codec.") and not is_rate(k)}
+    kept = {k: v for k, v in kept.items() if k not in WEIGHTS}
+    if flat.get("fit") == "true":
+        kept |= {
+            k: v for k, v in flat.items() if _below(k, TRAINING) and not _below(k, NOT_TRAINING)
+        }
+    return kept
+
+
+def rate_settings(run: Run) -> dict[str, str]:
+    """The settings of a run that choose its rates."""
+    return {k: v for k, v in flatten(run.config).items() if is_rate(k)}
+
+
+def weights(run: Run) -> dict[str, str]:
+    """Where a run's weights come from."""
+    flat = flatten(run.config)
+    return {key: flat[key] for key in WEIGHTS if flat.get(key, "null") != "null"}
+
+
+def is_rate(key: str) -> bool:
+    """Whether a key of a config chooses a rate."""
+    parts = key.split(".")
+    return parts[0] == "codec" and any(part in RATE_SETTINGS for part in parts[1:])
+
+
+def point_settings(name: str) -> dict[str, str]:
+    """The parts of an operating point's name that are not its rate.
+
+    `steps=5,gamma=0.8` has `steps` and `gamma`, `fast,level=3` has `series` (a word without a
+    key), `8x8/256`, `quality=50` and names that say nothing (`default`, `point 3`) have none.
+    """
+    parts: dict[str, str] = {}
+    for part in name.split(","):
+        key, separator, value = part.partition("=")
+        if separator:
+            if key not in RATE_PARTS:
+                parts[key] = value
+        elif not (RATE_NAME.fullmatch(part) or part == "default" or part.startswith("point ")):
+            parts["series"] = ",".join(filter(None, (parts.get("series"), part)))
+    return parts
+
+
+def _below(key: str, roots: tuple[str, ...]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)

@@ -1,0 +1,214 @@
+"""The table: a row per curve, its Bjøntegaard deltas against an anchor, and footnotes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from experiments.comparison.bjontegaard_delta import METHODS, Delta, bd_metric, bd_rate
+from experiments.comparison.compatibility import unstated
+from experiments.comparison.joining import Curve
+from experiments.comparison.metrics import LABELS, TIMES, find_metrics
+
+RATE_OF = "psnr-rgb"  # BD-rate is taken at equal PSNR
+REALISM = ("fid", "fd_random")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is shown, blank where there is none, and the numbers of its footnotes."""
+
+    text: str = ""
+    notes: tuple[int, ...] = ()
+    value: float | None = None
+
+
+@dataclass
+class Table:
+    """A table that any renderer can draw.
+
+    Attributes:
+        title: what it is about.
+        columns: (key, heading); the first is the curve's name.
+        rows: a cell per column.
+        footnotes: texts, numbered from 1.
+        warnings: what a reader should not overlook.
+    """
+
+    title: str
+    columns: list[tuple[str, str]]
+    rows: list[list[Cell]] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> int:
+        """The number of a footnote, which is added once."""
+        if text not in self.footnotes:
+            self.footnotes.append(text)
+        return self.footnotes.index(text) + 1
+
+
+def find_anchor(curves: Sequence[Curve], name: str | None) -> Curve:
+    """The curve of that name, or the first one.
+
+    Raises:
+        ValueError: none or several have it; the message lists the names.
+    """
+    if name is None:
+        return curves[0]
+    exact = [curve for curve in curves if name == curve.name]
+    found = exact or [curve for curve in curves if curve.family == name]
+    if len(found) != 1:
+        names = ", ".join(repr(curve.name) for curve in curves)
+        raise ValueError(f"{len(found) or 'no'} curves are named {name!r}, choose from {names}")
+    return found[0]
+
+
+def build_table(
+    curves: Sequence[Curve], anchor: Curve, *, method: str = "akima", rate: str = "bpp"
+) -> Table:
+    """A row per curve: times, parameters, and deltas against the anchor.
+
+    Args:
+        curves: what is compared.
+        anchor: one of them.
+        method: of the interpolation, `akima` or `pchip`.
+        rate: the metric on the rate axis.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    datasets = dict.fromkeys(
+        str(r.meta["dataset"]) for c in curves for r in c.runs if "dataset" in r.meta
+    )
+    where = f" on {', '.join(datasets)}" if datasets else ""
+    metrics = _delta_metrics(curves)
+    table = Table(
+        f"Against {anchor.name}{where}",
+        [
+            *(("name", "codec"), ("range", rate), ("shared", f"shared {rate}")),
+            *(("encoding_time", "enc (s)"), ("decoding_time", "dec (s)")),
+            *(("parameters", "params (M)"), ("bd_rate", "BD-rate (%)")),
+            *((f"bd_{metric}", f"BD-{LABELS.get(metric, metric)}") for metric in metrics),
+        ],
+    )
+    for curve in curves:
+        table.rows.append(_row(table, curve, anchor, metrics, method=method, rate=rate))
+    table.footnotes.append(
+        f"BD figures: bjontegaard package, {method}; BD-rate at equal "
+        f"{LABELS[RATE_OF]}, the others over log {rate}; times: means over a curve's points"
+    )
+    silent: dict[str, list[str]] = {}
+    for name, names in unstated(curves, rate).items():
+        silent.setdefault(", ".join(names), []).append(name)
+    for curves_named, names in silent.items():
+        table.footnotes.append(f"not stated by {curves_named}: {', '.join(names)}")
+    return table
+
+
+def _row(
+    table: Table,
+    curve: Curve,
+    anchor: Curve,
+    metrics: Sequence[str],
+    *,
+    method: str,
+    rate: str,
+) -> list[Cell]:
+    rates = [r for r, _ in curve.pairs("bpp", rate)]
+    shared = _shared_rates(curve, anchor, rate)
+    marks = tuple(table.note(f"not like the others: {mark}") for mark in curve.marks)
+    cells = [
+        Cell(curve.name + (" (anchor)" if curve is anchor else ""), marks),
+        Cell(_range(min(rates), max(rates)) if rates else ""),
+        Cell(_range(*shared) if shared else "", () if shared else (table.note("no shared rates"),)),
+        *(_time(table, curve, key) for key in ("encoding_time", "decoding_time")),
+        _parameters(table, curve),
+    ]
+    options = {"method": method, "rate": rate}
+    deltas = [("BD-rate", bd_rate(anchor, curve, RATE_OF, **options))]
+    deltas += [(f"BD-{LABELS.get(m, m)}", bd_metric(anchor, curve, m, **options)) for m in metrics]
+    for name, delta in deltas:
+        if curve is anchor and delta.value is not None:
+            delta = Delta(0.0, overlap=1.0)
+        cells.append(_delta(table, curve, name, delta))
+    return cells
+
+
+def _delta(table: Table, curve: Curve, name: str, delta: Delta) -> Cell:
+    if delta.value is None:
+        return Cell("", (table.note(delta.reason or "unknown"),))
+    notes: tuple[int, ...] = ()
+    if delta.doubtful:
+        share = f"{100 * (delta.overlap or 0):.0f}%"
+        notes = (table.note(f"the curves share only {share} of what they span"),)
+        table.warnings.append(
+            f"{name} of {curve.name} rests on {delta.low:.4g} to {delta.high:.4g}, "
+            f"{share} of what the two curves span"
+        )
+    return Cell(_significant(delta.value), notes, delta.value)
+
+
+def _time(table: Table, curve: Curve, key: str) -> Cell:
+    seconds = [point.metrics[key] for point in curve.points if key in point.metrics]
+    if not seconds:
+        return Cell("", (table.note("no times"),))
+    notes = (table.note("timed by its publisher, on another machine"),) if curve.published else ()
+    return Cell(f"{fmean(seconds):.3g}", notes, fmean(seconds))
+
+
+def _parameters(table: Table, curve: Curve) -> Cell:
+    counts = {run.meta["num_parameters"] for run in curve.runs if "num_parameters" in run.meta}
+    if not counts:
+        return Cell("", (table.note("number of parameters not stated"),))
+    if len(counts) == 1:
+        millions = counts.pop() / 1e6
+        return Cell(f"{millions:.3g}", value=millions)
+    return Cell(_range(min(counts) / 1e6, max(counts) / 1e6), value=max(counts) / 1e6)
+
+
+def _shared_rates(curve: Curve, anchor: Curve, rate: str) -> tuple[float, float] | None:
+    axes = [[r for r, _ in side.pairs("bpp", rate)] for side in (curve, anchor)]
+    if not all(axes):
+        return None
+    low, high = max(map(min, axes)), min(map(max, axes))
+    return (low, high) if low <= high else None
+
+
+def _delta_metrics(curves: Sequence[Curve]) -> list[str]:
+    """PSNR, MS-SSIM and LPIPS, and the best distance between sets that is at hand."""
+    known = find_metrics(curves)
+    realism = [metric for metric in REALISM if metric in known][:1]
+    return [m for m in ("psnr-rgb", "ms-ssim-rgb", "lpips") if m in known] + realism
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g}–{high:.3g}"
+
+
+def _significant(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.3g}" if value else "0"
+
+
+def all_deltas(
+    curves: Sequence[Curve], anchor: Curve, rate: str = "bpp"
+) -> list[dict[str, object]]:
+    """Every delta by every interpolation, a mapping per curve and metric: for a spreadsheet."""
+    rows: list[dict[str, object]] = []
+    for curve in curves:
+        for metric in (m for m in find_metrics(curves) if m not in TIMES):
+            for method in METHODS:
+                options = {"method": method, "rate": rate}
+                kinds = {
+                    "BD-metric": bd_metric(anchor, curve, metric, **options),
+                    "BD-rate (%)": bd_rate(anchor, curve, metric, **options),
+                }
+                rows += [
+                    {
+                        **{"curve": curve.label, "anchor": anchor.label, "metric": metric},
+                        **{"kind": kind, "method": method, "value": delta.value},
+                        **{"low": delta.low, "high": delta.high, "overlap": delta.overlap},
+                        "reason": delta.reason,
+                    }
+                    for kind, delta in kinds.items()
+                ]
+    return rows

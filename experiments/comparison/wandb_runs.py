@@ -1,0 +1,130 @@
+"""Curves that runs left in W&B, and a comparison put back there."""
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from callbacks.curve_file import SCHEMA_NAMES
+from experiments.comparison.joining import Curve
+from experiments.comparison.metrics import LABELS, find_metrics
+from experiments.comparison.runs import FILE, Run, read_data
+from experiments.comparison.table import Table
+
+PREFIX = "curve/"
+JOB_TYPE = "comparison"
+
+
+def wandb_runs(path: str, group: str | None = None, api: Any = None) -> list[Run]:
+    """The curves of a project's runs.
+
+    A run's `curve.json` is read where it was uploaded, else its history of `curve/…`.
+
+    Args:
+        path: `ENTITY/PROJECT`.
+        group: only runs of this group; null: all that have a curve.
+        api: a `wandb.Api`; null makes one.
+
+    Raises:
+        ValueError: the project cannot be read, or none of its runs has a curve.
+    """
+    import wandb
+
+    filters = {"group": group} if group else {}
+    try:
+        found = list((api or wandb.Api()).runs(path, filters=filters))
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise ValueError(f"cannot read the W&B project {path!r}: {error}") from error
+    curves = [curve for run in found for curve in _read_run(run)]
+    if not curves:
+        where = f" in group {group!r}" if group else ""
+        raise ValueError(f"none of the {len(found)} runs of {path!r}{where} has a curve")
+    return curves
+
+
+def log_comparison(
+    run: Any, curves: Sequence[Curve], table: Table, figures: Sequence[Path], page: Path
+) -> None:
+    """Put table, figures, joined curves and page into a W&B run of type `comparison`."""
+    import wandb
+
+    columns: list[str | int] = [heading for _, heading in table.columns]
+    payload: dict[str, Any] = {
+        "table": wandb.Table(
+            columns=columns,
+            data=[[c.text if c.value is None else c.value for c in row] for row in table.rows],
+        ),
+        "page": wandb.Html(page.read_text(), inject=False),
+    }
+    for figure in figures:
+        payload[f"figures/{figure.stem}"] = wandb.Image(str(figure))
+    metrics = find_metrics(curves)
+    rows = [
+        [curve.label, point.name, point.run.source, *(point.metrics.get(m) for m in names)]
+        for names in [["bpp", *metrics]]
+        for curve in curves
+        for point in curve.points
+    ]
+    columns = ["curve", "point", "run", "bpp", *metrics]
+    payload["curves"] = wandb.Table(columns=columns, data=rows)
+    for metric in metrics:
+        drawn = [(curve.label, curve.pairs(metric)) for curve in curves if curve.pairs(metric)]
+        payload[f"rate_{metric}"] = wandb.plot.line_series(
+            xs=[[rate for rate, _ in pairs] for _, pairs in drawn],
+            ys=[[value for _, value in pairs] for _, pairs in drawn],
+            keys=[label for label, _ in drawn],
+            title=f"{LABELS.get(metric, metric)} over bpp",
+            xname="bpp",
+        )
+    run.log(payload)
+    for row in table.rows:
+        for (key, _), cell in zip(table.columns, row, strict=True):
+            if cell.value is not None:
+                run.summary[f"{row[0].text}/{key}"] = cell.value
+    run.summary["footnotes"] = "\n".join(table.footnotes)
+
+
+def _read_run(run: Any) -> list[Run]:
+    source = "/".join(run.path) if isinstance(run.path, list | tuple) else str(run.path)
+    modified = _seconds(getattr(run, "created_at", None))
+    curves = []
+    # A run of several series has a curve in a folder of each.
+    for file in run.files(pattern=f"%{FILE}"):
+        with tempfile.TemporaryDirectory() as folder:
+            file.download(root=folder, replace=True)
+            data = json.loads((Path(folder) / file.name).read_text())
+        series = file.name.rpartition("/")[0]
+        address = f"{source}/{series}" if series else source
+        curves.append(read_data(data, source=address, modified=modified))
+    if curves:
+        return curves
+    older = _from_history(run, source, modified)
+    return [older] if older else []
+
+
+def _from_history(run: Any, source: str, modified: float) -> Run | None:
+    """A run that was logged without its file: the points, but not what they are called."""
+    points: list[tuple[str, dict[str, float]]] = []
+    for row in run.scan_history():
+        metrics = {
+            SCHEMA_NAMES.get(name, name): float(value)
+            for name, value in ((k.removeprefix(PREFIX), v) for k, v in row.items() if PREFIX in k)
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
+        if "bpp" in metrics:
+            points.append((f"point {len(points) + 1}", metrics))
+    if not points:
+        return None
+    config = dict(run.config)
+    meta: dict[str, Any] = {"config": config}
+    dataset = (config.get("datamodule") or {}).get("name")
+    if dataset:
+        meta["dataset"] = dataset
+    return Run(config.get("name") or run.name, source, tuple(points), meta, modified=modified)
+
+
+def _seconds(created: str | None) -> float:
+    return datetime.fromisoformat(created).timestamp() if created else 0.0

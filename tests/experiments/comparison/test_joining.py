@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import pytest
+
+from experiments.comparison.joining import join
+from experiments.comparison.settings import point_settings
+
+CDC = {"_target_": "diffcodec.cdc.CDC", "rho": 0.0, "lmbda": 0.01, "weights": "a"}
+
+
+def point(bpp, psnr=30.0):
+    return {"bpp": [bpp], "psnr-rgb": [psnr]}
+
+
+def names(curves):
+    return [curve.name for curve in curves]
+
+
+def test_runs_that_differ_in_their_rate_alone_are_one_curve(make_run):
+    runs = [
+        make_run("cdc", point(bpp), source=str(bpp), points=["steps=17,gamma=0"], codec=codec)
+        for bpp, codec in [
+            (0.4, CDC | {"lmbda": 0.003, "weights": "b"}),
+            (0.2, CDC),
+            (0.3, CDC | {"lmbda": 0.005, "weights": "c"}),
+        ]
+    ]
+    (curve,), remarks = join(runs)
+    assert [p.metrics["bpp"] for p in curve.points] == [0.2, 0.3, 0.4]
+    assert curve.name == "cdc"
+    assert not remarks
+
+
+def test_what_else_differs_keeps_them_apart_and_names_them(make_run):
+    curves, _ = join(
+        [
+            make_run("cdc", source="a", codec=CDC),
+            make_run("cdc", source="b", codec=CDC | {"rho": 0.9}),
+            make_run("jpeg", source="c", codec={"format": "JPEG"}),
+        ]
+    )
+    assert names(curves) == ["cdc (rho=0.0)", "cdc (rho=0.9)", "jpeg"]
+
+
+def test_other_weights_at_one_rate_are_another_model(make_run):
+    curves, _ = join(
+        [
+            make_run("cdc", source="a", codec=CDC),
+            make_run("cdc", source="b", codec=CDC | {"weights": "b"}),
+        ]
+    )
+    assert names(curves) == ["cdc (weights=a)", "cdc (weights=b)"]
+
+
+def test_one_run_may_hold_several_curves(make_run):
+    results = {"bpp": [0.1, 0.1, 0.2, 0.2], "psnr-rgb": [28, 26, 30, 28]}
+    points = [f"{series},level={level}" for level in (0, 1) for series in ("base", "fast")]
+    (base, fast), _ = join([make_run("sdedit", results, points=points, codec={"N": 64})])
+    assert (base.name, fast.name) == ("sdedit (base)", "sdedit (fast)")
+    assert base.pairs("psnr-rgb") == [(0.1, 28), (0.2, 30)]
+    assert fast.pairs("psnr-rgb") == [(0.1, 26), (0.2, 28)]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        (["name"], ["cdc"]),
+        (["name", "rho"], ["cdc (rho=0.0)", "cdc (rho=0.9)"]),
+        (["gamma"], ["cdc (gamma=0)", "cdc (gamma=1)"]),
+        (["run"], ["cdc (a)", "cdc (b)"]),
+    ],
+)
+def test_by_says_otherwise(make_run, by, expected):
+    results = {"bpp": [0.1, 0.2], "psnr-rgb": [28, 30]}
+    runs = [
+        make_run("cdc", results, source=source, points=["gamma=0", "gamma=1"], codec=codec)
+        for source, codec in [("a", CDC), ("b", CDC | {"rho": 0.9})]
+    ]
+    assert names(join(runs, by)[0]) == expected
+    with pytest.raises(ValueError, match="no run has a setting 'gama'"):
+        join(runs, ["gama"])
+
+
+def test_of_repeated_runs_the_newest_counts(make_run, tmp_path):
+    old, new = (
+        make_run("jpeg", point(0.2, psnr), source=s, codec={"format": "JPEG"})
+        for s, psnr in [("old", 29.0), ("new", 31.0)]
+    )
+    (curve,), remarks = join([replace(new, modified=2.0), replace(old, modified=1.0)])
+    assert curve.pairs("psnr-rgb") == [(0.2, 31.0)]
+    assert remarks == ["jpeg was run more than once: new is the newest"]
+
+
+def test_published_files_of_one_name_stay_apart(make_run):
+    curves, _ = join([make_run("vtm", source="a/vtm.json"), make_run("vtm", source="b/vtm.json")])
+    assert names(curves) == ["vtm (a/vtm.json)", "vtm (b/vtm.json)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("steps=5,gamma=0.8", {"steps": "5", "gamma": "0.8"}),
+        ("8x8/256,steps=5", {"steps": "5"}),
+        ("fast,level=3", {"series": "fast"}),
+        ("quality=50", {}),
+        ("default", {}),
+        ("point 3", {}),
+    ],
+)
+def test_parts_of_a_point_s_name(name, parts):
+    assert point_settings(name) == parts

@@ -1,0 +1,162 @@
+"""The page in a real browser, from disk."""
+
+import json
+import shutil
+
+import pytest
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    if not (BROWSER and DRIVER):
+        pytest.skip("needs the programs chromium and chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*FLAGS, "--window-size=1200,1400"):
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(driver, compared):
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.get((compared / "index.html").as_uri())
+    yield driver
+    assert driver.get_log("browser") == []  # no script failed, nothing was missing
+
+
+def find(page, selector):
+    return page.find_elements("css selector", selector)
+
+
+def keys(element, *names):
+    from selenium.webdriver.common.keys import Keys
+
+    element.send_keys(*(getattr(Keys, name, name) for name in names))
+
+
+def transforms(page):
+    """Where each picture lies: zoom, and its corner in shares of its pane."""
+    script = """return [...document.querySelectorAll('.pane img')].map((img) => {
+        const m = new DOMMatrix(getComputedStyle(img).transform), box = img.parentElement;
+        return [m.a, m.e / box.clientWidth, m.f / box.clientHeight];
+    })"""
+    return page.execute_script(script)
+
+
+def test_curves_are_drawn_and_tell_run_and_config(page):
+    points = find(page, "#chart .point")
+    assert len(points) == 2 + 2 + 3
+    page.execute_script("arguments[0].dispatchEvent(new PointerEvent('pointerenter'))", points[1])
+    (tooltip,) = find(page, "#tooltip")
+    assert tooltip.is_displayed()
+    for text in ("alpha", "quality=2: 0.4 bpp, PSNR 33", "curve.json", "_target_: alpha"):
+        assert text in tooltip.text
+    page.execute_script("arguments[0].dispatchEvent(new MouseEvent('click'))", points[1])
+    assert '"fd_random": 0.1' in find(page, "#details-text")[0].text
+
+
+def test_another_metric_and_fewer_curves(page):
+    from selenium.webdriver.support.select import Select
+
+    Select(find(page, "#metric")[0]).select_by_value("fd_random")
+    assert len(find(page, "#chart .point")) == 4  # the publication has none
+    find(page, "#legend input")[0].click()
+    assert len(find(page, "#chart .point")) == 2
+
+
+def test_curves_by_keyboard(page):
+    first = find(page, "#chart .point[tabindex='0']")[0]
+    page.execute_script("arguments[0].focus()", first)
+    assert "quality=1" in find(page, "#tooltip")[0].text
+    keys(page.switch_to.active_element, "ARROW_RIGHT")
+    assert "alpha\nquality=2" in find(page, "#tooltip")[0].text
+    keys(page.switch_to.active_element, "ARROW_DOWN")
+    assert "beta\nquality=2" in find(page, "#tooltip")[0].text
+    keys(page.switch_to.active_element, "ENTER")
+    assert find(page, "#details")[0].is_displayed()
+
+
+def test_pictures_are_at_the_nearest_common_rate(page):
+    captions = [caption.text for caption in find(page, "#tiles figcaption")]
+    assert captions[0] == "original"
+    # 0.2 and 0.25, or 0.4 and 0.5: both pairs are as near.
+    assert captions[1:] in (
+        ["alpha, 0.200 bpp, 30.00 dB", "beta, 0.250 bpp, 30.00 dB"],
+        ["alpha, 0.400 bpp, 31.00 dB", "beta, 0.500 bpp, 31.00 dB"],
+    )
+    page.execute_script("rate.value = rate.max; rate.dispatchEvent(new Event('input'))")
+    assert find(page, "#tiles figcaption")[2].text == "beta, 0.500 bpp, 31.00 dB"
+    sizes = page.execute_script(
+        "return [...document.images].map((img) => [img.complete, img.naturalWidth])"
+    )
+    assert sizes == [[True, 64]] * 5
+
+
+def test_the_divider_is_dragged_and_moved_by_keys(page):
+    from selenium.webdriver import ActionChains
+
+    (divider,) = find(page, "#divider")
+    (viewer,) = find(page, "#viewer")
+    assert divider.get_attribute("aria-valuenow") == "50"
+    ActionChains(page).drag_and_drop_by_offset(divider, viewer.size["width"] // 4, 0).perform()
+    assert int(divider.get_attribute("aria-valuenow")) == pytest.approx(75, abs=1)
+    clip = page.execute_script("return document.getElementById('right-image').style.clipPath")
+    left = float(clip.removesuffix("px)").rpartition(" ")[2])
+    assert left == pytest.approx(0.75 * viewer.size["width"], abs=0.02 * viewer.size["width"])
+    page.execute_script("arguments[0].focus()", divider)
+    keys(divider, "HOME", "ARROW_RIGHT")
+    assert divider.get_attribute("aria-valuenow") == "2"
+
+
+def test_zoom_and_shift_stay_in_step(page):
+    (viewer,) = find(page, "#viewer")
+    page.execute_script("arguments[0].focus()", viewer)
+    keys(viewer, "+", "+", "ARROW_RIGHT")
+    first, *others = transforms(page)
+    assert first[0] == pytest.approx(2.25)
+    assert first[1] == pytest.approx(0.5 - 2.25 * (0.5 + 0.1 / 2.25))
+    assert len(others) == 4  # the other side, and three tiles
+    for other in others:
+        assert other == pytest.approx(first, abs=1e-3)
+    keys(viewer, "0")
+    assert all(place == pytest.approx([1, 0, 0]) for place in transforms(page))
+
+
+def test_a_tile_goes_to_the_right_of_the_divider(page):
+    find(page, "#tiles .pane")[2].click()
+    assert find(page, "#right-label")[0].text.startswith("beta")
+    assert find(page, "#right")[0].get_attribute("value") == "1"
+
+
+def test_the_table_and_its_footnotes(page):
+    assert len(find(page, "#table tbody tr")) == 3
+    assert "alpha (anchor)" in find(page, "#table")[0].text
+    assert len(find(page, "#footnotes li")) > 2
+
+
+def test_a_phone_reads_it_without_scrolling_sideways(page):
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    page.refresh()
+    width = page.execute_script("return document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]
+    assert json.loads(page.execute_script("return document.getElementById('data').textContent"))
+    size = page.execute_script(
+        "const t = document.querySelector('#chart text');"
+        "return parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a"
+    )
+    assert size >= 12

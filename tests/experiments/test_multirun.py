@@ -1,0 +1,52 @@
+"""Several runs by one command, here, through submitit and on several processes."""
+
+import json
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def multirun(runner, sweep: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = runner.command("unused", f"hydra.sweep.dir={sweep}", *overrides)
+    command = [part for part in command if not part.startswith("hydra.run.dir=")]
+    return subprocess.run(
+        [*command[:3], "-m", *command[3:]],
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 500, "check": False},
+    )
+
+
+def curves(sweep: Path) -> dict[str, dict]:
+    found = (json.loads(path.read_text()) for path in sweep.rglob("curve.json"))
+    return {curve["name"]: curve for curve in found}
+
+
+def test_one_curve_per_codec_and_a_table_although_one_fails(runner, tmp_path):
+    done = multirun(runner, tmp_path, "codec=webp,jpeg,jpeg2000", "++codec.values=[80,97]")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
+        *("0-webp", "1-jpeg", "2-jpeg2000"),
+    ]
+    assert set(curves(tmp_path)) == {"webp", "jpeg2000"}
+    for text in ("webp (anchor)", "BD-PSNR", "experiments.compare"):
+        assert text in done.stdout
+    assert done.returncode != 0
+    assert "error: 1 of the runs failed" in done.stderr
+    assert "1-jpeg: JPEG quality [97] is outside 1 to 95" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_submitit_starts_the_runs(runner, tmp_path):
+    done = multirun(runner, tmp_path, "codec=jpeg", "hydra/launcher=submitit_local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(curves(tmp_path)) == {"jpeg"}
+    assert "jpeg (anchor)" in done.stdout
+
+
+def test_several_processes_do_not_run_the_sweep_again(runner, tmp_path):
+    options = ("trainer=ddp_cpu", "threads=1", "codec=jpeg", "codec.values=[10,50]")
+    done = multirun(runner, tmp_path, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (curve,) = curves(tmp_path).values()
+    assert curve["meta"]["world_size"] == 2
+    assert curve["meta"]["num_images"] == 5
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["0-jpeg"]

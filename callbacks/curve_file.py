@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,11 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def safe_name(name: str) -> str:
+    """A name of a point or a series as that of a file or folder."""
+    return re.sub(r"[^\w=.,-]+", "_", name)
 
 
 def git_revision() -> str | None:

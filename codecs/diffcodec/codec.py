@@ -237,7 +237,7 @@ class Codec(LightningModule, ABC):
         return ""
 
     def point_facts(self) -> dict[str, float]:
-        """What the selected point sets, beside its name, to stand next to what is measured there."""
+        """What the selected point sets, to stand next to what is measured there."""
         return {}
 
     def num_payload_bytes(self, stream: bytes) -> int:

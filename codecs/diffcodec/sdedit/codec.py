@@ -143,7 +143,7 @@ class SDEdit(Codec):
             write_strengths(self._strengths, Path(self.trainer.default_root_dir) / "strengths.json")
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
-        # The base codec's, so that its picture is the same; without the byte, which is chosen by it.
+        # The base codec's, for its picture to be the same; the byte was chosen by that seed.
         if self._signalled:
             sections = [*sections[:-1], sections[-1][:-1]]
         return self.base.seed_of(sections)
@@ -192,19 +192,22 @@ class SDEdit(Codec):
         if sigma == 0 or blend == 0:
             return x_hat
         height, width = x_hat.shape[-2:]
-        with torch.inference_mode(mode=torch.is_inference_mode_enabled() and not preset.zeta):
-            with torch.set_grad_enabled(bool(preset.zeta)):
-                z_hat = self.prior.encode(self.prior.pad(x_hat.clone()))
-                # Another stream of noise than the base codec's, which may have used this seed.
-                noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
-                z = preset.solve(
-                    self._network(preset),
-                    z_hat + sigma * noise(z_hat),
-                    sigma,
-                    noise=noise,
-                    distance=self._distance(x_hat.clone()) if preset.zeta else None,
-                )
-                x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp(0, 1)
+        constrained = preset.zeta > 0
+        with (
+            torch.inference_mode(torch.is_inference_mode_enabled() and not constrained),
+            torch.set_grad_enabled(constrained),
+        ):
+            z_hat = self.prior.encode(self.prior.pad(x_hat.clone()))
+            # Another stream of noise than the base codec's, which may have used this seed.
+            noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
+            z = preset.solve(
+                self._network(preset),
+                z_hat + sigma * noise(z_hat),
+                sigma,
+                noise=noise,
+                distance=self._distance(x_hat.clone()) if preset.zeta else None,
+            )
+            x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp(0, 1)
         return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
 
     def _distance(self, x_hat: Tensor) -> Callable[[Tensor], Tensor]:

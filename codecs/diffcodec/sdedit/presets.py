@@ -1,4 +1,4 @@
-"""How long the decoder may take: the presets of Table 2, and what solves the diffusion backwards."""
+"""How long the decoder may take: the presets of Table 2."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Preset:
             few steps are limited by discretisation, many by the network).
         steps: evaluations of the network.
         sigma_min: the last noise level above 0, in the prior's space.
-        zeta: step size of the constraint through the base codec (slow; 0.6 in the paper); 0 is none.
+        zeta: step size of the constraint through the base codec (slow); 0 is none.
 
     Raises:
         ValueError: one of these is not among its choices, or a constraint on another solver than

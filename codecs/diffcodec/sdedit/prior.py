@@ -1,6 +1,5 @@
 """What the enhancer asks of a diffusion model of images."""
 
-import logging
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
@@ -8,8 +7,6 @@ from torch.nn import functional as F
 
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.tiling import TiledDenoiser
-
-log = logging.getLogger(__name__)
 
 
 class Prior(nn.Module, ABC):
@@ -24,13 +21,10 @@ class Prior(nn.Module, ABC):
     Attributes:
         multiple: sides of images in pixels must be multiples of it.
         max_sigma: the highest noise level that the networks know.
-        image_domain: whether the space is images in [-1, 1], so that distances of images are
-            distances in it.
     """
 
     multiple: int = 1
     max_sigma: float = 80.0
-    image_domain: bool = True
 
     def __init__(self, window: int | None = None) -> None:
         super().__init__()

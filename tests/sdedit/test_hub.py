@@ -149,7 +149,7 @@ def test_openai_checkpoints(tmp_path, x, options):
 
 
 def test_the_key_table_numbers_layers_as_the_public_checkpoints_do():
-    # Read off the layout of cd_imagenet64_l2.pt: three blocks a stage, attention in all but one.
+    # cd_imagenet64_l2.pt has three blocks a stage.
     keys = {"up_blocks.0.attentions.0.to_q.weight": None}
 
     def name(key):
@@ -160,7 +160,7 @@ def test_the_key_table_numbers_layers_as_the_public_checkpoints_do():
     assert name("down_blocks.1.attentions.0.group_norm.bias") == "input_blocks.5.1.norm.bias"
     assert name("mid_block.attentions.0.to_out.0.bias") == "middle_block.1.proj_out.bias"
     assert name("up_blocks.0.upsamplers.0.conv2.bias") == "output_blocks.3.2.out_layers.3.bias"
-    assert name("up_blocks.3.upsamplers.0.conv2.bias") == "output_blocks.15.1.out_layers.3.bias"
+    assert name("up_blocks.2.upsamplers.0.conv2.bias") == "output_blocks.11.1.out_layers.3.bias"
     assert name("up_blocks.1.resnets.0.conv_shortcut.bias") == (
         "output_blocks.4.0.skip_connection.bias"
     )

@@ -19,6 +19,7 @@ def blocks(count, seed=0) -> torch.Tensor:
 
 
 def fit(codec, steps, tmp_path, ckpt_path=None) -> Trainer:
+    tmp_path.mkdir(exist_ok=True)
     data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(16))]
     trainer = Trainer(
         accelerator="cpu",

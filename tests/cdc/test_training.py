@@ -128,3 +128,25 @@ def test_missing_lpips_weights_stop_before_training(monkeypatch, loader, tmp_pat
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ValueError, match="rho > 0 needs LPIPS"):
         trainer(tmp_path).fit(build(rho=0.9), loader)
+
+
+def test_contexts_are_taught_to_be_the_image_where_that_has_a_weight(loader):
+    batch = next(iter(loader))
+    assert "context_loss" not in build().train().rate_distortion(batch["image"])
+    codec = build(context_weight=1.0).train()
+    out = codec.rate_distortion(batch["image"])
+    out["context_loss"].backward()
+    assert codec.compressor.g_a[0].res.conv1.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in codec.unet.parameters())
+
+
+def test_the_first_steps_may_leave_the_unet_out(loader, tmp_path):
+    codec = build(context_weight=1.0, context_steps=2, lr=1e-3)
+    before = {k: v.clone() for k, v in codec.named_parameters()}
+    trainer(tmp_path, max_steps=2).fit(codec, loader)
+    assert all(torch.equal(v, before[k]) for k, v in codec.named_parameters() if "unet" in k)
+    assert not torch.equal(
+        codec.compressor.g_a[0].res.conv1.weight, before["compressor.g_a.0.res.conv1.weight"]
+    )
+    trainer(tmp_path, max_steps=3).fit(codec, loader)
+    assert not torch.equal(codec.unet.conv_out.weight, before["unet.conv_out.weight"])

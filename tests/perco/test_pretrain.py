@@ -46,6 +46,18 @@ def test_the_autoencoder_learns_and_its_latents_are_standardised(make_backbone, 
     assert 0.2 < latents.std() < 5
 
 
+def test_the_decoder_alone_may_go_on(make_backbone, tmp_path):
+    torch.save(autoencoder(make_backbone).trained_state(), tmp_path / "first.pt")
+    codec = autoencoder(make_backbone, decoder_only=True, weights=str(tmp_path / "first.pt"))
+    before = {k: v.clone() for k, v in codec.state_dict().items()}
+    fit(codec, 2, tmp_path)
+    moved = {k for k, v in codec.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert all("vae.decoder." in key or "vae.post_quant_conv." in key for key in moved)
+    with pytest.raises(ValueError, match="goes on from weights"):
+        autoencoder(make_backbone, decoder_only=True)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (33, 50)])
 def test_the_autoencoders_stream_is_its_latent(make_backbone, size):
     codec = autoencoder(make_backbone).eval()

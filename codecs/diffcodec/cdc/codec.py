@@ -6,7 +6,6 @@ x -> g_a -> y -> bytes -> y_hat -> g_s -> contexts
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import product
 from typing import Any
 
 import torch
@@ -53,6 +52,10 @@ class CDC(Codec):
         warmup_lmbda, warmup_steps: that weight in the first steps of training.
         ramp_steps: over which it then rises to `lmbda`.
         initial_gain: widens y before training: rounding erases latents that start below one step.
+        context_weight: of the squared error between the image and the first three channels of its
+            finest context map; 0 in the paper. A denoiser needs very long to find out that contexts
+            help, and until it does the rate erases them: this tells the encoder at once.
+        context_steps: first steps in which that and the rate are all that is trained.
         rho: share of LPIPS in the distortion, in [0, 1).
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
@@ -82,6 +85,8 @@ class CDC(Codec):
         warmup_steps: int = 0,
         ramp_steps: int = 0,
         initial_gain: float = 1.0,
+        context_weight: float = 0.0,
+        context_steps: int = 0,
         rho: float = 0.0,
         lr: float = 5e-5,
         aux_lr: float = 1e-3,
@@ -91,26 +96,18 @@ class CDC(Codec):
         weights: str | None = None,
     ) -> None:
         process = build_process(prediction, num_timesteps)
-        if steps is None:
-            steps = 17 if prediction == "x0" else 200
-        all_steps = [steps] if isinstance(steps, int) else list(steps)
-        gammas = [gamma] if isinstance(gamma, int | float) else list(gamma)
-        for count in all_steps:
-            if not 1 <= count <= process.num_timesteps:
-                raise ValueError(f"steps must be in 1 to {process.num_timesteps}, got {count}")
-        if not all(g >= 0 for g in gammas):
-            raise ValueError(f"gamma must be at least 0, got {gammas}")
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
         if str(decode_precision) not in PRECISIONS:
             raise ValueError(
                 f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
             )
+        if context_steps and not context_weight:
+            raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        pairs = [(s, float(g)) for s, g in product(all_steps, gammas)]
-        super().__init__([f"steps={s},gamma={g:g}" for s, g in pairs])
-        self._pairs = dict(zip(self.points, pairs, strict=True))
+        self._settings = process.decoding_points(steps, gamma)
+        super().__init__([*self._settings])
         self.process = process
         if context_channels is None:
             context_channels = width if prediction == "x0" else 3
@@ -122,6 +119,8 @@ class CDC(Codec):
         self.warmup_lmbda = warmup_lmbda
         self.warmup_steps = warmup_steps
         self.ramp_steps = ramp_steps
+        self.context_weight = context_weight
+        self.context_steps = context_steps
         self.rho = rho
         self.lr = lr
         self.aux_lr = aux_lr
@@ -190,7 +189,7 @@ class CDC(Codec):
 
         Algorithm 1, right, at the selected number of steps and gamma.
         """
-        num_steps, gamma = self._pairs[self.point]
+        num_steps, gamma = self._settings[self.point]
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)
@@ -205,28 +204,32 @@ class CDC(Codec):
             x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise
             return ddim(denoiser, x, sigmas)
 
-    def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
+    def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.
 
         Args:
             x: images (B, 3, H, W) in [0, 1].
+            denoise: use the U-Net, too.
 
         Returns:
-            `bpp_loss`, `diffusion_loss` and, where rho > 0, `lpips_loss`; scalars.
+            `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and
+            `lpips_loss`; scalars.
         """
         x0 = _pad(x * 2 - 1)
         latents = self.compressor(x0)
-        terms = self.unet.context_terms(self.compressor.contexts(latents.y_hat))
+        contexts = self.compressor.contexts(latents.y_hat)
+        out = {"bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1])}
+        if self.context_weight:
+            out["context_loss"] = (contexts[0][:, :3].float() - x0).square().mean()
+        if not denoise:
+            return out
         t = torch.randint(self.process.num_timesteps, (len(x0),))
         sigma = self.process.sigmas[t]
         eps = torch.randn_like(x0)
         x_noisy = x0 + like(x0, sigma) * eps
         denoiser = self.process.training_denoiser(self.unet)
-        output = denoiser.output(x_noisy, sigma, terms=terms)
-        out = {
-            "bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1]),
-            "diffusion_loss": self.process.error(output, x0, eps, t).mean(),
-        }
+        output = denoiser.output(x_noisy, sigma, terms=self.unet.context_terms(contexts))
+        out["diffusion_loss"] = self.process.error(output, x0, eps, t).mean()
         if self._perceptual is not None:
             x0_hat = denoiser.x0_of(output, x_noisy, sigma)
             if self.process.prediction == "eps":  # far off at the noisiest timesteps
@@ -239,21 +242,24 @@ class CDC(Codec):
             self._perceptual = PerceptualLoss("rho > 0", "rho=0")
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        out = self.rate_distortion(batch["image"])
-        lmbda = warmed_up(
-            self.lmbda,
-            self.global_step,
-            warmup_lmbda=self.warmup_lmbda,
-            warmup_steps=self.warmup_steps,
-            ramp_steps=self.ramp_steps,
-        )
-        loss = (1 - self.rho) * out["diffusion_loss"] + lmbda * out["bpp_loss"]
-        if "lpips_loss" in out:
-            loss = loss + self.rho * out["lpips_loss"]
+        out = self.rate_distortion(batch["image"], denoise=self.global_step >= self.context_steps)
+        weights = {
+            "bpp_loss": warmed_up(
+                self.lmbda,
+                self.global_step,
+                warmup_lmbda=self.warmup_lmbda,
+                warmup_steps=self.warmup_steps,
+                ramp_steps=self.ramp_steps,
+            ),
+            "diffusion_loss": 1 - self.rho,
+            "context_loss": self.context_weight,
+            "lpips_loss": self.rho,
+        }
+        loss = torch.stack([weights[name] * term for name, term in out.items()]).sum()
         aux_loss = self.compressor.entropy_bottleneck.loss()
         for name, value in {"loss": loss, **out}.items():
             self.log(f"train/{name}", value, prog_bar=name != "lpips_loss")
-        self.log_dict({"train/aux_loss": aux_loss, "train/lmbda": lmbda})
+        self.log_dict({"train/aux_loss": aux_loss, "train/lmbda": weights["bpp_loss"]})
         return loss + aux_loss
 
     def configure_optimizers(self) -> Any:

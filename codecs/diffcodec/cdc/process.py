@@ -7,9 +7,10 @@ x0 clamped   to [-1, 1] while sampling       never
 time         t / N                           t / N; while sampling in S steps, step / S
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -53,6 +54,34 @@ class Process:
         return alphas_cumprod.shape == self.alphas_cumprod.shape and torch.allclose(
             sigmas_of(alphas_cumprod).log(), self.sigmas.log(), rtol=0, atol=0.02
         )
+
+    def decoding_points(
+        self, steps: int | Sequence[int] | None, gamma: float | Sequence[float]
+    ) -> dict[str, tuple[int, float]]:
+        """All pairs of a number of steps and a starting noise, by the names of their points.
+
+        Args:
+            steps: one or several; None is 17 (x0) or 200 (eps).
+            gamma: one or several.
+
+        Raises:
+            ValueError: a number of steps that the process does not have, a negative gamma, or one
+                pair twice.
+        """
+        if steps is None:
+            steps = 17 if self.prediction == "x0" else 200
+        all_steps = [steps] if isinstance(steps, int) else list(steps)
+        gammas = [gamma] if isinstance(gamma, int | float) else list(gamma)
+        for count in all_steps:
+            if not 1 <= count <= self.num_timesteps:
+                raise ValueError(f"steps must be in 1 to {self.num_timesteps}, got {count}")
+        if not all(g >= 0 for g in gammas):
+            raise ValueError(f"gamma must be at least 0, got {gammas}")
+        pairs = list(product(all_steps, gammas))
+        points = {f"steps={s},gamma={g:g}": (s, float(g)) for s, g in pairs}
+        if len(points) < len(pairs):
+            raise ValueError(f"points are named twice: steps={all_steps}, gamma={gammas}")
+        return points
 
     def training_denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
         """D around the network, told t / N."""

@@ -34,6 +34,8 @@ class Autoencoder(Codec):
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         kl_weight: of the divergence of the posterior from N(0, I), per latent value.
         momentum: of the latents' statistics.
+        decoder_only: go on from `weights` with the latent space as it is, so that what was trained
+            on it still fits.
         weights: null, or a source of `diffcodec.weights`.
     """
 
@@ -46,13 +48,17 @@ class Autoencoder(Codec):
         warmup_steps: int = 100,
         kl_weight: float = 1e-5,
         momentum: float = 0.01,
+        decoder_only: bool = False,
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        if decoder_only and weights is None:
+            raise ValueError("decoder_only=true goes on from weights: give them")
         self.latents = latents
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.kl_weight = kl_weight
         self.momentum = momentum
+        self.decoder_only = decoder_only
         if weights is not None:
             state = state_dict_of(load_checkpoint(weights, package="diffcodec.perco"))
             load_strict(self, state, source=weights)
@@ -79,17 +85,25 @@ class Autoencoder(Codec):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = pad(batch["image"], self.latents.stride)
+        if self.decoder_only:
+            with torch.no_grad():
+                latent = self.latents.encode(x)
+            return self._squared_error(latent, x)
         posterior = self.latents.posterior(x)
         z = posterior.sample()
         self._track(z.detach())
-        x_hat = self.latents.decode((z - self.latents.shift) * self.latents.scale)
-        mse = (x_hat - x).square().mean()
         mean, variance = posterior.mean.float(), posterior.var.float()
         divergence = (mean**2 + variance - 1 - variance.log()).mean() / 2
-        self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
-        self.log_dict({"train/mse": mse, "train/kl": divergence})
-        loss: Tensor = mse + self.kl_weight * divergence
+        self.log("train/kl", divergence)
+        latent = (z - self.latents.shift) * self.latents.scale
+        loss: Tensor = self._squared_error(latent, x) + self.kl_weight * divergence
         return loss
+
+    def _squared_error(self, latent: Tensor, x: Tensor) -> Tensor:
+        mse = (self.latents.decode(latent) - x).square().mean()
+        self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
+        self.log("train/mse", mse)
+        return mse
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -102,7 +116,11 @@ class Autoencoder(Codec):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(
-            list(self.parameters()),
+            [
+                parameter
+                for name, parameter in self.latents.vae.named_parameters()
+                if not self.decoder_only or name.startswith(("decoder.", "post_quant_conv."))
+            ],
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,

@@ -1,0 +1,105 @@
+"""What the shipped weights must do, on photographs that they have not seen."""
+
+from importlib.resources import files
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from skimage import data
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from callbacks.image_metrics import ms_ssim, psnr
+from datamodules.files import read_rgb
+from diffcodec.codec import to_uint8
+from diffcodec.perco import PerCo
+from experiments.build import build_codec, is_untrained
+from experiments.cli import compose_config
+
+FILE = files("diffcodec.perco") / "weights" / "small.safetensors"
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[torch.Tensor]:
+    """Three photographs (1, 3, 256, 256) in [0, 1]."""
+    pictures = (data.astronaut()[:256, 128:384], data.coffee()[100:356, 200:456])
+    pictures += (data.rocket()[100:356, 200:456],)
+    return [torch.from_numpy(p.copy()).permute(2, 0, 1)[None] / 255 for p in pictures]
+
+
+def build(*overrides: str) -> PerCo:
+    cfg = compose_config(["codec=perco", "codec.noise_seed=0", *overrides])
+    codec = build_codec(cfg).eval()
+    assert isinstance(codec, PerCo)
+    assert not is_untrained(codec, cfg)
+    return codec
+
+
+def decode(codec: PerCo, point: str, x: torch.Tensor, **options) -> torch.Tensor:
+    codec.select(point)
+    return codec.decompress(codec.compress(x, **options))
+
+
+def test_the_file_is_small_and_half_precision():
+    state = load_file(str(FILE))
+    assert sum(t.numel() * t.element_size() for t in state.values()) < 10 * 2**20
+    assert {str(t.dtype) for t in state.values() if t.is_floating_point()} == {"torch.float16"}
+
+
+def test_more_bits_give_a_truer_picture(photos):
+    codec = build()
+    scores = []
+    for point in codec.points:
+        pairs = [(to_uint8(x)[0], to_uint8(decode(codec, point, x))[0]) for x in photos]
+        scores.append((np.mean([psnr(*p) for p in pairs]), np.mean([ms_ssim(*p) for p in pairs])))
+    assert scores == sorted(scores)
+    assert [s for _, s in scores] == sorted(s for _, s in scores)
+    # A picture's mean colour gives about 13 dB.
+    assert scores[0][0] > 14
+    assert scores[-1][0] > 18
+
+
+def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
+    codec = build("codec.num_samples=3")
+    spread = {}
+    for rate in codec.rates:
+        pictures = [
+            torch.cat([decode(codec, f"{rate.name},sample={i}", x) for x in photos])
+            for i in range(3)
+        ]
+        distances = [(a - b).square().mean() for a, b in combinations(pictures, 2)]
+        spread[rate.name] = float(torch.stack(distances).mean())
+    assert list(spread.values()) == sorted(spread.values(), reverse=True), spread
+
+
+def test_another_caption_changes_the_picture_less_as_the_rate_grows(photos):
+    codec = build()
+    change = {}
+    for point in codec.points:
+        own = torch.cat([decode(codec, point, x) for x in photos])
+        swapped = [decode(codec, point, x, captions=["a bright red wall"]) for x in photos]
+        change[point] = float((torch.cat(swapped) - own).square().mean())
+    assert change[codec.points[0]] > 2 * change[codec.points[-1]], change
+
+
+def test_codes_say_more_than_a_caption(photos):
+    codec = build("codec.condition=[both,text,local]", "codec.rates=[32x32/256]")
+    score = {}
+    for condition in ("both", "text", "local"):
+        point = f"32x32/256,condition={condition}"
+        score[condition] = np.mean(
+            [psnr(to_uint8(x), to_uint8(decode(codec, point, x))) for x in photos]
+        )
+    assert min(score["both"], score["local"]) > score["text"] + 2, score
+
+
+@pytest.mark.slow
+def test_the_autoencoder_reaches_26_db_on_kodak(shared):
+    codec = build()
+    scores = []
+    for path in sorted((shared / "data" / "kodak").glob("*.png")):
+        x = pil_to_tensor(read_rgb(path))[None] / 255
+        with torch.no_grad():
+            scores.append(psnr(to_uint8(x), to_uint8(codec.ceiling(x))))
+    assert np.mean(scores) >= 26

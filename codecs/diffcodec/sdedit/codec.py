@@ -109,7 +109,8 @@ class SDEdit(Codec):
 
     @property
     def series(self) -> str:
-        return self.setting.series
+        several = len({setting.series for setting in self._settings.values()}) > 1
+        return self.setting.series if several else ""
 
     def select(self, point: str) -> None:
         super().select(point)

@@ -104,7 +104,7 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
     from diffusers import UNet2DModel
 
     if source.partition("#")[0].endswith(CHECKPOINTS):
-        unet = UNet2DModel(**options)
+        unet: Any = UNet2DModel(**options)
         state = state_dict_of(load_checkpoint(source))
         load_strict(unet, convert(state, unet.state_dict()), source=source)
         return unet, consistency_convention() if is_consistency else openai_edm_convention()

@@ -14,9 +14,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from diffcodec import bitstream
-from diffcodec.bitstream import BitstreamError
+from diffcodec.bitstream import BitstreamError, derive_seed
 
-__all__ = ["BitstreamError", "Codec", "CodecOutput", "derive_seed", "to_uint8"]
+__all__ = ["BitstreamError", "Codec", "CodecOutput", "to_uint8"]
 
 
 @dataclass
@@ -297,10 +297,3 @@ def _check_images(x: Tensor) -> None:
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must be in [0, 1], got [{low.item():g}, {high.item():g}]")
-
-
-def derive_seed(parts: Sequence[bytes]) -> int:
-    """A seed of `torch.Generator` that is a function of these bytes."""
-    # 63 bits: torch.Generator takes a signed 64-bit seed.
-    digest = hashlib.sha256(b"".join(parts)).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec, derive_seed
+from diffcodec.bitstream import BitstreamError, derive_seed
+from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.sdedit.points import Setting, build_settings

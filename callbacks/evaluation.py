@@ -36,6 +36,7 @@ class PointResult:
         rows: one mapping per image, in the order of the dataset.
         num_patches: how many patches (or whole images) a side the set distances were taken over.
         protocol: how they were cut, one of `set_metrics.PROTOCOLS`.
+        series: the line of a figure that it belongs to; "" where there is but one.
         ceiling: `psnr` and `ms_ssim` of the codec's `ceiling`, if it has one: what its curve cannot
             pass at any rate.
     """
@@ -45,6 +46,7 @@ class PointResult:
     rows: list[dict[str, Any]]
     num_patches: int
     protocol: str
+    series: str = ""
     ceiling: dict[str, float] = field(default_factory=dict)
 
 
@@ -224,7 +226,13 @@ class Evaluation(Callback):
             name.removeprefix("ceiling_"): metrics.pop(name) for name in CEILINGS if name in metrics
         }
         self.result = PointResult(
-            pl_module.point, metrics | distances, rows, num_patches, self.protocol, ceiling
+            point=pl_module.point,
+            metrics=metrics | distances | pl_module.point_facts(),
+            rows=rows,
+            num_patches=num_patches,
+            protocol=self.protocol,
+            series=pl_module.series,
+            ceiling=ceiling,
         )
 
 

@@ -25,35 +25,41 @@ def panels(curve: Mapping[str, Any]) -> list[str]:
     return [name for name in wanted if name in results and any(_values(results[name]))]
 
 
-def plot_curve(curve: Mapping[str, Any], path: Path) -> None:
-    """Draw a curve against bits per pixel, with its ceilings, into a PNG."""
-    names = panels(curve)
+def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw curves of one data set against bits per pixel, with their ceilings, into a PNG."""
+    names = list(dict.fromkeys(name for curve in curves for name in panels(curve)))
     figure = Figure(figsize=(4.2 * max(1, len(names)), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    bpp = curve["results"]["bpp"]
-    ceiling = curve["meta"].get("ceiling", {})
+    bpp = [x for curve in curves for x in curve["results"]["bpp"]]
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        pairs = sorted(
-            (x, y) for x, y in zip(bpp, curve["results"][name], strict=True) if y is not None
-        )
-        axis.plot(*zip(*pairs, strict=True), marker="o", markersize=4, label=curve["name"])
-        if name in ceiling:
-            axis.axhline(ceiling[name], color="grey", linestyle="--", linewidth=1)
+        for curve in curves:
+            _draw(axis, curve, name)
+        for level in {curve["meta"].get("ceiling", {}).get(name) for curve in curves} - {None}:
+            axis.axhline(level, color="grey", linestyle="--", linewidth=1)
             where = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-            label = axis.text(0.98, ceiling[name], "ceiling", color="grey", fontsize=8, **where)
+            label = axis.text(0.98, level, "ceiling", color="grey", fontsize=8, **where)
             label.set_in_layout(False)
         axis.set_xlabel("bits per pixel")
         axis.set_ylabel(LABELS.get(name, name))
         if max(bpp) > 20 * min(bpp):
             axis.set_xscale("log")
         axis.grid(alpha=0.3)
+        if len(curves) > 1:
+            axis.legend(fontsize=7)
         if name in REALISM:
             axis.set_title("lower is better", fontsize=8)
-    meta = curve["meta"]
-    figure.suptitle(
-        f"{curve['name']} on {meta.get('dataset')} ({meta.get('num_images')} images)", fontsize=11
-    )
+    meta = curves[0]["meta"]
+    of = f"{curves[0]['name']} on " if len(curves) == 1 else ""
+    figure.suptitle(f"{of}{meta.get('dataset')} ({meta.get('num_images')} images)", fontsize=11)
     figure.savefig(path, dpi=110)
+
+
+def _draw(axis: Any, curve: Mapping[str, Any], name: str) -> None:
+    results = curve["results"]
+    values = results.get(name, [None] * len(results["bpp"]))
+    pairs = sorted((x, y) for x, y in zip(results["bpp"], values, strict=True) if y is not None)
+    if pairs:
+        axis.plot(*zip(*pairs, strict=True), marker="o", markersize=4, label=curve["name"])
 
 
 def _values(values: Sequence[float | None]) -> list[float]:

@@ -1,6 +1,5 @@
 """Pictures to look at: original, reconstruction and error side by side."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from callbacks.curve_file import safe_name
 from callbacks.image_metrics import psnr
 from diffcodec.codec import Codec, CodecOutput, to_uint8
 
@@ -44,8 +44,8 @@ class Reconstructions(Callback):
             if index >= self.max_images:
                 continue
             x, x_hat = to_uint8(outputs.x[i]).cpu(), to_uint8(outputs.x_hat[i]).cpu()
-            stem = f"{index:04d}-{_safe(Path(outputs.name[i]).stem)}"
-            folder = self.folder / _safe(pl_module.point)
+            stem = f"{index:04d}-{safe_name(Path(outputs.name[i]).stem)}"
+            folder = self.folder / safe_name(pl_module.point)
             _save(x, self.folder / "original" / f"{stem}.png")
             _save(x_hat, folder / f"{stem}.png")
             bpp = 8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1])
@@ -58,7 +58,7 @@ class Reconstructions(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        pictures = sorted((self.folder / _safe(pl_module.point)).glob("*.compare.png"))
+        pictures = sorted((self.folder / safe_name(pl_module.point)).glob("*.compare.png"))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for picture in pictures:
@@ -87,7 +87,3 @@ def _compare(x: Tensor, x_hat: Tensor, bpp: float, title: str) -> Figure:
         axis.set_axis_off()
     figure.suptitle(title)
     return figure
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w=.,-]+", "_", name)

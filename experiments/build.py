@@ -58,9 +58,17 @@ def build_coder(cfg: DictConfig) -> "Codec":
 
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
-    """Whether a codec that needs training has weights from nowhere."""
+    """Whether a codec that needs training, or one that it is built on, has weights from nowhere."""
+    from diffcodec.codec import Codec
+
     given = cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained
-    return codec.trainable and not given
+    if codec.trainable:
+        return not given
+    return any(
+        child.trainable and not (child.pretrained or cfg.codec[name].get("weights"))
+        for name, child in codec.named_children()
+        if isinstance(child, Codec)
+    )
 
 
 def choose_points(codec: "Codec", point: object) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Decompress a stream into a PNG.
 
-    python -m experiments.decompress INPUT OUTPUT codec=… [key=value …]
+    python -m experiments.decompress INPUT OUTPUT codec=… [point=…] [key=value …]
 
-The codec and its weights must be those that compressed it.
+The codec and its weights must be those that compressed it. `point=` is for codecs whose decoder
+does something else at each operating point; the default is the first.
 """
 
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments.build import build_coder
+from experiments.build import build_coder, choose_points
 from experiments.cli import file_command
 
 
@@ -22,6 +23,7 @@ def decompress(source: Path, target: Path, cfg: DictConfig) -> str:
 
     stream = source.read_bytes()
     codec = build_coder(cfg)
+    codec.select(choose_points(codec, cfg.point)[0])
     (x_hat,) = codec.decompress([stream])
     image = to_pil_image(to_uint8(x_hat))
     image.save(target, format="PNG")

@@ -14,6 +14,7 @@ the 32-byte fingerprint, of which only two bytes are sent: they give the right e
 checksum refuses foreign streams that share them.
 """
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,6 +135,13 @@ def size_problem(height: int, width: int) -> str | None:
     if height * width > MAX_PIXELS:
         return f"image size {height}x{width} is over {MAX_PIXELS} pixels"
     return None
+
+
+def derive_seed(parts: Sequence[bytes]) -> int:
+    """A seed of `torch.Generator` that is a function of these bytes."""
+    # 63 bits: torch.Generator takes a signed 64-bit seed.
+    digest = hashlib.sha256(b"".join(parts)).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _check_fingerprint(fingerprint: bytes) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from diffcodec import bitstream
-from diffcodec.bitstream import BitstreamError
+from diffcodec.bitstream import BitstreamError, derive_seed
 
 __all__ = ["BitstreamError", "Codec", "CodecOutput", "to_uint8"]
 
@@ -58,6 +58,9 @@ class Codec(LightningModule, ABC):
 
     num_sections: int = 1
     """How many byte strings `encode` returns for an image."""
+
+    differentiable: bool = False
+    """Whether `reconstruct` is there."""
 
     pretrained: bool = False
     """Whether what it was built from brought trained weights, without `weights=`."""
@@ -209,10 +212,33 @@ class Codec(LightningModule, ABC):
         if len(sizes) > 1:
             raise ValueError(f"streams of one call must hold images of one size, got {sizes}")
         height, width = sizes.pop()
-        seeds = [_derive_seed(c.sections) if seed is None else seed for c in contents]
+        seeds = [self.seed_of(c.sections) if seed is None else seed for c in contents]
         with torch.autocast(self.device.type, enabled=False):
             x_hat = self.decode([list(c.sections) for c in contents], height, width, seeds)
         return x_hat.clamp(0, 1)
+
+    def seed_of(self, sections: Sequence[bytes]) -> int:
+        """Seed of the decoder's noise where none is given: a function of the stream."""
+        return derive_seed(sections)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> what is decoded of them, for gradients to flow through.
+
+        At the selected operating point, without bytes, with straight-through rounding; not clamped.
+
+        Raises:
+            ValueError: this codec is not `differentiable`.
+        """
+        raise ValueError(f"no gradients flow through {type(self).__name__}")
+
+    @property
+    def series(self) -> str:
+        """Which line of a figure the selected point belongs to; "" where there is but one."""
+        return ""
+
+    def point_facts(self) -> dict[str, float]:
+        """What the selected point sets, to stand next to what is measured there."""
+        return {}
 
     def num_payload_bytes(self, stream: bytes) -> int:
         """Length of a stream without container header and checksum."""
@@ -271,9 +297,3 @@ def _check_images(x: Tensor) -> None:
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"images must be in [0, 1], got [{low.item():g}, {high.item():g}]")
-
-
-def _derive_seed(sections: Sequence[bytes]) -> int:
-    # 63 bits: torch.Generator takes a signed 64-bit seed.
-    digest = hashlib.sha256(b"".join(sections)).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

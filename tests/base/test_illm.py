@@ -18,6 +18,12 @@ class Network(torch.nn.Module):
         super().__init__()
         torch.manual_seed(quality)
         self.inner = MeanScaleHyperprior(8, 12)
+        self.encoder, self.decoder = self.inner.g_a, self.inner.g_s
+        self.hyper_analysis = self.inner.h_a
+        self.hyper_bottleneck = self.inner.entropy_bottleneck
+
+    def hyper_synthesis_mean(self, z_hat):
+        return self.inner.h_s(z_hat).chunk(2, 1)[1]
 
     def update_tensor_devices(self, operation):
         assert operation == "compress"
@@ -70,3 +76,13 @@ def test_what_cannot_be_had_is_an_error(repo, tmp_path):
         MsIllm([7], repo=repo)
     with pytest.raises(ValueError, match="could not load msillm_quality_3 from torch hub"):
         MsIllm([3], repo=repo)
+
+
+def test_gradients_flow_through_what_is_decoded(repo, photo):
+    codec = MsIllm([2], repo=repo).eval()
+    x = photo[..., 100:150, 100:180].clone().requires_grad_()
+    reconstructed = codec.reconstruct(x)
+    decoded = codec.decompress(codec.compress(x.detach()))
+    torch.testing.assert_close(reconstructed.clamp(0, 1), decoded, rtol=0, atol=1e-5)
+    reconstructed.sum().backward()
+    assert x.grad.abs().sum() > 0

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation import Evaluation, reduce_rows
-from callbacks.figures import plot_curve
+from callbacks.figures import plot_curves
 from callbacks.image_metrics import psnr
 from diffcodec.codec import Codec, to_uint8
 
@@ -73,6 +73,6 @@ def test_the_figure_makes_room_for_the_ceiling(tmp_path, monkeypatch):
         "meta": {"ceiling": {"psnr-rgb": 26.0}},
         "results": {"bpp": [0.1, 0.2], "psnr-rgb": [20.0, 21.0], "ms-ssim-rgb": [0.7, 0.8]},
     }
-    plot_curve(curve, tmp_path / "curve.png")
+    plot_curves([curve], tmp_path / "curve.png")
     assert [y for _, y in drawn] == [26.0]
     assert (tmp_path / "curve.png").stat().st_size > 0

@@ -38,8 +38,10 @@ class Runner:
             *overrides,
         ]
 
-    def __call__(self, name: str, *overrides: str) -> tuple[dict[str, Any], str]:
-        """The curve, and what was printed."""
+    def run(
+        self, name: str, *overrides: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """The finished process."""
         done = subprocess.run(
             self.command(name, *overrides),
             cwd=ROOT,
@@ -48,7 +50,12 @@ class Runner:
             timeout=500,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def __call__(self, name: str, *overrides: str) -> tuple[dict[str, Any], str]:
+        """The curve, and what was printed."""
+        done = self.run(name, *overrides)
         return json.loads((self.root / name / "curve.json").read_text()), done.stdout + done.stderr
 
 

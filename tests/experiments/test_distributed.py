@@ -5,6 +5,14 @@ import pytest
 CASES = [
     ("mbt2018_mean_vbr", ("codec.levels=[2]",), (2, 3)),
     ("cdc", ("codec.width=8", "codec.weights=null", "codec.steps=2", "codec.gamma=0.8"), (2,)),
+    (
+        "sdedit",
+        (
+            *("codec/base=jpeg", "codec.base.values=[20]", "codec/preset=medium"),
+            *("codec.preset.medium.steps=2", "codec.prior.channels=[8]", "codec.show_base=false"),
+        ),
+        (2,),
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
@@ -36,6 +37,7 @@ class MsIllm(Codec):
     """
 
     num_sections = 2
+    differentiable = True
 
     def __init__(self, values: Sequence[int], *, gan: bool = True, repo: str = HUB) -> None:
         if not values or not set(values) <= set(range(1, 7)):
@@ -85,6 +87,18 @@ class MsIllm(Codec):
             except (RuntimeError, ValueError, IndexError) as error:
                 raise BitstreamError(f"the entropy decoder failed: {error}") from error
         return torch.cat(images)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        model = self.model
+        y = model.encoder(F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate"))
+        with torch.no_grad():
+            z = model.hyper_analysis(y.cpu())
+            z_hat, _ = model.hyper_bottleneck(z, training=False)
+            means = model.hyper_synthesis_mean(z_hat).to(y)
+            y_hat = (y - means).round() + means
+        x_hat: Tensor = model.decoder(y + (y_hat - y).detach())
+        return x_hat[..., :height, :width]
 
     def _load(self) -> nn.Module:
         entry = f"{self._entry}_{self.point.removeprefix('quality=')}"

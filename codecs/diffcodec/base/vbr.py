@@ -88,6 +88,10 @@ class VariableRateCodec(LearnedCodec):
     def _encode_image(self, x: Tensor) -> list[bytes]:
         return [bytes([self.level]), *self._model_encode(x, s=self.level)]
 
+    def _model_forward(self, x: Tensor) -> Tensor:
+        x_hat: Tensor = self.model(x, s=self.level)["x_hat"]
+        return x_hat
+
     def _decode_image(self, payload: list[bytes], height: int, width: int) -> Tensor:
         tag, *sections = payload
         if len(tag) != 1 or tag[0] >= self.model.levels:

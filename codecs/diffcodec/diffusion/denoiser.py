@@ -72,6 +72,62 @@ class VPDenoiser:
         return self.x0_of(self.output(x, sigma, **condition), x, sigma)
 
 
+class EDMDenoiser:
+    """A denoiser with EDM's preconditioning (Karras et al. 2022, Eq. 7 and Table 1).
+
+        D(x; sigma) = c_skip x + c_out F(c_in x, c_noise),   c_noise = ln(sigma) / 4
+
+    F sees inputs and is trained to make outputs of unit variance at every noise level.
+
+    Args:
+        network: F(x, c_noise), x of unit variance (B, …), c_noise (B,) in float32.
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], *, sigma_data: float = 0.5) -> None:
+        self.network = network
+        self.sigma_data = sigma_data
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """c_skip and c_out, of the shape of sigma."""
+        total = sigma**2 + self.sigma_data**2
+        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt()
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        sigma = sigma.double().to(x.device)
+        c_skip, c_out = self.scalings(sigma)
+        c_in = (sigma**2 + self.sigma_data**2).rsqrt()
+        c_noise = (sigma.log() / 4).float().expand(len(x))
+        output = self.network(like(x, c_in) * x, c_noise, **condition)
+        return like(x, c_skip) * x + like(x, c_out) * output.to(x.dtype)
+
+
+class ConsistencyDenoiser(EDMDenoiser):
+    """A consistency function f(x, sigma), from any noise level to the ODE's end in one evaluation.
+
+    EDM's preconditioning, shifted so that f(x, sigma_min) = x (Song et al. 2023, App. C).
+
+    Args:
+        network, sigma_data: as of `EDMDenoiser`.
+        sigma_min: where the ODE ends.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        *,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+    ) -> None:
+        super().__init__(network, sigma_data=sigma_data)
+        self.sigma_min = sigma_min
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        above, total = sigma - self.sigma_min, sigma**2 + self.sigma_data**2
+        c_skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
+        return c_skip, above * self.sigma_data / total.sqrt()
+
+
 def like(x: Tensor, coefficient: Tensor) -> Tensor:
     """A coefficient () or (B,) -> one that multiplies x (B, …), on its device and of its dtype."""
     return coefficient.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))

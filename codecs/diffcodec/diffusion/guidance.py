@@ -1,12 +1,14 @@
-"""Guidance: wrappers of a denoiser that move its estimate."""
+"""Guidance: what moves a denoiser's estimate, or the sampler by its gradient."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.sampler import Noise, ancestral_step
 
 
 class ClassifierFreeGuidance:
@@ -41,3 +43,43 @@ class ClassifierFreeGuidance:
 
 def _twice(first: Any, second: Any) -> Any:
     return torch.cat([first, second]) if isinstance(first, Tensor) else second
+
+
+def dps(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    distance: Callable[[Tensor], Tensor],
+    zeta: float,
+    noise: Noise,
+    **condition: Any,
+) -> Tensor:
+    """The reverse SDE with a constraint on x0_hat (Chung et al. 2022; SDEdit, Eqs. 16 and 17).
+
+        x <- ancestral step - zeta * grad_x distance(D(x; sigma))
+
+    The distance is a norm, not its square: its gradient keeps its length however close the
+    constraint is, which is how Chung et al. scale theirs.
+
+    Args:
+        denoiser: D(x; sigma), through which gradients flow.
+        x: the noisy image at `sigmas[0]`, (B, …), no inference tensor.
+        sigmas: noise levels, (S + 1,) falling.
+        distance: x0_hat (B, …) -> how far it is from the constraint, ().
+        zeta: step size.
+        noise: what is added after each step but one down to 0.
+        condition: handed to the denoiser.
+
+    Raises:
+        ValueError: gradients are disabled.
+    """
+    if not torch.is_grad_enabled():
+        raise ValueError("a constraint needs gradients: call it under torch.enable_grad()")
+    for sigma, sigma_next in pairwise(sigmas):
+        x = x.detach().requires_grad_()
+        x0 = denoiser(x, sigma, **condition)
+        (gradient,) = torch.autograd.grad(distance(x0), x)
+        with torch.no_grad():
+            x = ancestral_step(x, x0, sigma, sigma_next, noise) - zeta * gradient
+    return x.detach()

@@ -1,11 +1,22 @@
 """Samplers: free functions that walk a denoiser down a list of noise levels."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffcodec.diffusion.denoiser import Denoiser, like
+
+Noise = Callable[[Tensor], Tensor]
+"""A tensor -> standard normal noise like it, another one with every call."""
+
+
+def seeded_noise(seed: int) -> Noise:
+    """Noise that is a function of the seed: drawn on the CPU in float32, the same on any device."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=generator).to(x)
 
 
 def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Tensor:
@@ -23,3 +34,87 @@ def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Ten
         x0 = denoiser(x, sigma, **condition)
         x = x0 + like(x, sigma_next / sigma) * (x - x0)
     return x
+
+
+def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the same ODE at second order.
+
+    Of the estimates of x0 at the last two levels it extrapolates the one that is best held over
+    the step in ln(sigma); each level costs one evaluation. The first step and one down to 0 are
+    DDIM's.
+
+    Args:
+        denoiser, x, sigmas, condition: as of `ddim`.
+    """
+    previous: Tensor | None = None
+    h_last = torch.tensor(0.0)
+    for sigma, sigma_next in pairwise(sigmas):
+        x0 = denoiser(x, sigma, **condition)
+        h = (sigma / sigma_next).log()
+        held = x0
+        if previous is not None and sigma_next > 0:
+            held = x0 + like(x, h / (2 * h_last)) * (x0 - previous)
+        x = held + like(x, sigma_next / sigma) * (x - held)
+        previous, h_last = x0, h
+    return x
+
+
+def euler_sde(
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise, **condition: Any
+) -> Tensor:
+    """The reverse SDE by ancestral steps (SDEdit, Eq. 5).
+
+    Args:
+        denoiser, x, sigmas, condition: as of `ddim`.
+        noise: what is added after each step but one down to 0.
+    """
+    for sigma, sigma_next in pairwise(sigmas):
+        x0 = denoiser(x, sigma, **condition)
+        x = ancestral_step(x, x0, sigma, sigma_next, noise)
+    return x
+
+
+def ancestral_step(
+    x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise
+) -> Tensor:
+    """A draw of the noisy image at `sigma_next` given the one at `sigma` and the clean one.
+
+    With r = sigma_next^2 / sigma^2 its mean is r x + (1 - r) x0, an Euler step of the reverse SDE,
+    and its variance (1 - r) sigma_next^2.
+
+    Args:
+        x, x0: noisy and clean image, (B, …).
+        sigma, sigma_next: noise levels, ().
+    """
+    ratio = (sigma_next / sigma) ** 2
+    x_next = x0 + like(x, ratio) * (x - x0)
+    if sigma_next > 0:
+        x_next = x_next + like(x, sigma_next * (1 - ratio).sqrt()) * noise(x)
+    return x_next
+
+
+def consistency(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    sigma_min: float = 0.002,
+    **condition: Any,
+) -> Tensor:
+    """Multistep consistency sampling (Song et al. 2023, Algorithm 1).
+
+    Args:
+        denoiser: a consistency function f(x, sigma).
+        x: the noisy image at `sigmas[0]`, (B, …).
+        sigmas: noise levels, (S + 1,) falling to 0. Each but the last is one evaluation; with one
+            step no noise is drawn.
+        noise: what is added between two evaluations.
+        sigma_min: the level at which f leaves its input alone.
+        condition: handed to the function.
+    """
+    x0 = denoiser(x, sigmas[0], **condition)
+    for sigma in sigmas[1:-1]:
+        added = (sigma**2 - sigma_min**2).clamp(min=0).sqrt()
+        x0 = denoiser(x0 + like(x, added) * noise(x), sigma, **condition)
+    return x0

@@ -71,6 +71,32 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
     return torch.linspace(0, num_timesteps - 1, num_steps, dtype=torch.float32).long()
 
 
+def karras_sigmas(
+    sigma_max: float, num_steps: int, *, sigma_min: float = 0.002, rho: float = 7.0
+) -> Tensor:
+    """Noise levels of a sampler (Karras et al. 2022, Eq. 5): sigma_max … sigma_min, 0; (S + 1,).
+
+    Args:
+        sigma_max: the first level.
+        num_steps: S. One step goes from sigma_max to 0 at once.
+        sigma_min: the last level above 0; where sigma_max is not twice as high, half of that.
+        rho: how densely the low levels are covered; 1 is evenly.
+
+    Raises:
+        ValueError: a level that is not positive, or no step.
+    """
+    if num_steps < 1:
+        raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
+    if not (sigma_max > 0 and sigma_min > 0):
+        raise ValueError(f"noise levels must be positive, got {sigma_max} and {sigma_min}")
+    ends = [sigma_max, min(sigma_min, sigma_max / 2)]
+    first, last = torch.tensor(ends, dtype=torch.float64) ** (1 / rho)
+    ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
+    levels = (first + ramp * (last - first)) ** rho
+    levels[0] = sigma_max  # to the last digit: the noise that was added has this level
+    return torch.cat([levels, levels.new_zeros(1)])
+
+
 class TimeTable:
     """The time that a network was trained with, looked up by noise level.
 

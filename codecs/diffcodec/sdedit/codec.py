@@ -1,0 +1,298 @@
+"""The training-free enhancer as a codec: the stream is the base codec's, the decoder does more.
+
+x -> base codec -> bytes
+bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no noise -> x_tilde
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffcodec.bitstream import BitstreamError, derive_seed
+from diffcodec.codec import Codec
+from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.sdedit.points import Setting, build_settings
+from diffcodec.sdedit.presets import Preset
+from diffcodec.sdedit.prior import Prior
+from diffcodec.sdedit.strength import (
+    AUTO,
+    PER_IMAGE,
+    Strengths,
+    find_index,
+    growth,
+    level,
+    read_strengths,
+    write_strengths,
+)
+
+PRECISIONS = ("32", "bf16")
+
+
+class SDEdit(Codec):
+    """Fast training-free perceptual image compression (2025), after SDEdit (Meng et al. 2021).
+
+    Streams are those that the base codec writes, byte for byte, and each decodes what the other
+    wrote: preset and strength are the decoder's choice. Only `strength=per_image` changes them: a
+    byte more in each, and another fingerprint.
+
+    Args:
+        base: any codec; it is not trained here.
+        prior: the diffusion model, and its consistency model for presets that use one.
+        preset: name -> what the decoder does. The curve has a line for each.
+        strength: sigma of the added noise in the prior's space, which for image priors is [-1, 1];
+            or `auto`: for each preset and point of the base, what doubles the squared error on the
+            calibration images (Sec. 3.1), or what a run wrote as `strengths.json`, given by its
+            path; or `per_image`: the encoder finds what doubles this image's error and sends it.
+            A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3).
+        blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
+            2022). A list as of strengths.
+        show_base: measure the base codec's own pictures as well, as a line of their own.
+        calibration: -> images (1, 3, H, W) in [0, 1]; called once, where `auto` needs them.
+        decode_precision: `32` or `bf16`, of the diffusion model.
+
+    Raises:
+        ValueError: one of these is not among its choices, the prior has no network for a preset, or
+            a preset's constraint needs a base that is differentiable.
+    """
+
+    def __init__(
+        self,
+        base: Codec,
+        prior: Prior,
+        preset: Mapping[str, Preset],
+        *,
+        strength: str | float | Sequence[str | float] = AUTO,
+        blend: float | Sequence[float] = 1.0,
+        show_base: bool = True,
+        calibration: Callable[[], Iterable[Tensor]] | None = None,
+        decode_precision: str | int = "32",
+    ) -> None:
+        if str(decode_precision) not in PRECISIONS:
+            raise ValueError(
+                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
+            )
+        constrained = [name for name, p in preset.items() if p.zeta]
+        if constrained and not base.differentiable:
+            raise ValueError(
+                f"preset {', '.join(constrained)} needs a base codec that gradients flow through, "
+                f"which {type(base).__name__} is not: choose another base, or fast or medium"
+            )
+        given: Strengths = {}
+        if isinstance(strength, str) and strength.endswith(".json"):
+            given, strength = read_strengths(strength), AUTO
+        settings = build_settings(
+            base.points, preset, strength=strength, blend=blend, show_base=show_base
+        )
+        super().__init__([*settings])
+        self._settings = settings
+        self._presets = dict(preset)
+        self._signalled = strength == PER_IMAGE
+        self._strengths: Strengths = given
+        self._calibration = calibration
+        self._calibration_images: list[Tensor] | None = None
+        self.base = base.requires_grad_(False).eval()
+        self.prior = prior.requires_grad_(False).eval()
+        self.decode_precision = str(decode_precision)
+        for p in self._presets.values():
+            self._network(p)  # is there
+        self.num_sections = base.num_sections
+        base.select(self.setting.base_point)
+
+    @property
+    def setting(self) -> Setting:
+        """The selected operating point."""
+        return self._settings[self.point]
+
+    @property
+    def series(self) -> str:
+        several = len({setting.series for setting in self._settings.values()}) > 1
+        return self.setting.series if several else ""
+
+    def select(self, point: str) -> None:
+        super().select(point)
+        self.base.select(self.setting.base_point)
+
+    def point_facts(self) -> dict[str, float]:
+        setting = self.setting
+        if setting.strength == PER_IMAGE:
+            return {}
+        return {"strength": self._sigma(setting)}
+
+    def fingerprint(self) -> bytes:
+        own = self.base.fingerprint()
+        return hashlib.sha256(b"SDEdit per image" + own).digest() if self._signalled else own
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        return {f"base.{k}": v for k, v in self.base.decoding_state().items()}
+
+    def on_validation_epoch_start(self) -> None:
+        self.base.on_validation_epoch_start()
+
+    def on_test_epoch_start(self) -> None:
+        self.base.on_test_epoch_start()
+        # Here, so that it is no part of decoding time, and the same on all processes.
+        if self.setting.strength == AUTO:
+            sigma = self.trainer.strategy.broadcast(self._sigma(self.setting))
+            self._strengths[str(self.setting.preset)][self.setting.base_point] = sigma
+
+    def on_test_end(self) -> None:
+        if self._strengths and self.trainer.is_global_zero:
+            write_strengths(self._strengths, Path(self.trainer.default_root_dir) / "strengths.json")
+
+    def seed_of(self, sections: Sequence[bytes]) -> int:
+        # The base codec's, for its picture to be the same; the byte was chosen by that seed.
+        if self._signalled:
+            sections = [*sections[:-1], sections[-1][:-1]]
+        return self.base.seed_of(sections)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        payloads = self.base.encode(x)
+        if not self._signalled:
+            return payloads
+        pairs = zip(x.split(1), payloads, strict=True)
+        return [self._search(image, payload) for image, payload in pairs]
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        setting = self.setting
+        sigmas: list[float] = [0.0] * len(payloads)
+        if self._signalled:
+            payloads, sigmas = _split_indices(payloads)
+        elif setting.preset is not None:
+            sigmas = [self._sigma(setting)] * len(payloads)
+        x_hat = self.base.decode(payloads, height, width, seeds).clamp(0, 1)
+        if setting.preset is None:
+            return x_hat
+        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        images = [
+            self.enhance(image, sigma, seed, self._presets[setting.preset], setting.blend)
+            for image, sigma, seed in zip(x_hat.split(1), sigmas, seeds, strict=True)
+        ]
+        return torch.cat(images)
+
+    def enhance(
+        self, x_hat: Tensor, sigma: float, seed: int, preset: Preset, blend: float = 1.0
+    ) -> Tensor:
+        """Add noise to a decoded picture and take it away again (Eqs. 9 to 11).
+
+        Args:
+            x_hat: the base codec's picture, (1, 3, H, W) in [0, 1].
+            sigma: noise level in the prior's space; 0 returns x_hat as it is.
+            seed: of all noise.
+            preset: how.
+            blend: share of the result that is returned.
+
+        Returns:
+            x_tilde (1, 3, H, W) in [0, 1].
+        """
+        if sigma == 0 or blend == 0:
+            return x_hat
+        height, width = x_hat.shape[-2:]
+        constrained = preset.zeta > 0
+        with (
+            torch.inference_mode(torch.is_inference_mode_enabled() and not constrained),
+            torch.set_grad_enabled(constrained),
+        ):
+            z_hat = self.prior.encode(self.prior.pad(x_hat.clone()))
+            # Another stream of noise than the base codec's, which may have used this seed.
+            noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
+            z = preset.solve(
+                self._network(preset),
+                z_hat + sigma * noise(z_hat),
+                sigma,
+                noise=noise,
+                distance=self._distance(x_hat.clone()) if preset.zeta else None,
+            )
+            x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp(0, 1)
+        return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
+
+    def _distance(self, x_hat: Tensor) -> Callable[[Tensor], Tensor]:
+        """|| C(x_hat) - C(x0_hat) ||_2 of pictures in [-1, 1] (Eq. 17)."""
+        height, width = x_hat.shape[-2:]
+        with torch.no_grad():
+            target = self.base.reconstruct(x_hat)
+
+        def distance(z0: Tensor) -> Tensor:
+            x0 = self.prior.decode(z0)[..., :height, :width]
+            return 2 * (target - self.base.reconstruct(x0)).norm()
+
+        return distance
+
+    def _network(self, preset: Preset) -> Denoiser:
+        prior = self.prior
+        network = prior.consistency() if preset.needs_consistency else prior.denoiser()
+        if self.decode_precision == "32":
+            return network
+
+        def rounded(x: Tensor, sigma: Tensor, **condition: object) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return network(x, sigma, **condition)
+
+        return rounded
+
+    def _sigma(self, setting: Setting) -> float:
+        if setting.preset is None:
+            return 0.0
+        if isinstance(setting.strength, float):
+            return setting.strength
+        found = self._strengths.setdefault(setting.preset, {})
+        if setting.base_point not in found:
+            found[setting.base_point] = self._calibrate(self._presets[setting.preset])
+        return found[setting.base_point]
+
+    @torch.no_grad()
+    def _calibrate(self, preset: Preset) -> float:
+        """The sigma at which the base's error doubles, in the mean of its logarithm over images."""
+        if self._calibration_images is None:
+            if self._calibration is None:
+                raise ValueError(
+                    "strength=auto needs calibration images or a file of strengths: give "
+                    "codec.calibration, codec.strength=FILE or codec.strength=NUMBER"
+                )
+            self._calibration_images = list(self._calibration())
+        images = [x.to(self.device) for x in self._calibration_images]
+        decoded = [self.base.decompress(self.base.compress(x)) for x in images]
+        errors = [_mse(x, x_hat) for x, x_hat in zip(images, decoded, strict=True)]
+
+        def excess(sigma: float) -> float:
+            total = 0.0
+            for i, (x, x_hat) in enumerate(zip(images, decoded, strict=True)):
+                total += growth(_mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
+            return total / len(images)
+
+        return level(find_index(excess, self.prior.max_sigma))
+
+    @torch.no_grad()
+    def _search(self, x: Tensor, payload: list[bytes]) -> list[bytes]:
+        """The payload with the byte that doubles this image's error, as the decoder will see it."""
+        setting = self.setting
+        *sections, last = payload
+        index = 0
+        if setting.preset is not None:
+            preset = self._presets[setting.preset]
+            (height, width), seeds = x.shape[-2:], [self.base.seed_of(payload)]
+            x_hat = self.base.decode([payload], height, width, seeds).clamp(0, 1)
+            base_mse = _mse(x, x_hat)
+
+            def excess(sigma: float) -> float:
+                return growth(_mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
+
+            index = find_index(excess, self.prior.max_sigma)
+        return [*sections, last + bytes([index])]
+
+
+def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list[float]]:
+    """Payloads with a byte at their end -> the base's own, and the noise level that it names."""
+    if not all(payload[-1] for payload in payloads):
+        raise BitstreamError("the byte of the strength is missing")
+    stripped = [[*payload[:-1], payload[-1][:-1]] for payload in payloads]
+    return stripped, [level(payload[-1][-1]) for payload in payloads]
+
+
+def _mse(x: Tensor, x_hat: Tensor) -> float:
+    return float((x - x_hat).square().mean())

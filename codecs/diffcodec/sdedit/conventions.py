@@ -1,0 +1,111 @@
+"""What a pretrained network predicts and how it is told the noise level, by diffusers' configs."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcodec.diffusion.denoiser import (
+    ConsistencyDenoiser,
+    Denoiser,
+    EDMDenoiser,
+    VPDenoiser,
+)
+from diffcodec.diffusion.schedule import TimeTable, sigmas_of
+
+Network = Callable[..., Tensor]
+"""network(x, time) -> prediction, of the shape of x; time is () or (B,)."""
+
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
+TIME_SCALE = 1000  # of consistency models: c_noise as if it were one of 1000 timesteps
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How to make a denoiser of a network.
+
+    Attributes:
+        wrap: network -> D(x; sigma), or the consistency function.
+        is_consistency: which of the two.
+        max_sigma: the highest noise level that the network was trained with.
+        table: sigma -> timestep, of a discrete process.
+    """
+
+    wrap: Callable[[Network], Denoiser]
+    is_consistency: bool
+    max_sigma: float
+    table: TimeTable | None = None
+
+
+def convention_of(config: Mapping[str, Any]) -> Convention:
+    """The convention that a scheduler's config stands for.
+
+    EDM's schedulers and the consistency model's name it by their class; all others are discrete
+    variance-preserving processes with an abar of their own.
+
+    Raises:
+        ValueError: a prediction that is not known.
+    """
+    name = str(config.get("_class_name", ""))
+    sigma_data = float(config.get("sigma_data", 0.5))
+    sigma_max = float(config.get("sigma_max", 80.0))
+    if name.startswith("CMStochastic"):
+        return consistency_convention(
+            sigma_data=sigma_data,
+            sigma_min=float(config.get("sigma_min", 0.002)),
+            sigma_max=sigma_max,
+        )
+    if name.startswith("EDM"):
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction != "epsilon":  # diffusers' name for EDM's own c_skip and c_out
+            raise ValueError(f"prediction_type {prediction!r} of {name} is not known, only epsilon")
+        return Convention(
+            lambda network: EDMDenoiser(network, sigma_data=sigma_data), False, sigma_max
+        )
+    sigmas, prediction = vp_facts(config)
+    table = TimeTable(sigmas, torch.arange(len(sigmas)))
+
+    def wrap(network: Network) -> Denoiser:
+        return VPDenoiser(network, prediction=prediction, time_of=table)
+
+    return Convention(wrap, False, float(sigmas[-1]), table)
+
+
+def consistency_convention(
+    *, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> Convention:
+    """That of consistency models (Song et al. 2023), whose networks are told 1000 c_noise."""
+
+    def wrap(network: Network) -> Denoiser:
+        return ConsistencyDenoiser(_scaled(network), sigma_data=sigma_data, sigma_min=sigma_min)
+
+    return Convention(wrap, True, sigma_max)
+
+
+def openai_edm_convention() -> Convention:
+    """That of the EDM checkpoints that consistency models were distilled from."""
+    return Convention(lambda network: EDMDenoiser(_scaled(network)), False, 80.0)
+
+
+def vp_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
+    """A scheduler's config -> noise levels of its timesteps (N,) rising, and the prediction.
+
+    Raises:
+        ValueError: a prediction that is not known.
+    """
+    from diffusers import DDPMScheduler
+
+    name = config.get("prediction_type", "epsilon")
+    if name not in PREDICTIONS:
+        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(PREDICTIONS)}")
+    known = re.compile("num_train_timesteps|beta_|trained_betas|rescale_betas")
+    options = {key: value for key, value in config.items() if known.match(key)}
+    scheduler: Any = DDPMScheduler(**options)
+    return sigmas_of(scheduler.alphas_cumprod), PREDICTIONS[name]
+
+
+def _scaled(network: Network) -> Network:
+    return lambda x, c_noise, **condition: network(x, TIME_SCALE * c_noise, **condition)

@@ -1,0 +1,146 @@
+"""Pretrained priors in pixel space: UNet2DModel in diffusers' layout, and OpenAI's checkpoints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.sdedit.conventions import (
+    Convention,
+    consistency_convention,
+    convention_of,
+    openai_edm_convention,
+)
+from diffcodec.sdedit.openai import ARCHITECTURES, convert
+from diffcodec.sdedit.prior import Prior
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
+
+
+class HubPrior(Prior):
+    """Pretrained U-Nets of a fixed size, on overlapping tiles.
+
+    Each source is a repository of the hub or a folder in diffusers' layout, whose scheduler says
+    what the network predicts (EDM, consistency, or a discrete process with eps, v or x0), or one
+    file (as in `diffcodec.weights`) of OpenAI's consistency models.
+
+    Args:
+        source: of the denoiser, for medium and slow; None is none.
+        consistency: of the consistency model, for fast; None is none.
+        architecture: of OpenAI's files, `lsun256` or `imagenet64`, or the options of UNet2DModel.
+        class_label: of networks that are conditioned on a class.
+        window: side of the tiles; None is the size that the networks were trained on.
+
+    Raises:
+        ValueError: there is no source, one cannot be had, does not fit, or is the other's kind.
+    """
+
+    def __init__(
+        self,
+        source: str | None = None,
+        consistency: str | None = None,
+        *,
+        architecture: str | Mapping[str, Any] = "lsun256",
+        class_label: int = 0,
+        window: int | None = None,
+    ) -> None:
+        if isinstance(architecture, str) and architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"unknown architecture {architecture!r}, choose from {', '.join(ARCHITECTURES)}"
+            )
+        if source is None and consistency is None:
+            raise ValueError(
+                "the hub prior has no network: give codec.prior.source or codec.prior.consistency"
+            )
+        options = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
+        networks: dict[str, Any] = {}
+        self._conventions: dict[str, Convention] = {}
+        for role, origin in (("denoiser", source), ("consistency", consistency)):
+            if origin is None:
+                continue
+            network, convention = _load(origin, role == "consistency", options)
+            if convention.is_consistency != (role == "consistency"):
+                kind = "a consistency model" if convention.is_consistency else "a denoiser"
+                raise ValueError(f"{origin} is {kind}, which is no codec.prior.{_OPTION[role]}")
+            networks[role], self._conventions[role] = network, convention
+        super().__init__(window or min(_sample_size(n) for n in networks.values()))
+        self.networks = nn.ModuleDict(networks)
+        self.multiple = max(_stride(n) for n in networks.values())
+        assert self.window is not None
+        if self.window % self.multiple:
+            raise ValueError(f"window {self.window} is no multiple of {self.multiple}")
+        self.max_sigma = min(c.max_sigma for c in self._conventions.values())
+        self._class_label = class_label
+
+    def build_denoiser(self) -> Denoiser:
+        return self._build("denoiser", "medium and slow")
+
+    def build_consistency(self) -> Denoiser:
+        return self._build("consistency", "fast")
+
+    def _build(self, role: str, presets: str) -> Denoiser:
+        if role not in self.networks:
+            raise ValueError(f"preset {presets} needs codec.prior.{_OPTION[role]}")
+        unet: Any = self.networks[role]
+
+        def network(x: Tensor, time: Tensor) -> Tensor:
+            labels = None
+            if unet.config.num_class_embeds is not None:
+                labels = torch.full((len(x),), self._class_label, device=x.device)
+            out: Tensor = unet(x, time, class_labels=labels).sample
+            return out[:, :3]  # some also predict a variance
+
+        return self._conventions[role].wrap(network)
+
+
+_OPTION = {"denoiser": "source", "consistency": "consistency"}
+
+
+def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tuple[Any, Convention]:
+    from diffusers import UNet2DModel
+
+    if source.partition("#")[0].endswith(CHECKPOINTS):
+        unet: Any = UNet2DModel(**options)
+        state = state_dict_of(load_checkpoint(source))
+        load_strict(unet, convert(state, unet.state_dict()), source=source)
+        return unet, consistency_convention() if is_consistency else openai_edm_convention()
+    folder, parts = Path(source).expanduser(), ("unet", "scheduler")
+    if folder.is_dir():
+        source = str(folder)
+        subfolders = [part if (folder / part).is_dir() else None for part in parts]
+        return _from_pretrained(source, *subfolders)
+    try:
+        return _from_pretrained(source, *parts)
+    except ValueError:
+        return _from_pretrained(source, None, None)  # early repositories have no folders
+
+
+def _from_pretrained(
+    source: str, unet_folder: str | None, scheduler_folder: str | None
+) -> tuple[Any, Convention]:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    try:
+        unet = UNet2DModel.from_pretrained(source, subfolder=unet_folder)
+        config = DDPMScheduler.load_config(source, subfolder=scheduler_folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"could not load an unconditional U-Net and its scheduler from {source!r} "
+            f"(owner/repository on the hub, or a folder in diffusers' layout): {error}"
+        ) from error
+    return unet.float(), convention_of(config)
+
+
+def _sample_size(unet: Any) -> int:
+    size = unet.config.sample_size
+    if not isinstance(size, int):
+        raise ValueError(f"the network does not say its size ({size}): give codec.prior.window")
+    return size
+
+
+def _stride(unet: Any) -> int:
+    return int(2 ** (len(unet.config.block_out_channels) - 1))

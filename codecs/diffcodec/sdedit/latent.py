@@ -1,0 +1,181 @@
+"""Stable Diffusion as the prior: noise on latents, and away again with an empty prompt."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcodec.diffusion.denoiser import Denoiser, VPDenoiser, like
+from diffcodec.diffusion.schedule import TimeTable
+from diffcodec.sdedit.conventions import Convention, convention_of
+from diffcodec.sdedit.prior import Prior
+
+LCM_TIME_SCALE = 10.0  # of a latent consistency model's boundary condition
+LCM_SIGMA_DATA = 0.5
+
+
+class LatentPrior(Prior):
+    """A latent diffusion model, and a latent consistency or turbo U-Net of it for one step.
+
+    This is the paper's way out for images that no consistency model was trained for (Sec. 6). What
+    the autoencoder loses is lost at any strength above 0.
+
+    Args:
+        source: a Stable Diffusion 1.x or 2.x in diffusers' layout: `owner/repository` or a folder.
+        consistency: of a U-Net for the fast preset, in the same latent space, in the same form; a
+            latent consistency model is known by its guidance embedding, all others (turbo) are
+            evaluated once as they are. None is none.
+        guidance: what a latent consistency model is told; with an empty prompt there is nothing to
+            guide to, but it was only trained for some values.
+        window: side of the tiles in pixels, a multiple of 64; None takes images whole.
+
+    Raises:
+        ValueError: a source cannot be had or is no such pipeline, or the window does not fit.
+    """
+
+    text: Tensor
+
+    def __init__(
+        self,
+        source: str,
+        consistency: str | None = None,
+        *,
+        guidance: float = 7.5,
+        window: int | None = None,
+    ) -> None:
+        vae, unet, text, scheduler = _load_pipeline(source)
+        stride = int(2 ** (len(vae.config.block_out_channels) - 1))
+        multiple = stride * int(2 ** (len(unet.config.block_out_channels) - 1))
+        if window is not None and window % multiple:
+            raise ValueError(f"window must be a multiple of {multiple}, got {window}")
+        super().__init__(None if window is None else window // stride)
+        self._stride, self.multiple = stride, multiple
+        self.vae: Any = vae
+        self.unet: Any = unet
+        self.register_buffer("text", text)
+        self._convention: Convention = convention_of(scheduler)
+        if self._convention.table is None:
+            raise ValueError(f"the scheduler of {source!r} is of no latent diffusion model")
+        self.max_sigma = self._convention.max_sigma
+        self.consistency_unet: Any = None if consistency is None else _load_unet(consistency)
+        self._guidance = guidance
+
+    @property
+    def min_side(self) -> int:
+        return (self.window or 0) * self._stride
+
+    def encode(self, x: Tensor) -> Tensor:
+        z: Tensor = self.vae.encode(x * 2 - 1).latent_dist.mode()
+        return (z - self._shift) * self.vae.config.scaling_factor
+
+    def decode(self, z: Tensor) -> Tensor:
+        x: Tensor = self.vae.decode(z / self.vae.config.scaling_factor + self._shift).sample
+        return (x + 1) / 2
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    def build_denoiser(self) -> Denoiser:
+        return self._convention.wrap(self._network(self.unet))
+
+    def build_consistency(self) -> Denoiser:
+        unet = self.consistency_unet
+        if unet is None:
+            raise ValueError("preset fast needs codec.prior.consistency")
+        one_step = self._convention.wrap(self._network(unet))
+        if unet.config.time_cond_proj_dim is None:
+            return one_step
+        table = self._convention.table
+        assert isinstance(one_step, VPDenoiser)
+        assert table is not None
+        return LatentConsistency(one_step, table)
+
+    def _network(self, unet: Any) -> Any:
+        condition = {}
+        size = unet.config.time_cond_proj_dim
+        if size is not None:
+            condition["timestep_cond"] = guidance_embedding(self._guidance, size)
+
+        def network(x: Tensor, time: Tensor) -> Tensor:
+            options = {k: v.to(x).expand(len(x), -1) for k, v in condition.items()}
+            text = self.text.to(x).expand(len(x), -1, -1)
+            out: Tensor = unet(x, time, encoder_hidden_states=text, **options).sample
+            return out
+
+        return network
+
+
+class LatentConsistency:
+    """A latent consistency model's function (Luo et al. 2023, Eq. 9) at a noise level.
+
+    Args:
+        denoiser: the network's estimate of x0.
+        table: sigma -> timestep.
+    """
+
+    def __init__(self, denoiser: VPDenoiser, table: TimeTable) -> None:
+        self.denoiser = denoiser
+        self.table = table
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        time = LCM_TIME_SCALE * self.table(sigma.double()).double()
+        total = time**2 + LCM_SIGMA_DATA**2
+        c_skip, c_out = LCM_SIGMA_DATA**2 / total, time / total.sqrt()
+        x_t = like(x, (1 + sigma.double() ** 2).rsqrt()) * x
+        return like(x, c_skip) * x_t + like(x, c_out) * self.denoiser(x, sigma, **condition)
+
+
+def guidance_embedding(guidance: float, size: int) -> Tensor:
+    """What a latent consistency model is told of the guidance, (1, size): sines and cosines."""
+    half = size // 2
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / max(1, half - 1))
+    angles = 1000 * guidance * frequencies
+    embedding = torch.cat([angles.sin(), angles.cos()])
+    return nn.functional.pad(embedding, (0, size % 2))[None]
+
+
+def _load_pipeline(source: str) -> tuple[Any, Any, Tensor, Any]:
+    """Autoencoder, U-Net, embedding (1, L, D) of the empty prompt, and the scheduler's config."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    source = _expanded(source)
+    try:
+        vae: Any = AutoencoderKL.from_pretrained(source, subfolder="vae")
+        unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
+        text_encoder: Any = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+        scheduler = DDPMScheduler.load_config(source, subfolder="scheduler")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"could not load a Stable Diffusion pipeline from {source!r} (owner/repository on the "
+            f"hub, or a folder in diffusers' layout): {error}"
+        ) from error
+    tokens: Any = tokenizer(
+        [""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
+    )
+    with torch.no_grad():
+        text: Tensor = text_encoder.float()(tokens.input_ids).last_hidden_state
+    return vae.float(), unet.float(), text, scheduler
+
+
+def _load_unet(source: str) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    source = _expanded(source)
+    try:
+        try:
+            unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
+        except OSError:
+            unet = UNet2DConditionModel.from_pretrained(source)  # the U-Net alone
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"could not load a U-Net from {source!r}: {error}") from error
+    return unet.float()
+
+
+def _expanded(source: str) -> str:
+    folder = Path(source).expanduser()
+    return str(folder) if folder.is_dir() else source

@@ -1,0 +1,107 @@
+"""The small prior's network: a U-Net of residual 3x3 blocks on pixel-unshuffled images.
+
+Nothing in it looks farther than its convolutions do: no attention, and no statistics over the
+image, so that what was trained on crops does the same on whole photographs.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATCH = 2  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
+FREQUENCIES = 16
+
+
+class Block(nn.Module):
+    """A residual block of two convolutions, scaled and shifted by the noise level in between."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        same = in_channels == out_channels
+        self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        nn.init.zeros_(self.conv2.weight)  # at first every block is the identity
+        nn.init.zeros_(self.affine.weight)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(F.silu(_normalised(x)))
+        scale, shift = self.affine(embedding)[..., None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(_normalised(h) * (1 + scale) + shift))
+        out: Tensor = self.skip(x) + h
+        return out
+
+
+class SmallUNet(nn.Module):
+    """F(x, c_noise) of a denoiser with EDM's preconditioning; its output is 0 before training.
+
+    Args:
+        channels: of each stage; a stage has half the resolution of the one before, the first has
+            half the image's.
+        layers: residual blocks of each stage on the way down, and again on the way up.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128), layers: int = 2) -> None:
+        super().__init__()
+        if not channels or min(channels) < 1 or layers < 1:
+            raise ValueError(
+                f"channels and layers must be at least 1, got {list(channels)} and {layers}"
+            )
+        embedding = 2 * channels[0]
+        self.embed = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.conv_in = nn.Conv2d(3 * PATCH**2, channels[0], 3, padding=1)
+
+        def blocks(first: int, width: int) -> nn.ModuleList:
+            widths = [first, *[width] * layers]
+            return nn.ModuleList(Block(a, b, embedding) for a, b in pairwise(widths))
+
+        self.down = nn.ModuleList(blocks(c, c) for c in channels)
+        self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(channels))
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(channels))
+        self.up = nn.ModuleList(blocks(2 * c, c) for c in channels[:-1])
+        self.conv_out = nn.Conv2d(channels[0], 3 * PATCH**2, 3, padding=1)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the image must be multiples of it."""
+        return PATCH * 2 ** (len(self.down) - 1)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of unit variance, c_noise (B,) -> (B, 3, H, W)."""
+        embedding = F.silu(self.embed(_waves(c_noise)))
+        h = self.conv_in(F.pixel_unshuffle(x, PATCH))
+        skips = []
+        for stage, blocks in enumerate(self.down):
+            if stage:
+                h = self.shrink[stage - 1](F.pixel_unshuffle(h, 2))
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+            skips.append(h)
+        for stage in reversed(range(len(self.up))):
+            h = F.pixel_shuffle(self.grow[stage](h), 2)
+            h = torch.cat([h, skips[stage]], dim=1)
+            for block in self.up[stage]:  # type: ignore[attr-defined]
+                h = block(h, embedding)
+        return F.pixel_shuffle(self.conv_out(F.silu(_normalised(h))), PATCH)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """Every pixel's channels brought to a mean square of 1."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-4).rsqrt()
+
+
+def _waves(c_noise: Tensor) -> Tensor:
+    """Noise levels (B,) -> sines and cosines of them, (B, 2 * FREQUENCIES)."""
+    frequencies = torch.logspace(0, 1.5, FREQUENCIES, device=c_noise.device)
+    angles = c_noise[:, None] * frequencies * (math.pi / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

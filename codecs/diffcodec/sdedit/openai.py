@@ -1,0 +1,123 @@
+"""OpenAI's consistency and EDM checkpoints (`cd_bedroom256_l2.pt`, …) in diffusers' layout.
+
+Both number their layers, but not alike: OpenAI's counts through all blocks on the way down, and
+again on the way up. With L residual blocks a stage:
+
+    input_blocks.0                  conv_in
+    input_blocks.{1 + i (L+1) + j}  stage i, block j; j = L is what halves the resolution
+    middle_block.{0, 1, 2}          residual block, attention, residual block
+    output_blocks.{i (L+1) + j}     stage i, block j; the last one also doubles the resolution
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_ATTENTION = {"group_norm": "norm", "to_out.0": "proj_out"}
+_OTHER = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "class_embedding": "label_emb",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_QKV = ("to_q", "to_k", "to_v")  # thirds of `qkv`, in this order
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
+_MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
+
+
+def _config(size: int, layers: int, widths: Sequence[int], attending: int, **more: Any) -> Any:
+    plain = len(widths) - attending
+    return {
+        "sample_size": size,
+        "layers_per_block": layers,
+        "block_out_channels": tuple(widths),
+        "attention_head_dim": 64,
+        "down_block_types": ("ResnetDownsampleBlock2D",) * plain + ("AttnDownBlock2D",) * attending,
+        "up_block_types": ("AttnUpBlock2D",) * attending + ("ResnetUpsampleBlock2D",) * plain,
+        "upsample_type": "resnet",
+        "downsample_type": "resnet",
+        **more,
+    }
+
+
+# Appendix C of Consistency Models (Song et al. 2023), as options of UNet2DModel.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "lsun256": _config(256, 2, (256, 256, 512, 512, 1024, 1024), 3),
+    "imagenet64": _config(
+        *(64, 3, (192, 384, 576, 768), 3),
+        num_class_embeds=1000,
+        resnet_time_scale_shift="scale_shift",
+        attn_norm_num_groups=32,
+    ),
+}
+
+
+def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenAI's state dict -> that of a UNet2DModel.
+
+    Args:
+        state: of the checkpoint.
+        wanted: the model's own, for its keys and shapes.
+
+    Returns:
+        What the checkpoint has of it; keys that nothing asked for keep their name,
+        for the strict loader to refuse.
+    """
+    out: dict[str, Tensor] = {}
+    used = set()
+    layers = 1 + max(int(m[4]) for m in map(_BLOCK.match, wanted) if m and m[3] == "resnets")
+    # On the way up a stage has a block more, and that is the highest number.
+    for key, like in wanted.items():
+        source, third = openai_key(key, wanted, layers - 1)
+        if source not in state:
+            continue
+        used.add(source)
+        value = state[source] if third is None else state[source].chunk(3)[third]
+        out[key] = value.reshape(like.shape) if value.numel() == like.numel() else value
+    return out | {key: value for key, value in state.items() if key not in used}
+
+
+def openai_key(key: str, keys: Mapping[str, Any], layers: int) -> tuple[str, int | None]:
+    """A key of UNet2DModel -> OpenAI's, and which third of it where that is q, k and v in one.
+
+    Args:
+        key: as in `down_blocks.0.resnets.1.conv1.weight`.
+        keys: all keys of that model.
+        layers: residual blocks a stage on the way down.
+    """
+    module, _, name = key.rpartition(".")
+    if module in _OTHER:
+        return f"{_OTHER[module]}.{name}", None
+    block = _BLOCK.match(module)
+    if block is not None:
+        prefix, rest = _position(block, keys, layers), module[block.end() + 1 :]
+    else:
+        _, kind, number, rest = module.split(".", 3)
+        prefix = f"middle_block.{_MIDDLE[f'{kind}.{number}']}"
+    if rest in _QKV:
+        return f"{prefix}.qkv.{name}", _QKV.index(rest)
+    return f"{prefix}.{(_RESNET | _ATTENTION)[rest]}.{name}", None
+
+
+def _position(block: re.Match[str], keys: Mapping[str, Any], layers: int) -> str:
+    way, stage, kind, number = block[1], int(block[2]), block[3], int(block[4])
+    first = stage * (layers + 1)
+    if way == "down":
+        index = 1 + first + (layers if kind == "downsamplers" else number)
+        return f"input_blocks.{index}.{1 if kind == 'attentions' else 0}"
+    if kind == "upsamplers":
+        attends = any(k.startswith(f"up_blocks.{stage}.attentions.") for k in keys)
+        return f"output_blocks.{first + layers}.{2 if attends else 1}"
+    return f"output_blocks.{first + number}.{1 if kind == 'attentions' else 0}"

@@ -1,0 +1,94 @@
+"""How long the decoder may take: the presets of Table 2."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.guidance import dps
+from diffcodec.diffusion.sampler import Noise, consistency, ddim, dpmpp_2m, euler_sde
+from diffcodec.diffusion.schedule import karras_sigmas
+
+SOLVERS = ("consistency", "dpmpp_2m", "ddim", "euler_sde")
+MOST_ODE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One way back from noise to a picture.
+
+    Attributes:
+        solver: `consistency` (fast), `dpmpp_2m` or `ddim` (the probability-flow ODE), `euler_sde`
+            (the reverse SDE); None is dpmpp_2m up to 20 steps and euler_sde beyond (Sec. 3.2:
+            few steps are limited by discretisation, many by the network).
+        steps: evaluations of the network.
+        sigma_min: the last noise level above 0, in the prior's space.
+        zeta: step size of the constraint through the base codec (slow); 0 is none.
+
+    Raises:
+        ValueError: one of these is not among its choices, or a constraint on another solver than
+            euler_sde.
+    """
+
+    solver: str | None = None
+    steps: int = 1
+    sigma_min: float = 0.01
+    zeta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.solver is not None and self.solver not in SOLVERS:
+            raise ValueError(f"unknown solver {self.solver!r}, choose from {', '.join(SOLVERS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not self.sigma_min > 0:
+            raise ValueError(f"sigma_min must be above 0, got {self.sigma_min}")
+        if self.zeta < 0:
+            raise ValueError(f"zeta must be at least 0, got {self.zeta}")
+        if self.zeta and self.method != "euler_sde":
+            raise ValueError(
+                f"zeta={self.zeta:g} needs solver=euler_sde, not {self.method} with {self.steps} "
+                "steps"
+            )
+
+    @property
+    def method(self) -> str:
+        """The solver, chosen by the number of steps where none is given."""
+        if self.solver is not None:
+            return self.solver
+        return "dpmpp_2m" if self.steps <= MOST_ODE_STEPS else "euler_sde"
+
+    @property
+    def needs_consistency(self) -> bool:
+        """Whether it evaluates the consistency model rather than the denoiser."""
+        return self.method == "consistency"
+
+    def solve(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma: float,
+        *,
+        noise: Noise,
+        distance: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """From a noisy image back to none (Eq. 11).
+
+        Args:
+            denoiser: D(x; sigma), or the consistency model for `consistency`.
+            x: the noisy image, (1, …).
+            sigma: its noise level.
+            noise: of the solvers that add some.
+            distance: an estimate of the image -> how far it is from the constraint, (); needed
+                where zeta > 0, and then gradients must be enabled.
+        """
+        sigmas = karras_sigmas(sigma, self.steps, sigma_min=self.sigma_min).to(torch.float64)
+        if self.zeta:
+            assert distance is not None
+            return dps(denoiser, x, sigmas, distance=distance, zeta=self.zeta, noise=noise)
+        if self.method == "consistency":
+            return consistency(denoiser, x, sigmas, noise=noise)
+        if self.method == "euler_sde":
+            return euler_sde(denoiser, x, sigmas, noise=noise)
+        return {"dpmpp_2m": dpmpp_2m, "ddim": ddim}[self.method](denoiser, x, sigmas)

@@ -1,0 +1,208 @@
+"""Training of the small prior: a denoiser with EDM's loss, then its consistency model.
+
+Both are codecs, so that they are measured like any other: the stream holds the picture itself, and
+what is decoded is the picture after noise of a certain level and one evaluation. At the operating
+point `sigma=0.1` the PSNR is that of denoising noise of that level in [-1, 1].
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.codec import Codec, to_uint8
+from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser, like
+from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.diffusion.schedule import karras_sigmas
+from diffcodec.sdedit.network import SmallUNet
+from diffcodec.sdedit.small import SIGMA_MIN, load_network
+
+
+class PriorTraining(Codec):
+    """Trains the denoiser (Karras et al. 2022, Eq. 8 and Table 1).
+
+    EDM draws noise levels for making images of nothing. The enhancer starts from a picture, and
+    what doubles its error is noise between 0.02 and 0.6 in [-1, 1] at rates of 0.1 to 2 bits per
+    pixel: training draws those, ln(sigma) ~ N(p_mean, p_std^2) around 0.14 rather than 0.3.
+
+    Args:
+        channels, layers: of the network.
+        p_mean, p_std: of ln(sigma) in training.
+        sigmas: noise levels in [-1, 1] at which it is measured.
+        lr, warmup_steps: of Adam; the learning rate falls to zero along a cosine.
+        weights: null, or a source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: a level that is not positive, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 128),
+        layers: int = 2,
+        *,
+        p_mean: float = -2.0,
+        p_std: float = 1.0,
+        sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
+        lr: float = 2e-3,
+        warmup_steps: int = 200,
+        weights: str | None = None,
+    ) -> None:
+        if not all(sigma > 0 for sigma in sigmas):
+            raise ValueError(f"sigmas must be above 0, got {list(sigmas)}")
+        super().__init__([f"sigma={sigma:g}" for sigma in sigmas])
+        self.network = load_network(channels, layers, weights)
+        self.p_mean, self.p_std = p_mean, p_std
+        self.lr, self.warmup_steps = lr, warmup_steps
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What is trained."""
+        return EDMDenoiser(self.network)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        return [[image.cpu().numpy().tobytes()] for image in to_uint8(x)]
+
+    def decode(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Tensor:
+        images = []
+        sigma = torch.tensor(float(self.point.removeprefix("sigma=")))
+        for (pixels,), seed in zip(payloads, seeds, strict=True):
+            if len(pixels) != 3 * height * width:
+                raise BitstreamError(f"{len(pixels)} bytes are no picture of {height}x{width}")
+            x = torch.from_numpy(np.frombuffer(pixels, dtype=np.uint8).copy())
+            x = x.reshape(1, 3, height, width).to(self.device) / 127.5 - 1
+            x = _pad(x, self.network)
+            x0 = self.denoiser(x + sigma * seeded_noise(seed)(x), sigma)
+            images.append((x0[..., :height, :width] + 1) / 2)
+        return torch.cat(images)
+
+    def loss(self, x: Tensor) -> Tensor:
+        """EDM's loss of images (B, 3, H, W) in [-1, 1], at random noise levels."""
+        sigma = (self.p_mean + self.p_std * torch.randn(len(x), device=x.device)).exp()
+        denoiser = EDMDenoiser(self.network)
+        x0 = denoiser(x + like(x, sigma) * torch.randn_like(x), sigma)
+        weight = (sigma**2 + denoiser.sigma_data**2) / (sigma * denoiser.sigma_data) ** 2
+        return (like(x, weight) * (x0 - x) ** 2).mean()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = self.loss(_pad(batch["image"] * 2 - 1, self.network))
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr)
+        steps = self.trainer.estimated_stepping_batches
+
+        def factor(step: int) -> float:
+            progress = 0.0 if math.isinf(steps) else min(1.0, step / steps)
+            warmth = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            return warmth * (1 + math.cos(math.pi * progress)) / 2
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+class ConsistencyTraining(PriorTraining):
+    """Distils a denoiser into its consistency model (Song et al. 2023, Algorithm 2).
+
+    f is to give the same for both ends of a step of the probability-flow ODE: a noisy image, and
+    where Heun's method with the teacher takes it. The target is the network itself without
+    gradient, as in Song & Dhariwal (2024); levels weigh the same in units of the network's output.
+
+    Args:
+        teacher: weights of the denoiser, as `experiment=sdedit/prior` writes them; the consistency
+            model starts from there.
+        max_sigma: the highest noise level; the levels are EDM's between 0.002 and this one.
+        num_levels: how many there are.
+        channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `PriorTraining`; p_mean and
+            p_std say how often each level is drawn.
+        weights: null (the teacher's), or a source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: a level that is not positive, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 128),
+        layers: int = 2,
+        *,
+        teacher: str | None = None,
+        max_sigma: float = 1.0,
+        num_levels: int = 12,
+        p_mean: float = -1.5,
+        p_std: float = 1.0,
+        sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
+        lr: float = 5e-4,
+        warmup_steps: int = 200,
+        weights: str | None = None,
+    ) -> None:
+        if num_levels < 2:
+            raise ValueError(f"num_levels must be at least 2, got {num_levels}")
+        super().__init__(
+            channels,
+            layers,
+            p_mean=p_mean,
+            p_std=p_std,
+            sigmas=sigmas,
+            lr=lr,
+            warmup_steps=warmup_steps,
+            weights=weights or teacher,
+        )
+        network = load_network(channels, layers, teacher) if weights else self.network
+        self.teacher: SmallUNet = copy.deepcopy(network).requires_grad_(False)
+        levels = karras_sigmas(max_sigma, num_levels, sigma_min=SIGMA_MIN)[:-1].flip(0)
+        self._levels = levels.float()
+
+    @property
+    def denoiser(self) -> ConsistencyDenoiser:
+        return ConsistencyDenoiser(self.network, sigma_min=SIGMA_MIN)
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        return self.trained_state()
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()}
+
+    def loss(self, x: Tensor) -> Tensor:
+        """The distillation loss of images (B, 3, H, W) in [-1, 1], at random levels."""
+        levels = self._levels.to(x.device)
+        # A bin's share of the normal distribution of ln(sigma), as there are few levels.
+        edges = (levels.log() - self.p_mean) / (self.p_std * math.sqrt(2))
+        share = torch.erf(edges[1:]) - torch.erf(edges[:-1])
+        index = torch.multinomial(share.clamp(min=1e-6), len(x), replacement=True)
+        high, low = levels[index + 1], levels[index]
+        noisy = x + like(x, high) * torch.randn_like(x)
+        with torch.no_grad():
+            less = _heun_step(EDMDenoiser(self.teacher), noisy, high, low)
+            target = self.denoiser(less, low)
+        error = (self.denoiser(noisy, high) - target).square().mean((1, 2, 3))
+        _, c_out = self.denoiser.scalings(high)
+        return (error / c_out**2).mean()
+
+
+def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """One step of dx/dsigma = (x - D) / sigma at second order, a level per image (B,)."""
+    slope = (x - denoiser(x, sigma)) / like(x, sigma)
+    step = like(x, sigma_next - sigma)
+    x_next = x + step * slope
+    slope_next = (x_next - denoiser(x_next, sigma_next)) / like(x, sigma_next)
+    return x + step * (slope + slope_next) / 2
+
+
+def _pad(x: Tensor, network: SmallUNet) -> Tensor:
+    height, width = x.shape[-2:]
+    multiple = network.multiple
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -1,0 +1,79 @@
+"""What the enhancer asks of a diffusion model of images."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.tiling import TiledDenoiser
+
+
+class Prior(nn.Module, ABC):
+    """A diffusion model, a consistency model of it, and the space in which they live.
+
+    Here that space is images in [-1, 1]; a latent prior has its own.
+
+    Args:
+        window: side of the squares that the networks take, in that space: larger images are covered
+            by overlapping ones. None takes images whole.
+
+    Attributes:
+        multiple: sides of images in pixels must be multiples of it.
+        max_sigma: the highest noise level that the networks know.
+    """
+
+    multiple: int = 1
+    max_sigma: float = 80.0
+
+    def __init__(self, window: int | None = None) -> None:
+        super().__init__()
+        self.window = window
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1], sides multiples of `multiple` -> the prior's space."""
+        return x * 2 - 1
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Inverse of `encode`, not clamped."""
+        return (z + 1) / 2
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Repeat the right and lower border up to what `encode` and the window take."""
+        height, width = x.shape[-2:]
+        smallest = self.min_side
+        down = max(-height % self.multiple, smallest - height)
+        right = max(-width % self.multiple, smallest - width)
+        return F.pad(x, (0, right, 0, down), mode="replicate")
+
+    @property
+    def min_side(self) -> int:
+        """The smallest image in pixels."""
+        return self.window or 0
+
+    def denoiser(self) -> Denoiser:
+        """D(x; sigma), on tiles where there is a window.
+
+        Raises:
+            ValueError: this prior has no such network.
+        """
+        return self._tiled(self.build_denoiser())
+
+    def consistency(self) -> Denoiser:
+        """f(x, sigma), on tiles where there is a window.
+
+        Raises:
+            ValueError: this prior has no such network.
+        """
+        return self._tiled(self.build_consistency())
+
+    def _tiled(self, denoiser: Denoiser) -> Denoiser:
+        return denoiser if self.window is None else TiledDenoiser(denoiser, self.window)
+
+    @abstractmethod
+    def build_denoiser(self) -> Denoiser:
+        """D(x; sigma) on an image of the prior's size."""
+
+    @abstractmethod
+    def build_consistency(self) -> Denoiser:
+        """f(x, sigma) on an image of the prior's size."""

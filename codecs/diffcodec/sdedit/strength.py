@@ -1,0 +1,78 @@
+"""How much noise: levels that a byte can name, and the one that doubles the error."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+NUM_LEVELS = 256
+LOWEST, HIGHEST = 0.005, 4.0
+"""Of the levels above 0, in the prior's space; neighbours differ by 2.7%."""
+
+AUTO, PER_IMAGE = "auto", "per_image"
+
+
+def level(index: int) -> float:
+    """Index 0 … 255 -> sigma: 0, then from `LOWEST` to `HIGHEST` in equal ratios."""
+    if not 0 <= index < NUM_LEVELS:
+        raise ValueError(f"a strength's index must be in 0 to {NUM_LEVELS - 1}, got {index}")
+    if index == 0:
+        return 0.0
+    return LOWEST * (HIGHEST / LOWEST) ** ((index - 1) / (NUM_LEVELS - 2))
+
+
+def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
+    """The highest index at which the error has not more than doubled, by bisection.
+
+    On this grid, so that machines which round otherwise find the same.
+
+    Args:
+        excess: sigma > 0 -> log2 of the error's growth, rising: 1 where the MSE has doubled, which
+            is what perfect realism costs at most (Sec. 3.1, Eq. 14).
+        max_sigma: levels above are not tried.
+    """
+    low, high = 0, max(i for i in range(NUM_LEVELS) if level(i) <= max_sigma)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if excess(level(middle)) <= 1:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def growth(mse: float, base_mse: float) -> float:
+    """log2(mse / base_mse); where the base has no error, none is small enough."""
+    if base_mse <= 0:
+        return math.inf
+    return math.log2(max(mse, 1e-12) / base_mse)
+
+
+Strengths = dict[str, dict[str, float]]
+"""Preset -> operating point of the base -> sigma."""
+
+
+def read_strengths(path: str) -> Strengths:
+    """Read what `write_strengths` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"could not read strengths from {path!r}: {error}") from error
+    problem = f"{path!r} holds no strengths: expected {{preset: {{point: sigma}}}}"
+    if not isinstance(data, Mapping):
+        raise ValueError(problem)
+    for points in data.values():
+        if not isinstance(points, Mapping) or not all(
+            isinstance(value, int | float) and 0 <= value < math.inf for value in points.values()
+        ):
+            raise ValueError(problem)
+    return {name: {k: float(v) for k, v in points.items()} for name, points in data.items()}
+
+
+def write_strengths(strengths: Strengths, path: Path) -> None:
+    """Write them as JSON, for `codec.strength=FILE`."""
+    path.write_text(json.dumps(strengths, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from hydra.errors import InstantiationException
+
+from diffcodec.codec import Codec
+from experiments.build import build_codec, build_coder, is_untrained
+from experiments.cli import CONFIG_DIR, compose_config
+
+CODECS = {p.stem for p in (Path(CONFIG_DIR) / "codec").glob("*.yaml")}
+BASES = {p.stem for p in (Path(CONFIG_DIR) / "codec" / "base").glob("*.yaml")}
+TINY = ("codec=sdedit", "codec.prior.channels=[8]", "codec.prior.layers=1", "codec.strength=0.1")
+
+
+def build(*overrides: str) -> Codec:
+    return build_codec(compose_config([*TINY, *overrides]))
+
+
+def test_every_codec_can_be_a_base():
+    # The small networks that are trained on their own are none.
+    expected = {name for name in CODECS if not name.startswith(("sdedit", "perco_"))}
+    assert expected == BASES
+
+
+@pytest.mark.parametrize("name", sorted(BASES))
+def test_a_base_is_configured_as_the_codec_is(name):
+    base = dict(compose_config(["codec=sdedit", f"codec/base={name}"]).codec.base)
+    own = dict(compose_config([f"codec={name}"]).codec)
+    if name == "mbt2018_mean_vbr":
+        assert base.pop("levels") == [0, 2, 4, 6]
+        assert own.pop("levels") is None
+    assert base == own
+
+
+def test_presets_are_chosen_by_name_and_set_by_key():
+    default = build("codec/base=jpeg", "codec.base.values=[50]")
+    assert default.points == ("fast,quality=50", "medium,quality=50", "base,quality=50")
+    other = build("codec/base=webp", "codec/preset=medium", "codec.preset.medium.steps=30")
+    assert other._presets["medium"].method == "euler_sde"
+
+
+def test_slow_is_for_codecs_that_gradients_flow_through():
+    build("codec/preset=slow")
+    small = ["codec.base.N=12", "codec.base.M=144", "codec.base.groups=[4,4,8,16,112]"]
+    assert build("codec/base=elic", "codec/preset=slow", *small).base.differentiable
+    with pytest.raises(InstantiationException) as error:
+        build("codec/base=jpeg", "codec/preset=slow")
+    assert "gradients flow through" in str(error.value.__cause__)
+
+
+def test_a_base_without_weights_is_noticed():
+    small = ["codec/base=mbt2018_mean", "codec.base.size=[8,8]"]
+    cfg = compose_config([*TINY, *small])
+    assert is_untrained(build_codec(cfg), cfg)
+    with pytest.raises(ValueError, match="needs weights"):
+        build_coder(cfg)
+    cfg = compose_config([*TINY])
+    assert not is_untrained(build_codec(cfg), cfg)

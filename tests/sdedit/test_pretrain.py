@@ -1,0 +1,125 @@
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from callbacks.export import ExportWeights
+from diffcodec.bitstream import BitstreamError
+from diffcodec.sdedit.pretrain import ConsistencyTraining, PriorTraining
+from diffcodec.sdedit.small import SmallPrior
+
+SMALL = {"channels": [8, 12], "layers": 1}
+
+
+def blocks(count, seed=0) -> torch.Tensor:
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, scale_factor=8)
+
+
+def fit(codec, steps, tmp_path, ckpt_path=None) -> Trainer:
+    tmp_path.mkdir(exist_ok=True)
+    data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(16))]
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        max_steps=steps,
+        callbacks=[ExportWeights()],
+    )
+    trainer.fit(codec, DataLoader(data, batch_size=8), ckpt_path=ckpt_path)
+    return trainer
+
+
+def psnr(codec, x) -> float:
+    return -10 * math.log10(float((codec.decompress(codec.compress(x)) - x).square().mean()))
+
+
+def test_the_denoiser_learns_and_is_measured_by_denoising(tmp_path):
+    torch.manual_seed(0)
+    codec = PriorTraining(**SMALL, sigmas=[0.1, 0.4], lr=5e-3, warmup_steps=5)
+    x = blocks(2, seed=1)[..., :30, :25]
+    codec.select("sigma=0.4")
+    # D(x) = c_skip x at first: noise of 0.4 in [-1, 1], less what shrinking takes away.
+    assert 13 < psnr(codec, x) < 18
+    before = psnr(codec, x)
+    fit(codec, 60, tmp_path)
+    assert psnr(codec.eval(), x) > before + 1
+    assert codec.decompress(codec.compress(x)).shape == x.shape
+    codec.select("sigma=0.1")
+    assert psnr(codec, x) > 20
+
+
+def test_what_they_write_the_small_prior_loads(tmp_path):
+    torch.manual_seed(0)
+    fit(PriorTraining(**SMALL), 2, tmp_path / "prior")
+    teacher = str(tmp_path / "prior" / "model.safetensors")
+    codec = ConsistencyTraining(**SMALL, teacher=teacher, warmup_steps=1)
+    before = {k: v.clone() for k, v in codec.state_dict().items()}
+    fit(codec, 3, tmp_path / "consistency")
+    moved = {k for k, v in codec.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert all(k.startswith("network.") for k in moved)
+    consistency = str(tmp_path / "consistency" / "model.safetensors")
+    prior = SmallPrior([8, 12], 1, weights=teacher, consistency_weights=consistency)
+    for name, value in prior.consistency_network.state_dict().items():
+        assert torch.equal(value, codec.state_dict()[f"network.{name}"].half().float())
+
+
+def test_a_perfect_consistency_model_has_no_loss():
+    # A teacher that knows one picture alone: its ODE leads there from everywhere.
+    codec = ConsistencyTraining(**SMALL)
+    x = blocks(1)[..., :8, :8].expand(6, -1, -1, -1) * 2 - 1
+
+    class Known:
+        """F for which D(x; sigma), or f(x, sigma), is the picture."""
+
+        def __init__(self, denoiser):
+            self.denoiser = denoiser
+
+        def __call__(self, noisy, c_noise):
+            sigma = (4 * c_noise.double()).exp()
+            scale = (sigma**2 + 0.25).sqrt().reshape(-1, 1, 1, 1)
+            c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in self.denoiser.scalings(sigma))
+            return (x[: len(noisy)] - c_skip * scale * noisy) / c_out.clamp(min=1e-9)
+
+    from diffcodec.diffusion.denoiser import EDMDenoiser
+    from diffcodec.sdedit.pretrain import _heun_step
+
+    denoiser = EDMDenoiser(Known(EDMDenoiser(None)))
+    sigma, sigma_next = torch.full((6,), 0.5), torch.full((6,), 0.3)
+    eps = torch.randn(6, 3, 8, 8)
+    stepped = _heun_step(denoiser, x + 0.5 * eps, sigma, sigma_next)
+    torch.testing.assert_close(stepped, x + 0.3 * eps, rtol=1e-3, atol=1e-3)
+    assert codec.loss(x).isfinite()
+
+
+def test_training_resumes_where_it_was(tmp_path):
+    torch.manual_seed(0)
+    trainer = fit(PriorTraining(**SMALL), 4, tmp_path)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    codec = PriorTraining(**SMALL)
+    again = fit(codec, 6, tmp_path, ckpt_path=path)
+    assert again.global_step == 6
+    state = torch.load(path, weights_only=True)
+    assert state["global_step"] == 4
+    assert state["optimizer_states"][0]["state"][0]["step"] == 4
+    moved = (
+        codec.state_dict()["network.conv_in.weight"] - state["state_dict"]["network.conv_in.weight"]
+    )
+    assert 0 < moved.abs().max() < 0.1  # it went on from there, not from new random weights
+
+
+def test_bad_streams_and_settings_are_refused():
+    codec = PriorTraining(**SMALL)
+    with pytest.raises(BitstreamError, match="5 bytes are no picture of 4x4"):
+        codec.decode([[b"12345"]], 4, 4, [0])
+    with pytest.raises(ValueError, match="sigmas must be above 0"):
+        PriorTraining(**SMALL, sigmas=[0.1, 0])
+    with pytest.raises(ValueError, match="num_levels must be at least 2"):
+        ConsistencyTraining(**SMALL, num_levels=1)

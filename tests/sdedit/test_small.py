@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from diffcodec.sdedit.network import SmallUNet
+from diffcodec.sdedit.small import SmallPrior
+from experiments.build import build_codec
+from experiments.cli import compose_config
+
+
+def test_what_ships_takes_less_than_6_mib_in_half_precision():
+    prior = build_codec(compose_config(["codec=sdedit", "codec/base=jpeg"])).prior
+    assert 2 * sum(t.numel() for t in prior.state_dict().values()) < 6 << 20
+    assert prior.window is None
+
+
+def test_the_network_is_the_same_everywhere_in_a_picture():
+    # What it makes of a place depends on the place's surroundings alone.
+    torch.manual_seed(0)
+    network = SmallUNet([4, 6], 1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.2)
+        x, c_noise = torch.randn(1, 3, 96, 96), torch.tensor([-0.5])
+        out = network(x, c_noise)
+        assert out.shape == x.shape
+        other = x.clone()
+        other[..., :8, :8] += 1
+        moved = (network(other, c_noise) - out).abs().amax((0, 1))
+    assert moved[:8, :8].min() > 0
+    assert moved[64:, 64:].max() == 0
+    assert not torch.equal(out, network(x, torch.tensor([-0.1])))
+
+
+def test_untrained_it_takes_no_noise_for_signal():
+    prior = SmallPrior([8, 8], 1)
+    x = torch.randn(1, 3, 8, 8)
+    sigma = torch.tensor(0.5)
+    torch.testing.assert_close(prior.denoiser()(x, sigma), x / 2)
+
+
+def test_it_pads_to_its_multiple_and_takes_it_away_again(make_prior):
+    prior = make_prior()
+    assert prior.multiple == 4
+    padded = prior.pad(torch.rand(1, 3, 5, 8))
+    assert padded.shape == (1, 3, 8, 8)
+    assert torch.equal(padded[..., 5:, :], padded[..., 4:5, :].expand(1, 3, 3, 8))
+    x = torch.rand(1, 3, 4, 4)
+    torch.testing.assert_close(prior.decode(prior.encode(x)), x)
+
+
+def test_weights_are_loaded_and_missing_ones_are_said(tmp_path, caplog):
+    network = SmallUNet([4, 6], 1)
+    with torch.no_grad():
+        network.conv_out.bias.fill_(0.5)
+    state = {f"network.{k}": v.half() for k, v in network.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    path = str(tmp_path / "w.pt")
+    prior = SmallPrior([4, 6], 1, weights=path, consistency_weights=path)
+    assert not caplog.records
+    assert (prior.network.conv_out.bias == 0.5).all()
+    assert prior.network.conv_out.bias.dtype == torch.float32
+    SmallPrior([4, 6], 1, weights=path)
+    assert "no trained weights" in caplog.text
+    with pytest.raises(ValueError, match="do not fit"):
+        SmallPrior([4, 8], 1, weights=path)
+
+
+@pytest.mark.parametrize("options", [([], 1), ([0, 4], 1), ([4], 0)])
+def test_networks_of_nothing_are_refused(options):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        SmallUNet(*options)

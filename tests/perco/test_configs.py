@@ -14,6 +14,7 @@ EXPERIMENTS = (
     *("guidance", "steps", "conditions", "caption_swap", "diversity"),
 )
 TINY = (
+    "codec.backbone.weights=null",
     "codec.backbone.vae_channels=[16,16]",
     "codec.backbone.vae_layers=1",
     "codec.backbone.unet_channels=[16,32]",
@@ -46,11 +47,16 @@ def test_the_ablations_are_points_of_one_model(name, points):
     assert codec.points == tuple(f"8x8/16,{point}" for point in points)
 
 
-def test_the_default_is_the_small_model_at_three_rates():
-    cfg = compose_config(["codec=perco", *TINY])
+def test_the_default_is_the_small_model_that_ships():
+    cfg = compose_config(["codec=perco"])
     codec = build_codec(cfg)
     assert codec.points == ("8x8/256", "16x16/1024", "32x32/256")
-    assert is_untrained(codec, cfg)
+    assert not is_untrained(codec, cfg)
+
+
+def test_other_rates_start_from_the_shipped_backbone_and_want_training():
+    cfg = compose_config(["codec=perco", "codec.rates=[16x16/256]"])
+    assert is_untrained(build_codec(cfg), cfg)
 
 
 def test_the_paper_has_its_numbers():

@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint clean
 
 demo: $(READY)
-	$(BIN)/python -m experiments.run codec=mbt2018_mean_vbr
+	$(BIN)/python -m experiments.run codec=perco
 
 test: $(READY)
 	$(BIN)/python -m pytest

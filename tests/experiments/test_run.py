@@ -117,7 +117,13 @@ def test_a_checkpoint_is_evaluated_and_resumed(trained, runner):
 def test_ctrl_c_leaves_a_checkpoint(runner):
     command = runner.command("stopped", "trainer.max_steps=100000", *SHORT[1:])
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell's background job ignores the signal, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     output = ""

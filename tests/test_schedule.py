@@ -72,3 +72,23 @@ def test_time_table_finds_every_step_of_a_process():
     sigmas = schedule.sigmas_of(schedule.cosine_alphas_cumprod(8193).float())
     times = torch.arange(8193) / 8193
     torch.testing.assert_close(schedule.TimeTable(sigmas, times)(sigmas), times, rtol=0, atol=0)
+
+
+def test_facts_of_a_diffusers_scheduler():
+    config = {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": "v_prediction",
+        "beta_schedule": "linear",
+        "num_train_timesteps": 10,
+        "clip_sample": True,
+    }
+    abar, prediction = schedule.scheduler_facts(config, {"epsilon": "eps", "v_prediction": "v"})
+    torch.testing.assert_close(abar, (1 - torch.linspace(1e-4, 2e-2, 10)).cumprod(0).double())
+    assert prediction == "v"
+
+
+def test_another_prediction_is_refused():
+    with pytest.raises(ValueError, match="'sample', choose from epsilon, v_prediction"):
+        schedule.scheduler_facts(
+            {"prediction_type": "sample"}, {"epsilon": "eps", "v_prediction": "v"}
+        )

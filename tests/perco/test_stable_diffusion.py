@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffcodec.perco import PerCo
-from diffcodec.perco.backbone import scheduler_facts
 from diffcodec.perco.hyper_encoder import HyperEncoder
 from diffcodec.perco.rates import Rate
 from diffcodec.perco.stable_diffusion import stable_diffusion
@@ -152,25 +151,6 @@ def test_an_epsilon_model_is_trained_as_a_v_model(pipeline):
             rtol=1e-3,
             atol=1e-4,
         )
-
-
-@pytest.mark.parametrize("name", ["epsilon", "v_prediction"])
-def test_scheduler_facts(name):
-    abar, prediction = scheduler_facts(
-        {
-            "prediction_type": name,
-            "beta_schedule": "linear",
-            "num_train_timesteps": 10,
-            "clip_sample": True,
-        }
-    )
-    assert abar.shape == (10,)
-    assert prediction == {"epsilon": "eps", "v_prediction": "v"}[name]
-
-
-def test_another_prediction_is_refused():
-    with pytest.raises(ValueError, match="'sample', choose from epsilon, v_prediction"):
-        scheduler_facts({"prediction_type": "sample"})
 
 
 def save_perco_sd(folder: Path, pipeline: Path, state_prefix: str = "") -> HyperEncoder:

@@ -6,6 +6,9 @@ process with the signal kept at its own scale.
 """
 
 import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +45,29 @@ def linear_alphas_cumprod(
     scale = 1000 / num_timesteps
     betas = torch.linspace(scale * beta_start, scale * beta_end, num_timesteps, dtype=torch.float64)
     return (1 - betas).cumprod(0)
+
+
+def scheduler_facts(
+    config: Mapping[str, Any], predictions: Mapping[str, str]
+) -> tuple[Tensor, str]:
+    """A diffusers scheduler config -> abar (N,) of its timesteps and what the network predicts.
+
+    Args:
+        config: as saved next to a model; of no class or of any discrete scheduler's.
+        predictions: those that are understood, diffusers' names -> `VPDenoiser`'s.
+
+    Raises:
+        ValueError: another prediction than these.
+    """
+    from diffusers import DDPMScheduler
+
+    name = config.get("prediction_type", "epsilon")
+    if name not in predictions:
+        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(predictions)}")
+    known = re.compile("num_train_timesteps|beta_|trained_betas|rescale_betas")
+    options = {key: value for key, value in config.items() if known.match(key)}
+    scheduler: Any = DDPMScheduler(**options)
+    return scheduler.alphas_cumprod.double(), predictions[name]
 
 
 def sigmas_of(alphas_cumprod: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The latent diffusion model that PerCo is built on: autoencoder, U-Net, text encoder, schedule."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel
 
 Tokenizer = Callable[[list[str]], Tensor]
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' names
 
 
 class Backbone(nn.Module):
@@ -146,20 +144,3 @@ class Backbone(nn.Module):
 def frozen(module: nn.Module) -> nn.Module:
     """The module without gradients, in eval mode."""
     return module.requires_grad_(False).eval()
-
-
-def scheduler_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """A diffusers scheduler config -> abar (N,) and what the U-Net predicts, `eps` or `v`.
-
-    Raises:
-        ValueError: another prediction than these.
-    """
-    from diffusers import DDPMScheduler
-
-    name = config.get("prediction_type", "epsilon")
-    if name not in PREDICTIONS:
-        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(PREDICTIONS)}")
-    known = re.compile("num_train_timesteps|beta_|trained_betas|rescale_betas")
-    options = {key: value for key, value in config.items() if known.match(key)}
-    scheduler: Any = DDPMScheduler(**options)
-    return scheduler.alphas_cumprod.double(), PREDICTIONS[name]

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.perco.backbone import Backbone, scheduler_facts
+from diffcodec.diffusion.schedule import scheduler_facts
+from diffcodec.perco.backbone import Backbone
 
 HYPER_ENCODER = "hyper_enc"
 EXTENDED = "conv_in_extended."
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' names
 
 
 def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
@@ -46,7 +48,7 @@ def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
             f"could not load a Stable Diffusion pipeline from {source!r} (owner/repository on the "
             f"hub, or a folder in diffusers' layout): {error}"
         ) from error
-    alphas_cumprod, prediction = scheduler_facts(scheduler)
+    alphas_cumprod, prediction = scheduler_facts(scheduler, PREDICTIONS)
     hyper_encoder_weights = None
     if (folder / HYPER_ENCODER).is_dir():
         _use_extended(unet, _read_tensors(folder / "unet"))

@@ -1,6 +1,5 @@
 """What a pretrained network predicts and how it is told the noise level, by diffusers' configs."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from diffcodec.diffusion.denoiser import (
     EDMDenoiser,
     VPDenoiser,
 )
-from diffcodec.diffusion.schedule import TimeTable, sigmas_of
+from diffcodec.diffusion.schedule import TimeTable, scheduler_facts, sigmas_of
 
 Network = Callable[..., Tensor]
 """network(x, time) -> prediction, of the shape of x; time is () or (B,)."""
@@ -65,7 +64,8 @@ def convention_of(config: Mapping[str, Any]) -> Convention:
         return Convention(
             lambda network: EDMDenoiser(network, sigma_data=sigma_data), False, sigma_max
         )
-    sigmas, prediction = vp_facts(config)
+    alphas_cumprod, prediction = scheduler_facts(config, PREDICTIONS)
+    sigmas = sigmas_of(alphas_cumprod)
     table = TimeTable(sigmas, torch.arange(len(sigmas)))
 
     def wrap(network: Network) -> Denoiser:
@@ -88,23 +88,6 @@ def consistency_convention(
 def openai_edm_convention() -> Convention:
     """That of the EDM checkpoints that consistency models were distilled from."""
     return Convention(lambda network: EDMDenoiser(_scaled(network)), False, 80.0)
-
-
-def vp_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """A scheduler's config -> noise levels of its timesteps (N,) rising, and the prediction.
-
-    Raises:
-        ValueError: a prediction that is not known.
-    """
-    from diffusers import DDPMScheduler
-
-    name = config.get("prediction_type", "epsilon")
-    if name not in PREDICTIONS:
-        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(PREDICTIONS)}")
-    known = re.compile("num_train_timesteps|beta_|trained_betas|rescale_betas")
-    options = {key: value for key, value in config.items() if known.match(key)}
-    scheduler: Any = DDPMScheduler(**options)
-    return sigmas_of(scheduler.alphas_cumprod), PREDICTIONS[name]
 
 
 def _scaled(network: Network) -> Network:

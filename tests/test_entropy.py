@@ -114,6 +114,22 @@ def test_tables_must_have_been_built():
         rans_encode(torch.zeros(3), torch.zeros(3), model)
 
 
+def test_new_tables_of_a_model_are_used_at_once():
+    symbols, indexes = torch.arange(-20, 20), torch.full((40,), 3)
+    model = GaussianConditional(None)
+    model.update_scale_table([1.0, 2.0, 3.0, 4.0])
+    data = rans_encode(symbols, indexes, model)
+    model.update_scale_table([5.0, 6.0, 7.0, 8.0], force=True)  # replaces the tensors
+    wider = rans_encode(symbols, indexes, model)
+    assert wider != data
+    other = GaussianConditional(None)
+    other.update_scale_table([5.0, 6.0, 7.0, 9.0])
+    for name in ("_quantized_cdf", "_cdf_length", "_offset"):  # and here they change in place
+        theirs, ours = getattr(other, name), getattr(model, name)
+        ours.resize_(theirs.shape).copy_(theirs)
+    assert rans_encode(symbols, indexes, model) == rans_encode(symbols, indexes, other) != wider
+
+
 @given(st.text(max_size=400))
 def test_text_round_trip(text):
     assert decode_text(encode_text(text)) == text

@@ -1,8 +1,10 @@
 """Symbols <-> bytes: uniform indices, CompressAI's range coder, text."""
 
+import operator
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -112,11 +114,25 @@ def guard_rans(data: bytes, num_symbols: int) -> bytes:
     return data + bytes(8 * num_symbols + 64)
 
 
-def _tables(model: "EntropyModel") -> tuple[list[list[int]], list[int], list[int]]:
-    cdf, length, offset = model._quantized_cdf, model._cdf_length, model._offset
-    if cdf.numel() == 0:
+_Tables = tuple[list[list[int]], list[int], list[int]]
+_lists: "WeakKeyDictionary[EntropyModel, tuple[list[Tensor], list[int], _Tables]]" = (
+    WeakKeyDictionary()
+)
+
+
+def _tables(model: "EntropyModel") -> _Tables:
+    """The model's tables as the lists that the coder takes, made once for each update of them."""
+    tensors = [model._quantized_cdf, model._cdf_length, model._offset]
+    if tensors[0].numel() == 0:
         raise ValueError("the entropy model has no tables yet, call update() first")
-    return cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
+    versions = [0 if t.is_inference() else t._version for t in tensors]
+    known = _lists.get(model)
+    if known and versions == known[1] and all(map(operator.is_, tensors, known[0])):
+        return known[2]
+    cdf, length, offset = tensors
+    lists = cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
+    _lists[model] = tensors, versions, lists
+    return lists
 
 
 def encode_text(text: str) -> bytes:

@@ -47,7 +47,7 @@ class SmallUNet(nn.Module):
         layers: residual blocks of each stage on the way down, and again on the way up.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 128), layers: int = 2) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64, 104), layers: int = 2) -> None:
         super().__init__()
         if not channels or min(channels) < 1 or layers < 1:
             raise ValueError(

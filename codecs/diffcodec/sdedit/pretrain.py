@@ -45,7 +45,7 @@ class PriorTraining(Codec):
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Sequence[int] = (32, 64, 104),
         layers: int = 2,
         *,
         p_mean: float = -2.0,
@@ -136,7 +136,7 @@ class ConsistencyTraining(PriorTraining):
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Sequence[int] = (32, 64, 104),
         layers: int = 2,
         *,
         teacher: str | None = None,

@@ -28,7 +28,7 @@ class SmallPrior(Prior):
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 128),
+        channels: Sequence[int] = (32, 64, 104),
         layers: int = 2,
         *,
         weights: str | None = None,

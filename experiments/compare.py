@@ -13,17 +13,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from callbacks.curve_file import safe_name
 from experiments.cli import fail
 from experiments.comparison.bjontegaard_delta import METHODS
 from experiments.comparison.compatibility import check
+from experiments.comparison.datasets import by_dataset, side_by_side
 from experiments.comparison.joining import Curve, join
-from experiments.comparison.runs import find_runs, read_file
-from experiments.comparison.table import all_deltas, build_table, find_anchor
-
-if TYPE_CHECKING:
-    from experiments.comparison.table import Table
+from experiments.comparison.render import TABLE_FILES, to_csv, to_rich, write_table
+from experiments.comparison.runs import Run, find_runs, read_file
+from experiments.comparison.table import Table, all_deltas, build_table, find_anchor
 
 MIN_WIDTH = 160  # of a table that is written to a file
 
@@ -34,50 +34,19 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         ValueError: there is nothing to compare, or the curves cannot be compared.
     """
-    from rich.console import Console
-
-    from experiments.comparison.figures import draw_all
-    from experiments.comparison.html_page import write_page
-    from experiments.comparison.pictures import copy_pictures
-    from experiments.comparison.render import (
-        csv_rows,
-        to_csv,
-        to_latex,
-        to_markdown,
-        to_rich,
-    )
-
-    curves, remarks = read_curves(options)
-    curves = check(curves, rate=options.rate, allow=options.allow)
-    anchor = find_anchor(curves, options.anchor)
-    table = build_table(curves, anchor, method=options.method, rate=options.rate)
-    table.warnings[:0] = remarks
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(to_markdown(table))
-    (folder / "table.tex").write_text(to_latex(table))
-    (folder / "table.csv").write_text(to_csv(csv_rows(table)))
-    (folder / "deltas.csv").write_text(to_csv(all_deltas(curves, anchor, options.rate)))
-    (folder / "curves.json").write_text(json.dumps(joined(curves), indent=2) + "\n")
-    figures = draw_all(curves, folder, rate=options.rate, at=options.at)
-    pictures = copy_pictures(curves, folder, options.images)
-    write_page(folder / "index.html", curves, table, pictures, options.rate)
-
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
-    console.print(to_rich(table))
-    for warning in table.warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
-    for name in ("index.html", "overview.png", "table.md", "table.tex", "table.csv", "deltas.csv"):
-        console.print(f"  {folder / name}", highlight=False, markup=False)
-    if options.log:
-        where = _log(options, curves, table, figures, folder)
-        console.print(f"  W&B: {where}", highlight=False, markup=False)
+    runs = read_runs(options)
+    groups = by_dataset(runs) if options.by_dataset else {"": runs}
+    prepared = {dataset: _prepare(group, options) for dataset, group in groups.items()}
+    for dataset, (curves, table) in prepared.items():
+        _write(curves, table, Path(options.output, safe_name(dataset)), options)
+    if options.by_dataset:
+        together = side_by_side({dataset: table for dataset, (_, table) in prepared.items()})
+        write_table(together, Path(options.output))
+        _show(together, [Path(options.output, name) for name in TABLE_FILES])
 
 
-def read_curves(options: argparse.Namespace) -> tuple[list[Curve], list[str]]:
-    """The curves that the command line names, joined, and remarks.
+def read_runs(options: argparse.Namespace) -> list[Run]:
+    """The runs that the command line names.
 
     Raises:
         ValueError: it names none, or one cannot be read.
@@ -89,13 +58,54 @@ def read_curves(options: argparse.Namespace) -> tuple[list[Curve], list[str]]:
         runs += wandb_runs(options.wandb, options.group)
     if not runs:
         raise ValueError("nothing to compare: give curve.json files, or --wandb ENTITY/PROJECT")
+    return runs
+
+
+def _prepare(runs: Sequence[Run], options: argparse.Namespace) -> tuple[list[Curve], Table]:
     curves, remarks = join(runs, options.by)
     for entry in options.ceiling:
         name, _, file = entry.partition("=")
         curve = find_anchor(curves, name)
         best = max(read_file(Path(file)).points, key=lambda point: point[1].get("psnr-rgb", 0.0))
         curves[curves.index(curve)] = replace(curve, ceiling={**curve.ceiling, **best[1]})
-    return curves, remarks
+    curves = check(curves, rate=options.rate, allow=options.allow)
+    anchor = find_anchor(curves, options.anchor)
+    table = build_table(curves, anchor, method=options.method, rate=options.rate)
+    table.warnings[:0] = remarks
+    return curves, table
+
+
+def _write(
+    curves: Sequence[Curve], table: Table, folder: Path, options: argparse.Namespace
+) -> None:
+    from experiments.comparison.figures import draw_all
+    from experiments.comparison.html_page import write_page
+    from experiments.comparison.pictures import copy_pictures
+
+    anchor = find_anchor(curves, options.anchor)
+    write_table(table, folder)
+    (folder / "deltas.csv").write_text(to_csv(all_deltas(curves, anchor, options.rate)))
+    (folder / "curves.json").write_text(json.dumps(joined(curves), indent=2) + "\n")
+    figures = draw_all(curves, folder, rate=options.rate, at=options.at)
+    pictures = copy_pictures(curves, folder, options.images)
+    write_page(folder / "index.html", curves, table, pictures, options.rate)
+    names = ("index.html", "overview.png", *TABLE_FILES, "deltas.csv")
+    _show(table, [folder / name for name in names])
+    if options.log:
+        print(f"  W&B: {_log(options, curves, table, figures, folder)}")
+
+
+def _show(table: Table, files: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    console.print(to_rich(table))
+    for warning in table.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")
+    for file in files:
+        console.print(f"  {file}", highlight=False, markup=False)
 
 
 def joined(curves: Sequence[Curve]) -> list[dict[str, Any]]:
@@ -117,7 +127,7 @@ def joined(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 def _log(
     options: argparse.Namespace,
     curves: Sequence[Curve],
-    table: "Table",
+    table: Table,
     figures: Sequence[Path],
     folder: Path,
 ) -> str:
@@ -163,6 +173,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY,…",
         help="what tells curves apart: name, "
         "run, keys of the config (codec.rho), of points (steps), or series",
+    )
+    add(
+        "--by-dataset",
+        action="store_true",
+        help="compare each data set on its own, and put them side by side in one table",
     )
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
     add("--method", default=METHODS[0], choices=METHODS, help="interpolation of BD figures")

@@ -68,7 +68,10 @@ def check(curves: Sequence[Curve], *, rate: str = "bpp", allow: bool = False) ->
             differing.append((field, values))
     if differing and not allow:
         told = "; ".join(f"{field.name}: {_told(values)}" for field, values in differing)
-        raise ValueError(f"these curves cannot be compared: {told}. --allow does it all the same")
+        hint = "--allow does it all the same"
+        if any(field.name == "data set" for field, _ in differing):
+            hint = f"--by-dataset compares on each data set, {hint}"
+        raise ValueError(f"these curves cannot be compared: {told}. {hint}")
     return [_marked(curve, [field for field, _ in differing]) for curve in curves]
 
 

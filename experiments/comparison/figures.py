@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from callbacks.curve_file import safe_name
 from experiments.comparison.joining import Curve
 from experiments.comparison.matched import common_rates, value_at
 from experiments.comparison.metrics import (
@@ -56,7 +57,7 @@ def draw_all(
     overview = [m for m in overview if m != "fd_random" or "fid" not in overview]
     if overview:
         written.append(_save(_panels(curves, overview, rate), folder / "overview"))
-    written += [_save(_panels(curves, [m], rate), folder / _safe(m)) for m in metrics]
+    written += [_save(_panels(curves, [m], rate), folder / safe_name(m)) for m in metrics]
     for metric in (m for m in REALISM if m in metrics and "psnr-rgb" in metrics):
         figure = _perception_distortion(curves, metric, rate=rate, at=at)
         if figure is not None:
@@ -158,7 +159,3 @@ def _save(figure: Figure, stem: Path) -> Path:
     for suffix in (".svg", ".png"):
         figure.savefig(stem.with_name(stem.name + suffix), dpi=130)
     return stem.with_name(f"{stem.name}.png")
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

@@ -72,8 +72,8 @@ class Curve:
 def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Curve], list[str]]:
     """Group the points of all runs into curves.
 
-    By default points share a curve if their runs have one name and differ in their rates alone,
-    and their own names do so, too. A published file is always a curve of its own.
+    By default points share a curve if their runs have one name and data set and differ in their
+    rates alone, and their own names do so, too. A published file is always a curve of its own.
 
     Args:
         runs: what was read.
@@ -111,7 +111,7 @@ def _default_key(point: Point) -> dict[str, str]:
     key = {"name": point.run.name}
     if point.run.published:
         key["run"] = point.run.source
-    return key | identity(point.run) | point_settings(point.name)
+    return key | _dataset(point.run) | identity(point.run) | point_settings(point.name)
 
 
 def _tell_by_weights(points: Sequence[Point], keys: dict[int, dict[str, str]]) -> None:
@@ -148,8 +148,13 @@ def _newest(points: Sequence[Point]) -> tuple[list[Point], list[str]]:
 
 
 def _lasting(point: Point) -> dict[str, object]:
-    settings = (identity(point.run), rate_settings(point.run), weights(point.run))
+    run = point.run
+    settings = (identity(run), rate_settings(run), weights(run), _dataset(run))
     return {str(i): part for i, part in enumerate(settings)}
+
+
+def _dataset(run: Run) -> dict[str, str]:
+    return {"dataset": str(run.meta["dataset"])} if "dataset" in run.meta else {}
 
 
 def _check_keys(by: Sequence[str], points: Sequence[Point]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.comparison.table import Cell, Table
@@ -10,6 +11,7 @@ from experiments.comparison.table import Cell, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+TABLE_FILES = ("table.md", "table.tex", "table.csv")
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -17,6 +19,14 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "–": "--",
 }
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Write a table as each of TABLE_FILES; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(to_markdown(table))
+    (folder / "table.tex").write_text(to_latex(table))
+    (folder / "table.csv").write_text(to_csv(csv_rows(table)))
 
 
 def to_rich(table: Table) -> "RichTable":

@@ -126,6 +126,26 @@ def test_what_differs_is_compared_on_demand_and_marked(run_compare, outputs, tmp
     assert "ceiling" in (tmp_path / "out" / "psnr-rgb.svg").read_text()
 
 
+def test_data_sets_stand_side_by_side(run_compare, outputs, tmp_path):
+    for source in outputs.glob("*/*/curve.json"):
+        curve = json.loads(source.read_text())
+        curve["meta"] |= {"dataset": "big photos"}
+        curve["results"]["psnr-rgb"] = [2 * value for value in curve["results"]["psnr-rgb"]]
+        target = tmp_path / "more" / source.parents[1].name
+        target.mkdir(parents=True)
+        (target / "curve.json").write_text(json.dumps(curve))
+    files = (str(outputs / "*/*/curve.json"), str(tmp_path / "more"))
+    done = run_compare(*files, "--by-dataset", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for folder in ("photos", "big_photos"):
+        assert (tmp_path / "out" / folder / "index.html").is_file()
+    with (tmp_path / "out" / "table.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    gain = float(rows["beta"]["photos/bd_psnr-rgb"])
+    assert float(rows["beta"]["big photos/bd_psnr-rgb"]) == pytest.approx(2 * gain)
+    assert "--by-dataset compares" in run_compare(*files).stderr
+
+
 def test_it_goes_back_to_wandb(run_compare, outputs, tmp_path):
     done = run_compare(
         str(outputs / "*/*/curve.json"), "--output", str(tmp_path), "--log", "papers"

@@ -1,0 +1,75 @@
+"""Several data sets in one table: each is compared on its own, then they stand side by side."""
+
+from collections.abc import Mapping, Sequence
+
+from experiments.comparison.runs import Run
+from experiments.comparison.table import REALISM, Cell, Table
+
+SHOWN = ("decoding_time", *(f"bd_{metric}" for metric in REALISM), "bd_psnr-rgb")
+
+
+def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each data set, in the order of their first runs.
+
+    Raises:
+        ValueError: a run does not state its data set.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if "dataset" not in run.meta:
+            raise ValueError(
+                f"{run.source} does not state its data set: put the file of a publication into a "
+                "folder of the data set's name, such as kodak/"
+            )
+        groups.setdefault(str(run.meta["dataset"]), []).append(run)
+    return groups
+
+
+def side_by_side(tables: Mapping[str, Table]) -> Table:
+    """Tables of several data sets -> one with decoding time, realism and PSNR of each.
+
+    It has the columns of the table in "Fast Training-free Perceptual Image Compression" (2025),
+    Sec. 4.2; a codec that was not run on a data set has blanks there.
+
+    Args:
+        tables: data set -> its table.
+    """
+    out = Table(f"On {', '.join(tables)}", [("name", "codec")])
+    for dataset, table in tables.items():
+        shown = [table.columns[i] for i in _shown(table)]
+        out.columns += [(f"{dataset}/{key}", f"{dataset}: {heading}") for key, heading in shown]
+        out.warnings += [f"{dataset}: {warning}" for warning in table.warnings]
+    for name in dict.fromkeys(row[0].text for table in tables.values() for row in table.rows):
+        cells = [Cell(name)]
+        for dataset, table in tables.items():
+            cells += _cells(out, table, dataset, name)
+        out.rows.append(cells)
+    for dataset, table in tables.items():
+        used = {number for row in table.rows for cell in row for number in cell.notes}
+        for number, text in enumerate(table.footnotes, 1):
+            if number not in used:  # of the table as a whole
+                shared = all(text in other.footnotes for other in tables.values())
+                out.note(text if shared else f"{dataset}: {text}")
+    return out
+
+
+def _shown(table: Table) -> list[int]:
+    keys = [key for key, _ in table.columns]
+    return [keys.index(key) for key in SHOWN if key in keys]
+
+
+def _cells(out: Table, table: Table, dataset: str, name: str) -> list[Cell]:
+    shown = _shown(table)
+    for row in table.rows:
+        if row[0].text == name:
+            marks = row[0].notes  # of the whole row, which here has cells of other data sets
+            return [
+                Cell(cell.text, _carried(out, table, dataset, (*marks, *cell.notes)), cell.value)
+                for cell in (row[i] for i in shown)
+            ]
+    note = out.note(f"{dataset}: not run")
+    return [Cell("", (note,)) for _ in shown]
+
+
+def _carried(out: Table, table: Table, dataset: str, notes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(out.note(f"{dataset}: {table.footnotes[number - 1]}") for number in notes)

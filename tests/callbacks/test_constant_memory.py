@@ -3,12 +3,12 @@
 import gc
 
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation import Evaluation
 from callbacks.reconstructions import Reconstructions
 from diffcodec.base.classical import PillowCodec
+from tests.trainers import quiet_trainer
 
 SIDE = 272
 COUNT = 12
@@ -38,12 +38,8 @@ def test_nothing_of_an_image_is_kept(tmp_path, photo):
     samples = [{"image": x, "index": i, "name": f"{i}.png"} for i, x in enumerate(images)]
     codec = Watched()
     evaluation = Evaluation(lpips=None, inception=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+    trainer = quiet_trainer(
+        tmp_path,
         use_distributed_sampler=False,
         callbacks=[evaluation, Reconstructions(str(tmp_path), max_images=2)],
     )

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from diffcodec.cdc.training import floored_decay, warmed_up
 from tests.cdc.tiny import build
+from tests.trainers import quiet_trainer
 
 
 @pytest.fixture
@@ -18,15 +19,7 @@ def loader() -> DataLoader:
 
 
 def trainer(tmp_path, **options) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-        **{"max_steps": 4, "gradient_clip_val": 1.0, **options},
-    )
+    return quiet_trainer(tmp_path, **{"max_steps": 4, "gradient_clip_val": 1.0, **options})
 
 
 @pytest.mark.parametrize("prediction", ["x0", "eps"])

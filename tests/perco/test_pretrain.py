@@ -1,11 +1,11 @@
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.pretrain import Autoencoder, TextToImage
+from tests.trainers import quiet_trainer
 
 
 def autoencoder(make_backbone, **options) -> Autoencoder:
@@ -24,15 +24,7 @@ def blocks(count, seed=0) -> torch.Tensor:
 
 def fit(codec, steps, tmp_path) -> None:
     data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(8))]
-    Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        max_steps=steps,
-    ).fit(codec, DataLoader(data, batch_size=4))
+    quiet_trainer(tmp_path, max_steps=steps).fit(codec, DataLoader(data, batch_size=4))
 
 
 def test_the_autoencoder_learns_and_its_latents_are_standardised(make_backbone, tmp_path):

@@ -8,6 +8,7 @@ from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.pretrain import TextToImage
 from diffcodec.perco.training import drop, spread_over
+from tests.trainers import quiet_trainer
 
 
 class Images(torch.utils.data.Dataset):
@@ -26,16 +27,7 @@ def loader() -> DataLoader:
 
 
 def fit(codec, tmp_path, **options) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        num_sanity_val_steps=0,
-        **{"max_steps": 6, **options},
-    )
+    trainer = quiet_trainer(tmp_path, **{"num_sanity_val_steps": 0, "max_steps": 6, **options})
     trainer.fit(codec, loader(), loader() if "val_check_interval" in options else None)
     return trainer
 
@@ -128,15 +120,7 @@ def test_a_run_resumes_where_it_stopped(make_codec, tmp_path):
 
     def run(codec, steps, path=None):
         torch.manual_seed(3)
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            max_steps=steps,
-        )
+        trainer = quiet_trainer(tmp_path, max_steps=steps)
         trainer.fit(codec, loader(), ckpt_path=path)
         return trainer
 

@@ -9,6 +9,7 @@ from callbacks.export import ExportWeights
 from diffcodec.bitstream import BitstreamError
 from diffcodec.sdedit.pretrain import ConsistencyTraining, PriorTraining
 from diffcodec.sdedit.small import SmallPrior
+from tests.trainers import quiet_trainer
 
 SMALL = {"channels": [8, 12], "layers": 1}
 
@@ -21,16 +22,7 @@ def blocks(count, seed=0) -> torch.Tensor:
 def fit(codec, steps, tmp_path, ckpt_path=None) -> Trainer:
     tmp_path.mkdir(exist_ok=True)
     data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(16))]
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        max_steps=steps,
-        callbacks=[ExportWeights()],
-    )
+    trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=[ExportWeights()])
     trainer.fit(codec, DataLoader(data, batch_size=8), ckpt_path=ckpt_path)
     return trainer
 

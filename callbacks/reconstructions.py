@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from callbacks.contact_sheet import contact_sheet
 from callbacks.curve_file import safe_name
+from callbacks.evaluation import Evaluation
 from callbacks.image_metrics import psnr
 from diffcodec.codec import Codec, CodecOutput, to_uint8
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
+SHEET_IMAGES = 4
 
 
 class Reconstructions(Callback):
@@ -24,6 +27,7 @@ class Reconstructions(Callback):
         reconstructions/original/NAME.png     what was coded
         reconstructions/POINT/NAME.png        what was decoded
         reconstructions/POINT/NAME.compare.png  original | reconstruction | error
+        reconstructions/sheet.png             the first four at all points so far
 
     and logs the comparisons to W&B.
 
@@ -35,6 +39,7 @@ class Reconstructions(Callback):
     def __init__(self, folder: str, max_images: int = 8) -> None:
         self.folder = Path(folder) / "reconstructions"
         self.max_images = max_images
+        self._columns = [("original", self.folder / "original")]
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
@@ -58,13 +63,26 @@ class Reconstructions(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        pictures = sorted((self.folder / safe_name(pl_module.point)).glob("*.compare.png"))
+        folder = self.folder / safe_name(pl_module.point)
+        pictures = sorted(folder.glob("*.compare.png"))
+        self._columns.append((f"{pl_module.point}\n{_mean_rate(trainer)}", folder))
+        names = [picture.name.replace(".compare.png", ".png") for picture in pictures]
+        if names:
+            sheet = contact_sheet(self._columns, names[:SHEET_IMAGES])
+            sheet.save(self.folder / "sheet.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for picture in pictures:
                     # A key per image: W&B's slider then goes over the operating points.
                     key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
                     logger.log_image(key, [str(picture)], caption=[pl_module.point])
+
+
+def _mean_rate(trainer: Trainer) -> str:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Evaluation) and callback.result is not None:
+            return f"{callback.result.metrics['bpp']:.4f} bpp"
+    return ""
 
 
 def _save(image: Tensor, path: Path) -> None:

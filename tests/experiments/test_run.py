@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks.contact_sheet import CELL, GAP
 from tests.wandb_file import read_records
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,8 @@ def test_pictures_are_what_was_measured(trained):
         *("0000-a0.compare.png", "0000-a0.png", "0001-a1.compare.png", "0001-a1.png"),
     ]
     assert Image.open(folder / "curve.png").size[0] > 600
+    sheet = Image.open(folder / "reconstructions" / "sheet.png")
+    assert sheet.width == 3 * (CELL + GAP) + GAP  # the original and two points
 
 
 def test_the_output_ends_with_a_table_and_the_paths(trained):

@@ -1,0 +1,41 @@
+"""One picture of many: a row per image, a column per operating point."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 256  # pixels
+GAP = 6
+LINE = 18
+
+
+def contact_sheet(columns: Sequence[tuple[str, Path]], names: Sequence[str]) -> Image.Image:
+    """Pictures that lie in folders, side by side and scaled down to 256 pixels.
+
+    Args:
+        columns: (heading of up to two lines, folder) of each.
+        names: files that every folder has, a row for each.
+    """
+    rows = [[_thumbnail(folder / name) for _, folder in columns] for name in names]
+    heights = [max(cell.height for cell in row) for row in rows]
+    head = 2 * LINE + GAP
+    width = len(columns) * (CELL + GAP) + GAP
+    sheet = Image.new("RGB", (width, head + sum(heights) + GAP * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(LINE - 5)
+    for i, (heading, _) in enumerate(columns):
+        left = GAP + i * (CELL + GAP)
+        draw.multiline_text((left + CELL / 2, GAP), heading, "black", font, "ma", align="center")
+        top = head
+        for row, height in zip(rows, heights, strict=True):
+            sheet.paste(row[i], (left + (CELL - row[i].width) // 2, top))
+            top += height + GAP
+    return sheet
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        cell = image.convert("RGB")
+    cell.thumbnail((CELL, CELL))
+    return cell

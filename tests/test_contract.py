@@ -16,7 +16,10 @@ from experiments.cli import CONFIG_DIR, compose_config
 # Smaller networks than the defaults, where the defaults would take long on a CPU.
 OVERRIDES = {
     "cdc": ["codec.width=8", "codec.weights=null", "codec.steps=2"],
-    "sdedit": ["codec.prior.channels=[8,12]", "codec.prior.layers=1"],
+    "sdedit": [
+        *("codec.prior.channels=[8,12]", "codec.prior.layers=1"),
+        *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
+    ],
     "sdedit_prior": ["codec.channels=[8,12]", "codec.layers=1"],
     "sdedit_consistency": ["codec.channels=[8,12]", "codec.layers=1"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],

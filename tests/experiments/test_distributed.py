@@ -10,6 +10,7 @@ CASES = [
         (
             *("codec/base=jpeg", "codec.base.values=[20]", "codec/preset=medium"),
             *("codec.preset.medium.steps=2", "codec.prior.channels=[8]", "codec.show_base=false"),
+            *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
         ),
         (2,),
     ),

@@ -6,7 +6,10 @@ import pytest
 
 from tests.wandb_file import read_records
 
-TINY = ("codec.prior.channels=[8]", "codec.prior.layers=1", "codec.calibration.size=64")
+TINY = (
+    *("codec.prior.channels=[8]", "codec.prior.layers=1", "codec.prior.weights=null"),
+    *("codec.prior.consistency_weights=null", "codec.calibration.size=64"),
+)
 SERIES = ("fast", "medium", "slow", "base")
 
 

@@ -9,7 +9,10 @@ from experiments.cli import CONFIG_DIR, compose_config
 
 CODECS = {p.stem for p in (Path(CONFIG_DIR) / "codec").glob("*.yaml")}
 BASES = {p.stem for p in (Path(CONFIG_DIR) / "codec" / "base").glob("*.yaml")}
-TINY = ("codec=sdedit", "codec.prior.channels=[8]", "codec.prior.layers=1", "codec.strength=0.1")
+TINY = (
+    *("codec=sdedit", "codec.prior.channels=[8]", "codec.prior.layers=1", "codec.strength=0.1"),
+    *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
+)
 
 
 def build(*overrides: str) -> Codec:

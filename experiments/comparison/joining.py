@@ -111,7 +111,10 @@ def _default_key(point: Point) -> dict[str, str]:
     key = {"name": point.run.name}
     if point.run.published:
         key["run"] = point.run.source
-    return key | _dataset(point.run) | identity(point.run) | point_settings(point.name)
+    own = point_settings(point.name)
+    # A list in the config is no part of what a point is: `gamma=0` of [0, 0.8] is that of [0], too.
+    shared = {k: v for k, v in identity(point.run).items() if k.rpartition(".")[2] not in own}
+    return key | _dataset(point.run) | shared | own
 
 
 def _tell_by_weights(points: Sequence[Point], keys: dict[int, dict[str, str]]) -> None:

@@ -52,6 +52,19 @@ def test_other_weights_at_one_rate_are_another_model(make_run):
     assert names(curves) == ["cdc (weights=a)", "cdc (weights=b)"]
 
 
+def test_a_list_in_the_config_does_not_part_what_is_one_point(make_run):
+    curves, _ = join(
+        [
+            make_run("cdc", point(0.2), source="a", points=["gamma=0"], codec={"gamma": [0, 0.8]}),
+            make_run(
+                *("cdc", point(0.3)),
+                **{"source": "b", "points": ["gamma=0"], "codec": {"gamma": [0], "lmbda": 0.003}},
+            ),
+        ]
+    )
+    assert [len(curve.points) for curve in curves] == [2]
+
+
 def test_one_run_may_hold_several_curves(make_run):
     results = {"bpp": [0.1, 0.1, 0.2, 0.2], "psnr-rgb": [28, 26, 30, 28]}
     points = [f"{series},level={level}" for level in (0, 1) for series in ("base", "fast")]

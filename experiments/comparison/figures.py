@@ -97,7 +97,8 @@ def _draw(axis: Axes, curves: Sequence[Curve], metric: str, rate: str) -> None:
     axis.set_ylabel(axis_label(metric))
     if rates and max(rates) >= DECADE * min(rates):
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        few_decades = max(rates) < DECADE**2 * min(rates)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     values = [value for curve in curves for _, value in curve.pairs(metric, rate)]

@@ -293,8 +293,7 @@ def _check_images(x: Tensor) -> None:
         )
     if x.shape[0] == 0:
         raise ValueError("no image to compress")
-    problem = bitstream.size_problem(*x.shape[-2:])
-    if problem:
+    if problem := bitstream.size_problem(*x.shape[-2:]):
         raise ValueError(problem)
     low, high = x.aminmax()
     if not (low >= 0 and high <= 1):

@@ -61,7 +61,8 @@ class ResBlock(nn.Module):
         term = F.conv2d(context, self.conv1.weight[:, split:], padding=self.conv1.padding)
         if self.skip is not None:
             return term, F.conv2d(context, self.skip.weight[:, split:])
-        return term, F.pad(context, (0, 0, 0, 0, split, 0))
+        # In the precision of autocast, too: what it is added to at every step follows it.
+        return term, F.pad(context.to(term.dtype), (0, 0, 0, 0, split, 0))
 
     def forward(
         self, x: Tensor, time: Tensor | None = None, terms: ContextTerms | None = None

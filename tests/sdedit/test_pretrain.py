@@ -7,7 +7,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.export import ExportWeights
 from diffcodec.bitstream import BitstreamError
-from diffcodec.sdedit.pretrain import ConsistencyTraining, PriorTraining
+from diffcodec.diffusion.denoiser import EDMDenoiser
+from diffcodec.sdedit.presets import Preset
+from diffcodec.sdedit.pretrain import ConsistencyTraining, PriorTraining, _heun_step, _walk
 from diffcodec.sdedit.small import SmallPrior
 from tests.trainers import quiet_trainer
 
@@ -79,15 +81,35 @@ def test_a_perfect_consistency_model_has_no_loss():
             c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in self.denoiser.scalings(sigma))
             return (x[: len(noisy)] - c_skip * scale * noisy) / c_out.clamp(min=1e-9)
 
-    from diffcodec.diffusion.denoiser import EDMDenoiser
-    from diffcodec.sdedit.pretrain import _heun_step
-
     denoiser = EDMDenoiser(Known(EDMDenoiser(None)))
     sigma, sigma_next = torch.full((6,), 0.5), torch.full((6,), 0.3)
     eps = torch.randn(6, 3, 8, 8)
     stepped = _heun_step(denoiser, x + 0.5 * eps, sigma, sigma_next)
     torch.testing.assert_close(stepped, x + 0.3 * eps, rtol=1e-3, atol=1e-3)
     assert codec.loss(x).isfinite()
+
+
+def test_the_walk_is_what_preset_medium_does_from_each_level():
+    torch.manual_seed(0)
+    codec = ConsistencyTraining(**SMALL, walk_steps=3)
+    denoiser = EDMDenoiser(codec.teacher)
+    sigma, noisy = torch.tensor([0.02, 0.3, 0.9]), torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        targets = _walk(denoiser, noisy, sigma, 3)
+        for x, s, target in zip(noisy.split(1), sigma, targets.split(1), strict=True):
+            medium = Preset(steps=3, rho=1.0).solve(denoiser, x, float(s), noise=torch.randn_like)
+            torch.testing.assert_close(target, medium, rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_walk_the_loss_is_the_distance_from_its_end(monkeypatch):
+    # f of an untrained network is c_skip x: the loss against a known end in closed form.
+    codec = ConsistencyTraining(**SMALL, walk_steps=2, p_mean=math.log(0.5), p_std=0.0)
+    x = torch.zeros(4, 3, 64, 64)
+    monkeypatch.setattr("diffcodec.sdedit.pretrain._walk", lambda *_: torch.ones_like(x))
+    c_skip, c_out = codec.denoiser.scalings(torch.tensor(0.5))
+    expected = (1 + (0.5 * c_skip) ** 2) / c_out**2
+    torch.manual_seed(0)
+    assert float(codec.loss(x).detach()) == pytest.approx(float(expected), rel=0.02)
 
 
 def test_training_resumes_where_it_was(tmp_path):
@@ -115,3 +137,5 @@ def test_bad_streams_and_settings_are_refused():
         PriorTraining(**SMALL, sigmas=[0.1, 0])
     with pytest.raises(ValueError, match="num_levels must be at least 2"):
         ConsistencyTraining(**SMALL, num_levels=1)
+    with pytest.raises(ValueError, match="walk_steps must be null or at least 2, got 1"):
+        ConsistencyTraining(**SMALL, walk_steps=1)

@@ -44,7 +44,8 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) ->
     DDIM's.
 
     Args:
-        denoiser, x, sigmas, condition: as of `ddim`.
+        denoiser, x, condition: as of `ddim`.
+        sigmas: as of `ddim`, or (S + 1, B): levels for each image.
     """
     previous: Tensor | None = None
     h_last = torch.tensor(0.0)
@@ -52,7 +53,7 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) ->
         x0 = denoiser(x, sigma, **condition)
         h = (sigma / sigma_next).log()
         held = x0
-        if previous is not None and sigma_next > 0:
+        if previous is not None and (sigma_next > 0).all():
             held = x0 + like(x, h / (2 * h_last)) * (x0 - previous)
         x = held + like(x, sigma_next / sigma) * (x - held)
         previous, h_last = x0, h

@@ -19,10 +19,13 @@ from torch.nn import functional as F
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, to_uint8
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser, like
-from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.sdedit.network import SmallUNet
 from diffcodec.sdedit.small import SIGMA_MIN, load_network
+
+WALK_END = 0.01
+"""The last level above 0 of the teacher's walk, as of preset medium."""
 
 
 class PriorTraining(Codec):
@@ -115,23 +118,29 @@ class PriorTraining(Codec):
 
 
 class ConsistencyTraining(PriorTraining):
-    """Distils a denoiser into its consistency model (Song et al. 2023, Algorithm 2).
+    """Distils a denoiser into its consistency model.
 
-    f is to give the same for both ends of a step of the probability-flow ODE: a noisy image, and
-    where Heun's method with the teacher takes it. The target is the network itself without
-    gradient, as in Song & Dhariwal (2024); levels weigh the same in units of the network's output.
+    f(x, sigma) is to give the same at both ends of a step of the probability-flow ODE, and at the
+    ODE's end what is there. Two teachings, both with the error in units of the network's output:
+
+    - Song et al. (2023), Algorithm 2: the step is one of Heun's between neighbouring levels, and
+      f at its end is the network itself, without gradient, as in Song & Dhariwal (2024);
+    - Luhman & Luhman (2021): the step is the teacher's whole walk down, where f is the picture.
+      It has no errors of f to pass on from level to level, but needs more of the teacher.
 
     Args:
         teacher: weights of the denoiser, as `experiment=sdedit/prior` writes them; the consistency
             model starts from there.
-        max_sigma: the highest noise level; the levels are EDM's between 0.002 and this one.
-        num_levels: how many there are.
+        walk_steps: null (Algorithm 2), or how many evaluations the teacher's walk has, from any
+            level up to max_sigma: those of preset medium, by DPM-Solver++(2M) at even levels.
+        max_sigma: the highest noise level.
+        num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
         channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `PriorTraining`; p_mean and
             p_std say how often each level is drawn.
         weights: null (the teacher's), or a source of `diffcodec.weights`.
 
     Raises:
-        ValueError: a level that is not positive, or weights that do not fit.
+        ValueError: a level that is not positive, too few of them, or weights that do not fit.
     """
 
     def __init__(
@@ -140,6 +149,7 @@ class ConsistencyTraining(PriorTraining):
         layers: int = 2,
         *,
         teacher: str | None = None,
+        walk_steps: int | None = None,
         max_sigma: float = 1.0,
         num_levels: int = 12,
         p_mean: float = -1.5,
@@ -151,6 +161,8 @@ class ConsistencyTraining(PriorTraining):
     ) -> None:
         if num_levels < 2:
             raise ValueError(f"num_levels must be at least 2, got {num_levels}")
+        if walk_steps is not None and walk_steps < 2:
+            raise ValueError(f"walk_steps must be null or at least 2, got {walk_steps}")
         super().__init__(
             channels,
             layers,
@@ -163,6 +175,8 @@ class ConsistencyTraining(PriorTraining):
         )
         network = load_network(channels, layers, teacher) if weights else self.network
         self.teacher: SmallUNet = copy.deepcopy(network).requires_grad_(False)
+        self.walk_steps = walk_steps
+        self.max_sigma = max_sigma
         levels = karras_sigmas(max_sigma, num_levels, sigma_min=SIGMA_MIN)[:-1].flip(0)
         self._levels = levels.float()
 
@@ -178,19 +192,30 @@ class ConsistencyTraining(PriorTraining):
 
     def loss(self, x: Tensor) -> Tensor:
         """The distillation loss of images (B, 3, H, W) in [-1, 1], at random levels."""
+        teacher = EDMDenoiser(self.teacher)
+        if self.walk_steps is None:
+            sigma, sigma_next = self._draw_neighbours(x)
+            noisy = x + like(x, sigma) * torch.randn_like(x)
+            with torch.no_grad():
+                target = self.denoiser(_heun_step(teacher, noisy, sigma, sigma_next), sigma_next)
+        else:
+            sigma = (self.p_mean + self.p_std * torch.randn(len(x))).exp()
+            sigma = sigma.clamp(WALK_END, self.max_sigma).to(x.device)
+            noisy = x + like(x, sigma) * torch.randn_like(x)
+            with torch.no_grad():
+                target = _walk(teacher, noisy, sigma, self.walk_steps)
+        error = (self.denoiser(noisy, sigma) - target).square().mean((1, 2, 3))
+        _, c_out = self.denoiser.scalings(sigma)
+        return (error / c_out**2).mean()
+
+    def _draw_neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """For each of the images x, a level and the one below it, (B,) each."""
         levels = self._levels.to(x.device)
         # A bin's share of the normal distribution of ln(sigma), as there are few levels.
         edges = (levels.log() - self.p_mean) / (self.p_std * math.sqrt(2))
         share = torch.erf(edges[1:]) - torch.erf(edges[:-1])
         index = torch.multinomial(share.clamp(min=1e-6), len(x), replacement=True)
-        high, low = levels[index + 1], levels[index]
-        noisy = x + like(x, high) * torch.randn_like(x)
-        with torch.no_grad():
-            less = _heun_step(EDMDenoiser(self.teacher), noisy, high, low)
-            target = self.denoiser(less, low)
-        error = (self.denoiser(noisy, high) - target).square().mean((1, 2, 3))
-        _, c_out = self.denoiser.scalings(high)
-        return (error / c_out**2).mean()
+        return levels[index + 1], levels[index]
 
 
 def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
@@ -200,6 +225,12 @@ def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor)
     x_next = x + step * slope
     slope_next = (x_next - denoiser(x_next, sigma_next)) / like(x, sigma_next)
     return x + step * (slope + slope_next) / 2
+
+
+def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int) -> Tensor:
+    """From noisy images at a level each, (B,), to none: what preset medium does, and from where."""
+    levels = [karras_sigmas(float(s), steps, sigma_min=WALK_END, rho=1.0) for s in sigma]
+    return dpmpp_2m(denoiser, x, torch.stack(levels, dim=1).to(x.device))
 
 
 def _pad(x: Tensor, network: SmallUNet) -> Tensor:

@@ -1,6 +1,5 @@
 """Symbols <-> bytes: uniform indices, CompressAI's range coder, text."""
 
-import operator
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -115,23 +114,21 @@ def guard_rans(data: bytes, num_symbols: int) -> bytes:
 
 
 _Tables = tuple[list[list[int]], list[int], list[int]]
-_lists: "WeakKeyDictionary[EntropyModel, tuple[list[Tensor], list[int], _Tables]]" = (
-    WeakKeyDictionary()
-)
+_lists: "WeakKeyDictionary[EntropyModel, tuple[list[Tensor], _Tables]]" = WeakKeyDictionary()
 
 
 def _tables(model: "EntropyModel") -> _Tables:
-    """The model's tables as the lists that the coder takes, made once for each update of them."""
-    tensors = [model._quantized_cdf, model._cdf_length, model._offset]
+    """The model's tables as the lists that the coder takes, made anew only where they changed."""
+    tensors = [t.cpu() for t in (model._quantized_cdf, model._cdf_length, model._offset)]
     if tensors[0].numel() == 0:
         raise ValueError("the entropy model has no tables yet, call update() first")
-    versions = [0 if t.is_inference() else t._version for t in tensors]
     known = _lists.get(model)
-    if known and versions == known[1] and all(map(operator.is_, tensors, known[0])):
-        return known[2]
+    # By their contents: a stale table would be a stream that no other process can decode.
+    if known and all(map(torch.equal, tensors, known[0])):
+        return known[1]
     cdf, length, offset = tensors
     lists = cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
-    _lists[model] = tensors, versions, lists
+    _lists[model] = [t.clone() for t in tensors], lists
     return lists
 
 

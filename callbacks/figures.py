@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from callbacks.point_names import point_settings
+
 REALISM = ("fid", "fd_random")
 LABELS = {
     "psnr-rgb": "PSNR (dB)",
@@ -44,7 +46,7 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
         if max(bpp) > 20 * min(bpp):
             axis.set_xscale("log")
         axis.grid(alpha=0.3)
-        if len(curves) > 1:
+        if len(axis.get_legend_handles_labels()[0]) > 1:
             axis.legend(fontsize=7)
         if name in REALISM:
             axis.set_title("lower is better", fontsize=8)
@@ -55,11 +57,24 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _draw(axis: Any, curve: Mapping[str, Any], name: str) -> None:
-    results = curve["results"]
-    values = results.get(name, [None] * len(results["bpp"]))
-    pairs = sorted((x, y) for x, y in zip(results["bpp"], values, strict=True) if y is not None)
-    if pairs:
-        axis.plot(*zip(*pairs, strict=True), marker="o", markersize=4, label=curve["name"])
+    """A line through the points that differ in rate alone, for each way to decode."""
+    lines = _lines(curve, name)
+    shared = set.intersection(*map(set, lines)) if lines else set()
+    for settings, pairs in lines.items():
+        label = " ".join([curve["name"], *(word for word in settings if word not in shared)])
+        axis.plot(*zip(*sorted(pairs), strict=True), marker="o", markersize=4, label=label)
+
+
+def _lines(curve: Mapping[str, Any], name: str) -> dict[tuple[str, ...], list[Any]]:
+    """Settings of the points, such as gamma=0.8 -> pairs of bpp and a metric."""
+    results, points = curve["results"], curve["meta"]["points"]
+    values = results.get(name, [None] * len(points))
+    lines: dict[tuple[str, ...], list[Any]] = {}
+    for point, bpp, value in zip(points, results["bpp"], values, strict=True):
+        if value is not None:
+            settings = tuple(f"{k}={v}" for k, v in point_settings(point).items())
+            lines.setdefault(settings, []).append((bpp, value))
+    return lines
 
 
 def _values(values: Sequence[float | None]) -> list[float]:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from callbacks.point_names import point_settings
 from experiments.comparison.runs import Run
 from experiments.comparison.settings import (
     flatten,
     identity,
-    point_settings,
     rate_settings,
     weights,
 )

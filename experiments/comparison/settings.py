@@ -1,21 +1,18 @@
-"""What tells two runs apart: the parts of a config, and of the name of an operating point."""
+"""What tells two runs apart: the parts of a config."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.comparison.runs import Run
 
-# What makes the points of one curve: settings of the rate, in a config and in a point's name.
+# What makes the points of one curve.
 RATE_SETTINGS = ("rates", "lmbda", "quality", "values", "levels")
-RATE_PARTS = ("rate", "quality", "level", "ratio", "qp", "lmbda")
 # One model per rate means other weights per rate.
 WEIGHTS = ("codec.weights", "ckpt_path")
 # Of a run that trains: how. Where it ran, and what it logged, changes no picture.
 TRAINING = ("seed", "trainer.max_steps", "trainer.max_epochs", "trainer.precision", "datamodule")
 NOT_TRAINING = ("datamodule.root", "datamodule.test", "datamodule.val", "datamodule.name")
-RATE_NAME = re.compile(r"\d+x\d+/\d+")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -65,23 +62,6 @@ def is_rate(key: str) -> bool:
     """Whether a key of a config chooses a rate."""
     parts = key.split(".")
     return parts[0] == "codec" and any(part in RATE_SETTINGS for part in parts[1:])
-
-
-def point_settings(name: str) -> dict[str, str]:
-    """The parts of an operating point's name that are not its rate.
-
-    `steps=5,gamma=0.8` has `steps` and `gamma`, `fast,level=3` has `series` (a word without a
-    key), `8x8/256`, `quality=50` and names that say nothing (`default`, `point 3`) have none.
-    """
-    parts: dict[str, str] = {}
-    for part in name.split(","):
-        key, separator, value = part.partition("=")
-        if separator:
-            if key not in RATE_PARTS:
-                parts[key] = value
-        elif not (RATE_NAME.fullmatch(part) or part == "default" or part.startswith("point ")):
-            parts["series"] = ",".join(filter(None, (parts.get("series"), part)))
-    return parts
 
 
 def _below(key: str, roots: tuple[str, ...]) -> bool:

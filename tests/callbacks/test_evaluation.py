@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks.evaluation import Evaluation, reduce_rows
-from callbacks.figures import plot_curves
 from callbacks.image_metrics import psnr
 from diffcodec.codec import Codec, to_uint8
 
@@ -61,18 +60,3 @@ def test_a_codec_that_only_its_rate_limits_has_no_ceiling():
 def test_a_metric_that_one_image_lacks_is_left_out():
     rows = [{"bpp": 1.0, "psnr": 30.0, "ms_ssim": None}, {"bpp": 2.0, "psnr": 31.0, "ms_ssim": 0.5}]
     assert reduce_rows(rows) == {"bpp": 1.5, "psnr": 30.5}
-
-
-def test_the_figure_makes_room_for_the_ceiling(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.axhline", lambda self, y, **_: drawn.append((self.get_ylabel(), y))
-    )
-    curve = {
-        "name": "grey",
-        "meta": {"ceiling": {"psnr-rgb": 26.0}},
-        "results": {"bpp": [0.1, 0.2], "psnr-rgb": [20.0, 21.0], "ms-ssim-rgb": [0.7, 0.8]},
-    }
-    plot_curves([curve], tmp_path / "curve.png")
-    assert [y for _, y in drawn] == [26.0]
-    assert (tmp_path / "curve.png").stat().st_size > 0

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from experiments.comparison.joining import join
-from experiments.comparison.settings import point_settings
 
 CDC = {"_target_": "diffcodec.cdc.CDC", "rho": 0.0, "lmbda": 0.01, "weights": "a"}
 
@@ -107,18 +106,3 @@ def test_of_repeated_runs_the_newest_counts(make_run, tmp_path):
 def test_published_files_of_one_name_stay_apart(make_run):
     curves, _ = join([make_run("vtm", source="a/vtm.json"), make_run("vtm", source="b/vtm.json")])
     assert names(curves) == ["vtm (a/vtm.json)", "vtm (b/vtm.json)"]
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("steps=5,gamma=0.8", {"steps": "5", "gamma": "0.8"}),
-        ("8x8/256,steps=5", {"steps": "5"}),
-        ("fast,level=3", {"series": "fast"}),
-        ("quality=50", {}),
-        ("default", {}),
-        ("point 3", {}),
-    ],
-)
-def test_parts_of_a_point_s_name(name, parts):
-    assert point_settings(name) == parts

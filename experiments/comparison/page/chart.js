@@ -59,7 +59,10 @@ class Chart {
     this.root.addEventListener("keydown", (event) => this.onKey(event));
     document.getElementById("details-close").addEventListener("click", () => this.closeDetails());
     this.buildLegend();
-    new ResizeObserver(() => this.draw()).observe(this.box);
+    // Drawing sets the height, which is observed too: drawing again would take away the focus.
+    new ResizeObserver(() => {
+      if (this.box.clientWidth !== this.width) this.draw();
+    }).observe(this.box);
   }
 
   buildLegend() {
@@ -81,7 +84,8 @@ class Chart {
   }
 
   draw() {
-    const width = this.box.clientWidth, height = Math.max(280, Math.min(480, width * 0.6));
+    const width = this.width = this.box.clientWidth;
+    const height = Math.max(280, Math.min(480, width * 0.6));
     const metric = this.data.metrics.find((entry) => entry.key === this.metric.value);
     this.tooltip.hidden = true;
     this.root.replaceChildren();

@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments.run codec=perco
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format .

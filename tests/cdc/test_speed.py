@@ -4,10 +4,12 @@ import time
 
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from datamodules.files import read_rgb
 from diffcodec.cdc import CDC
+from diffcodec.cdc.layers import BlockConv2d
 from diffcodec.cdc.unet import UNet
 
 
@@ -28,6 +30,7 @@ def test_a_kodak_image_decodes_far_faster_than_by_the_plain_network(shared, monk
     # Context maps concatenated at every call, as the released code does.
     terms, forward = UNet.context_terms, UNet.forward
     with monkeypatch.context() as patch:
+        patch.setattr(BlockConv2d, "forward", nn.Conv2d.forward)
         patch.setattr(UNet, "context_terms", lambda self, contexts: contexts)
         patch.setattr(UNet, "forward", lambda self, x, t, c: forward(self, x, t, terms(self, c)))
         plain, expected = seconds(codec, stream)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffcodec.cdc.layers import ChannelNorm, LinearAttention, ResBlock
+from diffcodec.cdc.layers import BlockConv2d, ChannelNorm, LinearAttention, ResBlock
 from diffcodec.cdc.unet import UNet
 
 
@@ -27,6 +27,14 @@ def test_attention_is_the_papers():
     context = torch.einsum("bdn,ben->bde", k.softmax(-1), v)
     out = torch.einsum("bde,bdn->ben", context, q * 6**-0.5).view_as(x)
     torch.testing.assert_close(attention(x), x + attention.out(out))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 7])
+def test_by_blocks_a_convolution_is_the_same(kernel_size):
+    conv = BlockConv2d(5, 3, kernel_size, padding=kernel_size // 2).double()
+    x = torch.randn(2, 5, 12, 18, dtype=torch.double)
+    expected = F.conv2d(x, conv.weight, conv.bias, padding=kernel_size // 2)
+    torch.testing.assert_close(conv(x), expected)
 
 
 def test_channel_norm_normalises_each_pixel():

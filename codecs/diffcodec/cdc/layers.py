@@ -103,11 +103,28 @@ class LinearAttention(nn.Module):
         w_q, w_k, w_v = self.qkv.weight.flatten(1).chunk(3)
         pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         keys = F.linear(pixels, w_k).softmax(dim=1)
-        summary = pixels.transpose(1, 2) @ keys
+        # Image by image: of a batch, the product would copy what is transposed.
+        summary = torch.stack([x_i.T @ k_i for x_i, k_i in zip(pixels, keys, strict=True)])
         matrix = (self.out.weight.flatten(1) @ w_v) @ summary @ (w_q * x.shape[1] ** -0.5)
         assert self.out.bias is not None
         out = torch.baddbmm(self.out.bias, pixels, matrix.transpose(1, 2))
         return x + out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+class BlockConv2d(nn.Conv2d):
+    """A convolution to few channels, computed for blocks of 2x2 pixels: (B, C, H, W), even sides.
+
+    Convolutions are computed for 8 or 16 channels at a time, and three leave most of that idle. A
+    block's pixels are the channels of a convolution of stride 2 whose kernel is one larger, with
+    the same weights shifted and zeros around them: the same sums, and a third of the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        shifts = [(dx, 1 - dx, dy, 1 - dy) for dy in (0, 1) for dx in (0, 1)]
+        weight = torch.stack([F.pad(self.weight, shift) for shift in shifts], dim=1).flatten(0, 1)
+        assert self.bias is not None
+        bias = self.bias.repeat_interleave(4)
+        return F.pixel_shuffle(F.conv2d(x, weight, bias, stride=2, padding=self.padding), 2)
 
 
 def downsample(channels: int) -> nn.Conv2d:

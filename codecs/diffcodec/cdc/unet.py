@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.cdc.layers import (
+    BlockConv2d,
     ChannelNorm,
     ContextTerms,
     LinearAttention,
@@ -91,7 +92,7 @@ class UNet(nn.Module):
             for i in range(last, 0, -1)
         )
         self.norm_out = ChannelNorm(width)
-        self.conv_out = nn.Conv2d(width, 3, 7, padding=3)
+        self.conv_out = BlockConv2d(width, 3, 7, padding=3)
 
     def context_terms(self, contexts: Sequence[Tensor]) -> list[ContextTerms]:
         """Context maps, finest first -> what they add to the first stages at every time.

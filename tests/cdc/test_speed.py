@@ -42,7 +42,8 @@ def test_a_kodak_image_decodes_far_faster_than_by_the_plain_network(shared, monk
     eager, _ = seconds(codec, stream)
     codec.compile_unet = True
     codec.decompress([stream])  # compiles
-    compiled, x_hat = seconds(codec, stream)
+    times, pictures = zip(*(seconds(codec, stream) for _ in range(3)), strict=True)
+    compiled, x_hat = sorted(times)[1], pictures[-1]
     print(f"\nplain {plain:.1f} s, context once {once:.1f} s, bf16 + channels_last {eager:.1f} s,")
     print(f"compiled {compiled:.1f} s with {torch.get_num_threads()} threads")
     assert (x_hat - expected).abs().mean() < 0.02

@@ -21,7 +21,7 @@ def seconds(codec: CDC, stream: bytes) -> tuple[float, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_kodak_image_decodes_far_faster_than_by_the_plain_network(shared, monkeypatch):
+def test_a_kodak_image_decodes_in_a_third_of_the_plain_networks_time(shared, monkeypatch):
     x = pil_to_tensor(read_rgb(shared / "data" / "kodak" / "kodim01.png"))[None] / 255
     torch.manual_seed(0)
     codec = CDC(width=64, steps=17).eval()
@@ -47,5 +47,4 @@ def test_a_kodak_image_decodes_far_faster_than_by_the_plain_network(shared, monk
     print(f"\nplain {plain:.1f} s, context once {once:.1f} s, bf16 + channels_last {eager:.1f} s,")
     print(f"compiled {compiled:.1f} s with {torch.get_num_threads()} threads")
     assert (x_hat - expected).abs().mean() < 0.02
-    # bf16 halves the time of convolutions at the least; matrix units do more.
-    assert compiled < 0.42 * plain
+    assert compiled < plain / 3

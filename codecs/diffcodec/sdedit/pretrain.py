@@ -22,9 +22,10 @@ from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoi
 from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.sdedit.network import SmallUNet
+from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small import SIGMA_MIN, load_network
 
-WALK_END = 0.01
+WALK_END = Preset.sigma_min
 """The last level above 0 of the teacher's walk, as of preset medium."""
 
 

@@ -22,7 +22,7 @@ class ExportWeights(Callback):
         self.dtype = getattr(torch, dtype)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         if not trainer.is_global_zero or not isinstance(pl_module, Codec):
             return
@@ -30,4 +30,5 @@ class ExportWeights(Callback):
             name: (t.to(self.dtype) if t.is_floating_point() else t).contiguous().cpu()
             for name, t in pl_module.trained_state().items()
         }
-        save_file(state, Path(trainer.default_root_dir) / "model.safetensors")
+        # Not `save_file`, whose files only their owner may read: others start from them.
+        (Path(trainer.default_root_dir) / "model.safetensors").write_bytes(save(state))

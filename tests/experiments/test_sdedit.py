@@ -1,10 +1,15 @@
 """The enhancer through the real runner: several curves in one run, under inference mode."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.wandb_file import read_records
+
+ROOT = Path(__file__).parents[2]
 
 TINY = (
     *("codec.prior.channels=[8]", "codec.prior.layers=1", "codec.prior.weights=null"),
@@ -87,3 +92,26 @@ def test_slow_on_jpeg_is_one_line_before_anything_runs(runner):
     assert done.returncode != 0
     assert "error: preset slow needs a base codec that gradients flow through" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_defaults_are_more_realistic_than_their_base_at_every_rate(tmp_path):
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.run", "codec=sdedit", "logger=none"),
+            f"hydra.run.dir={tmp_path}",
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=500,
+    )
+    results = {
+        name: json.loads((tmp_path / name / "curve.json").read_text())["results"]
+        for name in ("fast", "medium", "base")
+    }
+    base = results.pop("base")
+    for name, result in results.items():
+        assert result["bpp"] == base["bpp"]
+        for i, realism in enumerate(base["fd_random"]):
+            assert result["fd_random"][i] < realism, (name, i)
+            assert 2 < base["psnr-rgb"][i] - result["psnr-rgb"][i] < 4, (name, i)

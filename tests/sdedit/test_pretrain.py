@@ -95,7 +95,7 @@ def test_the_walk_is_what_preset_medium_does_from_each_level():
     denoiser = EDMDenoiser(codec.teacher)
     sigma, noisy = torch.tensor([0.02, 0.3, 0.9]), torch.randn(3, 3, 8, 8)
     with torch.no_grad():
-        targets = _walk(denoiser, noisy, sigma, 3)
+        targets = _walk(denoiser, noisy, sigma, 3, Preset.sigma_min)
         for x, s, target in zip(noisy.split(1), sigma, targets.split(1), strict=True):
             medium = Preset(steps=3, rho=1.0).solve(denoiser, x, float(s), noise=torch.randn_like)
             torch.testing.assert_close(target, medium, rtol=1e-4, atol=1e-5)
@@ -139,3 +139,5 @@ def test_bad_streams_and_settings_are_refused():
         ConsistencyTraining(**SMALL, num_levels=1)
     with pytest.raises(ValueError, match="walk_steps must be null or at least 2, got 1"):
         ConsistencyTraining(**SMALL, walk_steps=1)
+    with pytest.raises(ValueError, match="walk_end must be above 0 and below max_sigma=1, got 1"):
+        ConsistencyTraining(**SMALL, walk_end=1.0)

@@ -25,9 +25,6 @@ from diffcodec.sdedit.network import SmallUNet
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small import SIGMA_MIN, load_network
 
-WALK_END = Preset.sigma_min
-"""The last level above 0 of the teacher's walk, as of preset medium."""
-
 
 class PriorTraining(Codec):
     """Trains the denoiser (Karras et al. 2022, Eq. 8 and Table 1).
@@ -134,6 +131,7 @@ class ConsistencyTraining(PriorTraining):
             model starts from there.
         walk_steps: null (Algorithm 2), or how many evaluations the teacher's walk has, from any
             level up to max_sigma: those of preset medium, by DPM-Solver++(2M) at even levels.
+        walk_end: the last level above 0 of that walk.
         max_sigma: the highest noise level.
         num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
         channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `PriorTraining`; p_mean and
@@ -141,7 +139,8 @@ class ConsistencyTraining(PriorTraining):
         weights: null (the teacher's), or a source of `diffcodec.weights`.
 
     Raises:
-        ValueError: a level that is not positive, too few of them, or weights that do not fit.
+        ValueError: a level that is not positive, too few of them, a walk that ends where it starts,
+            or weights that do not fit.
     """
 
     def __init__(
@@ -151,6 +150,7 @@ class ConsistencyTraining(PriorTraining):
         *,
         teacher: str | None = None,
         walk_steps: int | None = None,
+        walk_end: float = Preset.sigma_min,
         max_sigma: float = 1.0,
         num_levels: int = 12,
         p_mean: float = -1.5,
@@ -164,6 +164,10 @@ class ConsistencyTraining(PriorTraining):
             raise ValueError(f"num_levels must be at least 2, got {num_levels}")
         if walk_steps is not None and walk_steps < 2:
             raise ValueError(f"walk_steps must be null or at least 2, got {walk_steps}")
+        if not 0 < walk_end < max_sigma:
+            raise ValueError(
+                f"walk_end must be above 0 and below max_sigma={max_sigma:g}, got {walk_end:g}"
+            )
         super().__init__(
             channels,
             layers,
@@ -176,7 +180,7 @@ class ConsistencyTraining(PriorTraining):
         )
         network = load_network(channels, layers, teacher) if weights else self.network
         self.teacher: SmallUNet = copy.deepcopy(network).requires_grad_(False)
-        self.walk_steps = walk_steps
+        self.walk_steps, self.walk_end = walk_steps, walk_end
         self.max_sigma = max_sigma
         levels = karras_sigmas(max_sigma, num_levels, sigma_min=SIGMA_MIN)[:-1].flip(0)
         self._levels = levels.float()
@@ -201,10 +205,10 @@ class ConsistencyTraining(PriorTraining):
                 target = self.denoiser(_heun_step(teacher, noisy, sigma, sigma_next), sigma_next)
         else:
             sigma = (self.p_mean + self.p_std * torch.randn(len(x))).exp()
-            sigma = sigma.clamp(WALK_END, self.max_sigma).to(x.device)
+            sigma = sigma.clamp(self.walk_end, self.max_sigma).to(x.device)
             noisy = x + like(x, sigma) * torch.randn_like(x)
             with torch.no_grad():
-                target = _walk(teacher, noisy, sigma, self.walk_steps)
+                target = _walk(teacher, noisy, sigma, self.walk_steps, self.walk_end)
         error = (self.denoiser(noisy, sigma) - target).square().mean((1, 2, 3))
         _, c_out = self.denoiser.scalings(sigma)
         return (error / c_out**2).mean()
@@ -228,9 +232,9 @@ def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor)
     return x + step * (slope + slope_next) / 2
 
 
-def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int) -> Tensor:
+def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int, end: float) -> Tensor:
     """From noisy images at a level each, (B,), to none: what preset medium does, and from where."""
-    levels = [karras_sigmas(float(s), steps, sigma_min=WALK_END, rho=1.0) for s in sigma]
+    levels = [karras_sigmas(float(s), steps, sigma_min=end, rho=1.0) for s in sigma]
     return dpmpp_2m(denoiser, x, torch.stack(levels, dim=1).to(x.device))
 
 

@@ -50,6 +50,9 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.legend(fontsize=7)
         if name in REALISM:
             axis.set_title("lower is better", fontsize=8)
+            values = [v for curve in curves for v in _values(curve["results"].get(name, []))]
+            if 0 < 10 * min(values) <= max(values):
+                axis.set_yscale("log")
     meta = curves[0]["meta"]
     of = f"{curves[0]['name']} on " if len(curves) == 1 else ""
     figure.suptitle(f"{of}{meta.get('dataset')} ({meta.get('num_images')} images)", fontsize=11)

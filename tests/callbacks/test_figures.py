@@ -1,3 +1,4 @@
+import pytest
 from matplotlib.axes import Axes
 
 from callbacks.figures import plot_curves
@@ -38,3 +39,18 @@ def test_what_decodes_the_same_bytes_otherwise_is_a_line_of_its_own(tmp_path, mo
         "perco steps=5": [(0.1, 20.0), (0.2, 21.0)],
         "perco steps=20": [(0.1, 19.0)],
     }
+
+
+@pytest.mark.parametrize(
+    ("values", "scales"), [([0.05, 0.004], ["log"]), ([0.05, 0.01], []), ([0.05, 0.0], [])]
+)
+def test_realism_over_a_decade_is_drawn_by_its_logarithm(tmp_path, monkeypatch, values, scales):
+    drawn = []
+    monkeypatch.setattr(Axes, "set_yscale", lambda self, scale: drawn.append(scale))
+    curve = {
+        "name": "jpeg",
+        "meta": {"points": ["quality=1", "quality=2"]},
+        "results": {"bpp": [0.1, 0.2], "psnr-rgb": [20.0, 21.0], "fd_random": values},
+    }
+    plot_curves([curve], tmp_path / "curve.png")
+    assert drawn == scales

@@ -95,6 +95,17 @@ def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset)
     assert codec.point_facts() == {"strength": 0.0}
 
 
+def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec, x, monkeypatch):
+    codec = make_codec("fast", "medium", strength="auto", calibration=lambda: list(x.split(1)))
+    coded = []
+    compress = codec.base.compress
+    monkeypatch.setattr(codec.base, "compress", lambda x: coded.append(x) or compress(x))
+    for point in codec.points:
+        codec.select(point)
+        codec.point_facts()
+    assert len(coded) == len(x) * len(codec.base.points)
+
+
 def test_auto_without_images_says_what_to_give(make_codec, x):
     codec = make_codec(strength="auto")
     with pytest.raises(ValueError, match=r"codec\.calibration, codec\.strength=FILE"):

@@ -15,6 +15,7 @@ from diffcodec.bitstream import BitstreamError, derive_seed
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.sdedit.calibration import Calibration
 from diffcodec.sdedit.points import Setting, build_settings
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.prior import Prior
@@ -92,8 +93,7 @@ class SDEdit(Codec):
         self._presets = dict(preset)
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
-        self._calibration = calibration
-        self._calibration_images: list[Tensor] | None = None
+        self._calibration = Calibration(calibration)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
         self.decode_precision = str(decode_precision)
@@ -248,22 +248,14 @@ class SDEdit(Codec):
     @torch.no_grad()
     def _calibrate(self, preset: Preset) -> float:
         """The sigma at which the base's error doubles, in the mean of its logarithm over images."""
-        if self._calibration_images is None:
-            if self._calibration is None:
-                raise ValueError(
-                    "strength=auto needs calibration images or a file of strengths: give "
-                    "codec.calibration, codec.strength=FILE or codec.strength=NUMBER"
-                )
-            self._calibration_images = list(self._calibration())
-        images = [x.to(self.device) for x in self._calibration_images]
-        decoded = [self.base.decompress(self.base.compress(x)) for x in images]
-        errors = [_mse(x, x_hat) for x, x_hat in zip(images, decoded, strict=True)]
+        pairs = self._calibration.pairs(self.base)
+        errors = [_mse(x, x_hat) for x, x_hat in pairs]
 
         def excess(sigma: float) -> float:
             total = 0.0
-            for i, (x, x_hat) in enumerate(zip(images, decoded, strict=True)):
+            for i, (x, x_hat) in enumerate(pairs):
                 total += growth(_mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
-            return total / len(images)
+            return total / len(pairs)
 
         return level(find_index(excess, self.prior.max_sigma))
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from callbacks.point_names import point_settings
 
+DECADE = 10.0
 REALISM = ("fid", "fd_random")
 LABELS = {
     "psnr-rgb": "PSNR (dB)",
@@ -25,6 +26,11 @@ def panels(curve: Mapping[str, Any]) -> list[str]:
     realism = next((name for name in REALISM if name in results), None)
     wanted = ["psnr-rgb", "ms-ssim-rgb", *([realism] if realism else [])]
     return [name for name in wanted if name in results and any(_values(results[name]))]
+
+
+def spans_a_decade(values: Sequence[float]) -> bool:
+    """Whether values, all above 0, are best drawn by their logarithm."""
+    return bool(values) and 0 < DECADE * min(values) <= max(values)
 
 
 def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -50,8 +56,7 @@ def plot_curves(curves: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.legend(fontsize=7)
         if name in REALISM:
             axis.set_title("lower is better", fontsize=8)
-            values = [v for curve in curves for v in _values(curve["results"].get(name, []))]
-            if 0 < 10 * min(values) <= max(values):
+            if spans_a_decade([v for c in curves for v in _values(c["results"].get(name, []))]):
                 axis.set_yscale("log")
     meta = curves[0]["meta"]
     of = f"{curves[0]['name']} on " if len(curves) == 1 else ""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from callbacks.curve_file import safe_name
+from callbacks.figures import DECADE, spans_a_decade
 from experiments.comparison.joining import Curve
 from experiments.comparison.matched import common_rates, value_at
 from experiments.comparison.metrics import (
@@ -22,7 +23,6 @@ from experiments.comparison.metrics import (
     find_metrics,
 )
 
-DECADE = 10.0
 MARKERS = "osD^vP*X<>"
 # Tableau's colours for light backgrounds; the page uses the same.
 COLORS = (
@@ -102,7 +102,7 @@ def _draw(axis: Axes, curves: Sequence[Curve], metric: str, rate: str) -> None:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
     values = [value for curve in curves for _, value in curve.pairs(metric, rate)]
-    if metric in (*TIMES, *LOWER_IS_BETTER) and values and 0 < DECADE * min(values) <= max(values):
+    if metric in (*TIMES, *LOWER_IS_BETTER) and spans_a_decade(values):
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
 

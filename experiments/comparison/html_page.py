@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from experiments.comparison.figures import DECADE, color_of
+from callbacks.figures import DECADE
+from experiments.comparison.figures import color_of
 from experiments.comparison.joining import Curve
 from experiments.comparison.metrics import (
     HIGHER_IS_BETTER,

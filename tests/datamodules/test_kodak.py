@@ -101,10 +101,7 @@ def test_a_failed_download_says_where_to_put_the_images(tmp_path, monkeypatch, p
         Kodak().prepare(tmp_path)
 
 
-def test_the_checksums_are_those_of_kodak():
-    folder = Path(__file__).parents[2].parent / "shared" / "data" / "kodak"
-    if not folder.is_dir():
-        pytest.skip("../shared/data/kodak is not here")
-    for item in Kodak(download=False).items(folder):
+def test_the_checksums_are_those_of_kodak(shared):
+    for item in Kodak(download=False).items(shared / "data" / "kodak"):
         pixels = read_rgb(item.paths[0]).tobytes()
         assert hashlib.sha256(pixels).hexdigest() == kodak.PIXELS_SHA256[Path(item.name).stem]

@@ -1,0 +1,153 @@
+"""`curve.json`: CompressAI's results schema, and what is needed to know what was measured.
+
+    {"name": …, "description": …,
+     "meta": {"points": [{"name", "rate", "encoding", "decoding", "series"}, …], "dataset": …, …},
+     "results": {"bpp": [one value per point], "psnr-rgb": […], …}}
+
+CompressAI's published files have no `meta`; older ones of this project have names for points.
+"""
+
+import csv
+import json
+import math
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffcodec.points import Point
+
+CURVE_FILE, ROWS_FILE = "curve.json", "images.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The measured points of one line of a figure.
+
+    Attributes:
+        name: as in a legend.
+        points: the operating points, in the order in which they were measured.
+        metrics: of each point, metric -> finite value; what a point lacks is left out.
+        meta: what is known of data set, protocol and config; `points` is not part of it.
+        description: free text.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    metrics: tuple[Mapping[str, float], ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+    @property
+    def keys(self) -> list[str]:
+        """The metrics that at least one point has."""
+        return list(dict.fromkeys(key for point in self.metrics for key in point))
+
+    def values(self, key: str) -> list[float | None]:
+        """A metric of every point, None where it has none."""
+        return [point.get(key) for point in self.metrics]
+
+    def pairs(self, key: str, rate: str = "bpp") -> list[tuple[float, float]]:
+        """(rate, value) of the points that have both, in order of rate."""
+        return sorted((p[rate], p[key]) for p in self.metrics if rate in p and key in p)
+
+    @property
+    def ceiling(self) -> dict[str, float]:
+        """Metric -> what no rate can pass; empty where nothing but the rate limits the codec."""
+        return dict(self.meta.get("ceiling") or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """The curve as its file holds it; null stands for what a point lacks."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "meta": {**self.meta, "points": [point.to_json() for point in self.points]},
+            "results": {key: self.values(key) for key in self.keys},
+        }
+
+
+def curve_from_json(data: Any, *, source: str) -> Curve:
+    """The curve that JSON data describe.
+
+    Args:
+        data: of this project or of CompressAI's published results.
+        source: where they were read from, for messages.
+
+    Raises:
+        ValueError: they are no curve; the message says why.
+    """
+    results = data.get("results") if isinstance(data, Mapping) else None
+    if not isinstance(results, Mapping) or not isinstance(results.get("bpp"), list):
+        raise ValueError(f"{source} is no curve: it has no results/bpp")
+    lengths = {key: len(values) for key, values in results.items() if isinstance(values, list)}
+    count = lengths["bpp"]
+    uneven = [key for key, length in lengths.items() if length != count]
+    if uneven or not count:
+        raise ValueError(f"{source} is no curve: {count} rates, but {uneven or 'no'} other values")
+    meta = dict(data.get("meta") or {})
+    stored = meta.pop("points", None) or [f"point {i + 1}" for i in range(count)]
+    if not isinstance(stored, list) or len(stored) != count:
+        raise ValueError(f"{source} is no curve: {count} rates, but not as many points")
+    try:
+        points = tuple(Point.from_json(point) for point in stored)
+    except ValueError as error:
+        raise ValueError(f"{source} is no curve: {error}") from error
+    metrics = tuple(
+        {key: float(results[key][i]) for key in lengths if _is_number(results[key][i])}
+        for i in range(count)
+    )
+    name, description = str(data.get("name") or source), str(data.get("description") or "")
+    return Curve(name, points, metrics, meta, description)
+
+
+def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Without what JSON cannot hold or was not measured."""
+    return {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Write JSON in one step, so that a reader never sees half a file."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write one CSV line per mapping, with a column for every key that one of them has."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def safe_name(name: str) -> str:
+    """A name of a point or a series as that of a file or folder."""
+    return re.sub(r"[^\w=.,-]+", "_", name)
+
+
+def picture_name(index: int, name: str) -> str:
+    """The file that holds an image of the data set, original or decoded, without its suffix."""
+    return f"{index:04d}-{safe_name(Path(name).stem)}"
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout that this code runs from, `-dirty` if it was changed."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,65 @@
+"""The metrics: every file of this package that has a `METRIC` is one, and nothing lists them."""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from diffcodec.metrics.metric import (
+    KINDS,
+    Coding,
+    CodingMetric,
+    ImageMetric,
+    Metric,
+    SetMetric,
+    spans_a_decade,
+)
+
+__all__ = [
+    "Coding",
+    "CodingMetric",
+    "ImageMetric",
+    "Metric",
+    "SetMetric",
+    "all_metrics",
+    "find_metric",
+    "headlines",
+    "ordered",
+    "spans_a_decade",
+]
+
+
+def all_metrics() -> dict[str, Metric]:
+    """Every metric by its key, in the order in which they are shown."""
+    return _read_package(tuple(__path__))
+
+
+@cache
+def _read_package(path: tuple[str, ...]) -> dict[str, Metric]:
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(path)]
+    found: list[Metric] = [module.METRIC for module in modules if hasattr(module, "METRIC")]
+    return {metric.key: metric for metric in sorted(found, key=_rank)}
+
+
+def find_metric(key: str) -> Metric:
+    """The metric of a key; one that this project does not know is shown by its key."""
+    return all_metrics().get(key) or Metric(key, key, kind="distortion", order=1000)
+
+
+def ordered(keys: Iterable[str]) -> list[Metric]:
+    """The metrics of these keys, each once, in the order in which they are shown."""
+    return sorted((find_metric(key) for key in dict.fromkeys(keys)), key=_rank)
+
+
+def headlines(keys: Iterable[str]) -> list[Metric]:
+    """Of these keys the metrics for overviews, a stand-in only where what it stands for is not."""
+    present = {metric.key: metric for metric in ordered(keys)}
+    return [
+        metric
+        for metric in present.values()
+        if metric.headline and metric.stands_in_for not in present
+    ]
+
+
+def _rank(metric: Metric) -> tuple[int, int, str]:
+    return KINDS.index(metric.kind), metric.order, metric.key

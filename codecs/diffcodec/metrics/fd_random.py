@@ -1,0 +1,36 @@
+"""Fréchet distance on a fixed random embedding, where FID's network cannot be had."""
+
+from typing import TYPE_CHECKING
+
+from diffcodec.metrics.fid import frechet_distance
+from diffcodec.metrics.metric import SetMetric
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_random(weights: str | None) -> "nn.Module":
+    """The embedding, see `networks.features.RandomFeatures`.
+
+    Raises:
+        ValueError: weights are given: it has those that it was defined with.
+    """
+    from diffcodec.metrics.networks.features import RandomFeatures
+
+    if weights is not None:
+        raise ValueError(f"the random embedding takes no weights, got {weights!r}")
+    return RandomFeatures()
+
+
+METRIC = SetMetric(
+    "fd_random",
+    "FD-random",
+    kind="perception",
+    better="lower",
+    order=20,
+    headline=True,
+    stands_in_for="fid",
+    embedding="random",
+    build=build_random,
+    distance=frechet_distance,
+)

@@ -1,0 +1,54 @@
+"""The network that LPIPS is measured with."""
+
+import warnings
+
+from torch import Tensor, nn
+
+NETS = ("alex", "vgg", "squeeze")
+MIN_SIDE = 32  # the networks halve the image five times
+
+
+class Lpips(nn.Module):
+    """LPIPS 0.1 (Zhang et al., 2018), frozen.
+
+    Args:
+        net: `alex` (evaluation), `vgg` or `squeeze`.
+        weights: torchvision's weights of that network, a source of `diffcodec.weights`; None takes
+            them from the torch hub cache or downloads them. LPIPS's own linear layers ship with its
+            package.
+
+    Raises:
+        ValueError: an unknown net, or its weights cannot be had.
+    """
+
+    def __init__(self, net: str, weights: str | None = None) -> None:
+        import lpips
+
+        from diffcodec.weights import load_checkpoint
+
+        if net not in NETS:
+            raise ValueError(f"unknown LPIPS network {net!r}, choose from {NETS}")
+        super().__init__()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # torchvision's old argument names
+                self.model = lpips.LPIPS(net=net, pnet_rand=weights is not None, verbose=False)
+            if weights is not None:
+                state = load_checkpoint(weights)
+                # LPIPS cuts `features` into slices and keeps torchvision's layer numbers.
+                self.model.net.load_state_dict(
+                    {
+                        key: state[f"features.{key.partition('.')[2]}"]
+                        for key in self.model.net.state_dict()
+                    }
+                )
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"no weights for LPIPS ({net}): {error}") from error
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
+        """LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
+        if min(x.shape[-2:]) < MIN_SIDE:
+            return None
+        a, b = (image[None].float().div(127.5).sub(1) for image in (x, x_hat))
+        return float(self.model(a, b))

@@ -1,1 +1,1 @@
-"""What is measured, drawn and saved; none of it changes a codec."""
+"""Lightning callbacks: what is measured, drawn and saved; none of them changes a codec."""

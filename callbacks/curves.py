@@ -9,25 +9,32 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from callbacks.curve_file import (
-    SCHEMA_NAMES,
-    curve,
+from callbacks.evaluation import Evaluation, PointResult
+from diffcodec.codec import Codec
+from diffcodec.curves import (
+    CURVE_FILE,
+    ROWS_FILE,
+    Curve,
+    finite,
     git_revision,
     safe_name,
     write_json,
     write_rows,
 )
-from callbacks.evaluation import Evaluation, PointResult
-from callbacks.figures import panels, plot_curves
-from callbacks.set_metrics import PROTOCOLS
+from diffcodec.figures import panels, plot_curves
+from diffcodec.metrics import ordered
+from diffcodec.metrics.networks.features import PROTOCOLS
+from diffcodec.points import CEILING, Point, shown
+
+MAX_TAG = 64  # characters, W&B's limit
 
 
 class RateCurves(Callback):
-    """After each operating point, adds it to the curve and writes the curve anew.
+    """After each pass over the data, adds its points to the curves and writes them anew.
 
     Writes `curve.json` (CompressAI's results schema), `images.csv` (a row per image and point) and
-    `curve.png`; logs to W&B the point with `curve/bpp` as x axis, a table of all points, line plots
-    and the summary. A codec whose points make several series has a curve of each, in
+    `curve.png`; logs to W&B each point with `curve/bpp` as x axis, a table of all points, line
+    plots and the summary. A codec whose points make several series has a curve of each, in
     `SERIES/curve.json`, and all of them as lines of one figure and of one plot.
 
     Args:
@@ -43,39 +50,47 @@ class RateCurves(Callback):
         self.results: list[PointResult] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not any(isinstance(c, Evaluation) for c in _callbacks(trainer)):
-            raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
+        _evaluation(trainer)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                assert isinstance(pl_module, Codec)
+                tag = rate_tag(pl_module.points)
+                run = logger.experiment
+                # A tag as a filter of W&B's pages: what chooses the rate, whatever it is called.
+                if tag and tag not in (run.tags or ()):
+                    run.tags = (*(run.tags or ()), tag)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = next(c for c in _callbacks(trainer) if isinstance(c, Evaluation))
-        if not trainer.is_global_zero or evaluation.result is None:
+        added = _evaluation(trainer).results
+        if not trainer.is_global_zero or not added:
             return
-        self.results.append(evaluation.result)
+        self.results += added
         self.folder.mkdir(parents=True, exist_ok=True)
         curves = self.curves(trainer, pl_module)
-        for series, data in curves.items():
+        for series, curve in curves.items():
             folder = self.folder / safe_name(series) if series else self.folder
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(data, folder / "curve.json")
-        write_rows(
-            [{"point": r.point, **row} for r in self.results for row in r.rows],
-            self.folder / "images.csv",
-        )
+            write_json(curve.to_json(), folder / CURVE_FILE)
+        write_rows([row for r in self.results for row in r.rows], self.folder / ROWS_FILE)
         plot_curves([*curves.values()], self.folder / "curve.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger.experiment, curves)
+                self._log_to_wandb(logger.experiment, added, curves)
             elif isinstance(logger, CSVLogger):
-                logger.log_metrics(_prefixed(self.results[-1].metrics), len(self.results) - 1)
+                first = len(self.results) - len(added)
+                for i, result in enumerate(added):
+                    logger.log_metrics(_prefixed(result.metrics), first + i)
                 logger.save()
 
-    def curves(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, dict[str, Any]]:
-        """The curve of each series so far, as its `curve.json` holds it."""
-        names = dict.fromkeys(result.series for result in self.results)
+    def curves(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Curve]:
+        """The curve of each series so far."""
+        measured = [result for result in self.results if result.point is not CEILING]
+        names = dict.fromkeys(result.point.series for result in measured)
         return {name: self._curve(name, trainer, pl_module) for name in names}
 
-    def _curve(self, series: str, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        results = [result for result in self.results if result.series == series]
+    def _curve(self, series: str, trainer: Trainer, pl_module: LightningModule) -> Curve:
+        results = [result for result in self.results if result.point.series == series]
+        ceilings = [result for result in self.results if result.point is CEILING]
         last = results[-1]
         sizes = sorted({f"{row['height']}x{row['width']}" for row in last.rows})
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -85,7 +100,8 @@ class RateCurves(Callback):
             "sizes": sizes,
             "num_patches": last.num_patches,
             "fid": PROTOCOLS[last.protocol],
-            "ceiling": {SCHEMA_NAMES[name]: value for name, value in last.ceiling.items()},
+            "variants": {m.key: m.variant for m in ordered(last.metrics) if m.variant},
+            "ceiling": finite(ceilings[0].metrics) if ceilings else {},
             "rate": "bpp: whole file, header included; bpp-payload: without container header",
             "num_parameters": sum(p.numel() for p in pl_module.parameters()),
             "device": str(pl_module.device),
@@ -95,58 +111,76 @@ class RateCurves(Callback):
             "git_revision": git_revision(),
             "config": dict(pl_module.hparams),
         }
-        return curve(
+        return Curve(
             f"{self.name} {series}" if series else self.name,
-            [result.point for result in results],
-            [result.metrics for result in results],
+            tuple(result.point for result in results),
+            tuple(finite(result.metrics) for result in results),
             meta,
             self.description,
         )
 
-    def _log_to_wandb(self, run: Any, curves: Mapping[str, Mapping[str, Any]]) -> None:
+    def _log_to_wandb(
+        self, run: Any, added: Sequence[PointResult], curves: Mapping[str, Curve]
+    ) -> None:
         import wandb
 
-        # Every quality metric is drawn over the rate, not over the training step.
-        last = self.results[-1]
-        prefix = f"curve/{last.series}" if last.series else "curve"
-        run.define_metric(f"{prefix}/bpp", hidden=True)
-        run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/bpp")
-        keys = list(dict.fromkeys(key for data in curves.values() for key in data["results"]))
+        keys = list(dict.fromkeys(key for curve in curves.values() for key in curve.keys))
         table = wandb.Table(columns=["series", "point", *keys], data=_rows(curves, keys))
-        payload: dict[str, Any] = _prefixed(last.metrics, prefix)
-        payload["points"] = table
-        payload["figure"] = wandb.Image(str(self.folder / "curve.png"))
-        shown = dict.fromkeys(name for data in curves.values() for name in panels(data))
-        for name in shown:
-            title = f"{name} over bpp"
-            payload[f"rate_{name}"] = wandb.plot.line(
-                table, "bpp", name, stroke="series" if len(curves) > 1 else None, title=title
+        shared: dict[str, Any] = {
+            "points": table,
+            "figure": wandb.Image(str(self.folder / "curve.png")),
+        }
+        several = len(curves) > 1
+        for metric in panels([*curves.values()]):
+            shared[f"rate_{metric.key}"] = wandb.plot.line(
+                table,
+                "bpp",
+                metric.key,
+                stroke="series" if several else None,
+                title=f"{metric.label} over bpp",
             )
-        run.log(payload)
+        measured = [result for result in added if result.point is not CEILING]
+        for result in measured:
+            # Every quality metric is drawn over the rate, not over the training step.
+            prefix = f"curve/{result.point.series}" if result.point.series else "curve"
+            run.define_metric(f"{prefix}/bpp", hidden=True)
+            run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/bpp")
+            last = shared if result is measured[-1] else {}
+            run.log({**_prefixed(result.metrics, prefix), **last})
         # For comparisons: the curve, or one in a folder of each series.
-        for path in [self.folder / "curve.json", *self.folder.glob("*/curve.json")]:
+        for path in [self.folder / CURVE_FILE, *self.folder.glob(f"*/{CURVE_FILE}")]:
             if path.is_file():
                 run.save(str(path), base_path=str(self.folder), policy="now")
-        for name, value in curves[last.series]["meta"]["ceiling"].items():
-            run.summary[f"ceiling/{name}"] = value
-        for name, value in last.metrics.items():
-            run.summary[f"{last.point}/{name}"] = value
+        for result in added:
+            for name, value in result.metrics.items():
+                run.summary[f"{result.point.name}/{name}"] = value
+
+
+def rate_tag(points: Sequence[Point]) -> str:
+    """The settings that choose the rate as one tag, of several values the first and the last."""
+    parts = []
+    for key in points[0].rate:
+        values = list(dict.fromkeys(shown(point.rate[key]) for point in points))
+        parts.append(f"{key}={values[0]}" + (f"…{values[-1]}" if len(values) > 1 else ""))
+    return ",".join(parts)[:MAX_TAG]
 
 
 def _prefixed(metrics: Mapping[str, float], prefix: str = "curve") -> dict[str, Any]:
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
-def _rows(curves: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[Any]]:
+def _rows(curves: Mapping[str, Curve], keys: Sequence[str]) -> list[list[Any]]:
     """One row per point: its series, its name and the columns `keys`, None where there is none."""
-    rows = []
-    for series, data in curves.items():
-        results = data["results"]
-        for i, point in enumerate(data["meta"]["points"]):
-            rows.append([series, point, *(results[k][i] if k in results else None for k in keys)])
-    return rows
+    return [
+        [series, point.name, *(metrics.get(key) for key in keys)]
+        for series, curve in curves.items()
+        for point, metrics in zip(curve.points, curve.metrics, strict=True)
+    ]
 
 
-def _callbacks(trainer: Trainer) -> list[Callback]:
+def _evaluation(trainer: Trainer) -> Evaluation:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return callbacks
+    for callback in callbacks:
+        if isinstance(callback, Evaluation):
+            return callback
+    raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from callbacks.contact_sheet import contact_sheet
-from callbacks.curve_file import safe_name
-from callbacks.evaluation import Evaluation
-from callbacks.image_metrics import psnr
-from diffcodec.codec import Codec, CodecOutput, to_uint8
+from callbacks.evaluation import Evaluation, PointResult
+from diffcodec.codec import CodecOutput, to_uint8
+from diffcodec.contact_sheet import contact_sheet
+from diffcodec.curves import picture_name, safe_name
+from diffcodec.metrics.psnr import psnr
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
 SHEET_IMAGES = 4
@@ -44,45 +44,50 @@ class Reconstructions(Callback):
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
     ) -> None:
-        assert isinstance(pl_module, Codec)
         for i, index in enumerate(outputs.index):
             if index >= self.max_images:
                 continue
-            x, x_hat = to_uint8(outputs.x[i]).cpu(), to_uint8(outputs.x_hat[i]).cpu()
-            stem = f"{index:04d}-{safe_name(Path(outputs.name[i]).stem)}"
-            folder = self.folder / safe_name(pl_module.point)
+            x = to_uint8(outputs.x[i]).cpu()
+            name = outputs.name[i]
+            stem = picture_name(index, name)
             _save(x, self.folder / "original" / f"{stem}.png")
-            _save(x_hat, folder / f"{stem}.png")
-            bpp = 8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1])
-            _compare(x, x_hat, bpp, f"{outputs.name[i]}, {pl_module.point}").savefig(
-                folder / f"{stem}.compare.png", dpi=80
-            )
+            for decoding in outputs.decodings:
+                x_hat = to_uint8(decoding.x_hat[i]).cpu()
+                folder = self.folder / safe_name(decoding.point.name)
+                _save(x_hat, folder / f"{stem}.png")
+                rate = ""
+                if decoding.seconds is not None:
+                    rate = f"{8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1]):.4f} bpp, "
+                _compare(x, x_hat, rate, f"{name}, {decoding.point.name}").savefig(
+                    folder / f"{stem}.compare.png", dpi=80
+                )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Codec)
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        folder = self.folder / safe_name(pl_module.point)
-        pictures = sorted(folder.glob("*.compare.png"))
-        self._columns.append((f"{pl_module.point}\n{_mean_rate(trainer)}", folder))
-        names = [picture.name.replace(".compare.png", ".png") for picture in pictures]
-        if names:
+        for result in _results(trainer):
+            folder = self.folder / safe_name(result.point.name)
+            rate = result.metrics.get("bpp")
+            told = "" if rate is None else f"{rate:.4f} bpp"
+            self._columns.append((f"{result.point.name}\n{told}", folder))
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    for picture in sorted(folder.glob("*.compare.png")):
+                        # A key per image: W&B's slider then goes over the operating points.
+                        key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
+                        logger.log_image(key, [str(picture)], caption=[result.point.name])
+        names = [path.name for path in sorted((self.folder / "original").glob("*.png"))]
+        if names and len(self._columns) > 1:
             sheet = contact_sheet(self._columns, names[:SHEET_IMAGES])
             sheet.save(self.folder / "sheet.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                for picture in pictures:
-                    # A key per image: W&B's slider then goes over the operating points.
-                    key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
-                    logger.log_image(key, [str(picture)], caption=[pl_module.point])
 
 
-def _mean_rate(trainer: Trainer) -> str:
+def _results(trainer: Trainer) -> list[PointResult]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Evaluation) and callback.result is not None:
-            return f"{callback.result.metrics['bpp']:.4f} bpp"
-    return ""
+        if isinstance(callback, Evaluation):
+            return callback.results
+    return []
 
 
 def _save(image: Tensor, path: Path) -> None:
@@ -90,7 +95,7 @@ def _save(image: Tensor, path: Path) -> None:
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
 
 
-def _compare(x: Tensor, x_hat: Tensor, bpp: float, title: str) -> Figure:
+def _compare(x: Tensor, x_hat: Tensor, rate: str, title: str) -> Figure:
     height, width = x.shape[-2:]
     panel = 5.0
     figure = Figure(
@@ -98,7 +103,7 @@ def _compare(x: Tensor, x_hat: Tensor, bpp: float, title: str) -> Figure:
     )
     FigureCanvasAgg(figure)
     error = (x.int() - x_hat.int()).abs().mul(ERROR_GAIN).clamp(max=255).byte()
-    titles = ("original", f"{bpp:.4f} bpp, {psnr(x, x_hat):.2f} dB", f"|error| x {ERROR_GAIN}")
+    titles = ("original", f"{rate}{psnr(x, x_hat):.2f} dB", f"|error| x {ERROR_GAIN}")
     for axis, image, text in zip(figure.subplots(1, 3), (x, x_hat, error), titles, strict=True):
         axis.imshow(image.permute(1, 2, 0).numpy())
         axis.set_title(text)

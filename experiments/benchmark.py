@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.build import build_codec, build_coder, choose_points
+from diffcodec.points import find_points
+from experiments.build import build_codec, build_coder
 from experiments.cli import (
     CONFIG_DIR,
     HYDRA_VERSION,
@@ -48,7 +49,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     import torch
     from lightning.pytorch import seed_everything
 
-    from callbacks.curve_file import git_revision
+    from diffcodec.curves import git_revision
     from experiments.benchmarking.machine import describe, matmul_peak
     from experiments.benchmarking.stopwatch import Instruments
     from experiments.benchmarking.summary import compare, read_benchmark
@@ -103,8 +104,8 @@ def _measure_variant(
     options = {"repetitions": cfg.repetitions, "warmup": cfg.warmup}
     codec = build_coder(cfg) if cfg.ckpt_path else build_codec(cfg).eval()
     codec.to(device)
-    codec.select(choose_points(codec, cfg.point)[0])
-    data["point"] = codec.point
+    codec.select(find_points(codec.points, cfg.point)[0])
+    data["point"] = codec.point.name
     bf16 = str(cfg.codec.get("decode_precision")) == "bf16"
     dtypes = {"encode": "float32", "decode": "bfloat16" if bf16 else "float32"}
     data["parameters"] = sum(p.numel() for p in codec.parameters())
@@ -160,7 +161,7 @@ def report(data: dict[str, Any], cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from callbacks.curve_file import write_json
+    from diffcodec.curves import write_json
     from experiments.benchmarking.summary import coding_table, training_table
 
     path = Path(HydraConfig.get().runtime.output_dir) / "benchmark.json"

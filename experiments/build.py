@@ -69,18 +69,3 @@ def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
         for name, child in codec.named_children()
         if isinstance(child, Codec)
     )
-
-
-def choose_points(codec: "Codec", point: object) -> tuple[str, ...]:
-    """All operating points, or the one that was asked for by its name or by its value alone.
-
-    Raises:
-        ValueError: none or several points match.
-    """
-    if point is None:
-        return codec.points
-    wanted = str(point)
-    matches = [p for p in codec.points if p == wanted or p.partition("=")[2] == wanted]
-    if len(matches) != 1:
-        raise ValueError(f"unknown operating point {wanted!r}, choose from {codec.points}")
-    return (matches[0],)

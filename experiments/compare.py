@@ -15,15 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from callbacks.curve_file import safe_name
+from diffcodec.curves import safe_name
 from experiments.cli import fail
 from experiments.comparison.bjontegaard_delta import METHODS
 from experiments.comparison.compatibility import check
 from experiments.comparison.datasets import by_dataset, side_by_side
-from experiments.comparison.joining import Curve, join
+from experiments.comparison.joining import Line, join
 from experiments.comparison.render import TABLE_FILES, to_csv, to_rich, write_table
 from experiments.comparison.runs import Run, find_runs, read_file
-from experiments.comparison.table import Table, all_deltas, build_table, find_anchor
+from experiments.comparison.table import RATE_OF, Table, all_deltas, build_table, find_anchor
 
 MIN_WIDTH = 160  # of a table that is written to a file
 
@@ -61,13 +61,14 @@ def read_runs(options: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def _prepare(runs: Sequence[Run], options: argparse.Namespace) -> tuple[list[Curve], Table]:
+def _prepare(runs: Sequence[Run], options: argparse.Namespace) -> tuple[list[Line], Table]:
     curves, remarks = join(runs, options.by)
     for entry in options.ceiling:
         name, _, file = entry.partition("=")
         curve = find_anchor(curves, name)
-        best = max(read_file(Path(file)).points, key=lambda point: point[1].get("psnr-rgb", 0.0))
-        curves[curves.index(curve)] = replace(curve, ceiling={**curve.ceiling, **best[1]})
+        points = read_file(Path(file)).curve.metrics
+        best = max(points, key=lambda metrics: metrics.get(RATE_OF, 0.0))
+        curves[curves.index(curve)] = replace(curve, ceiling={**curve.ceiling, **best})
     curves = check(curves, rate=options.rate, allow=options.allow)
     anchor = find_anchor(curves, options.anchor)
     table = build_table(curves, anchor, method=options.method, rate=options.rate)
@@ -75,9 +76,7 @@ def _prepare(runs: Sequence[Run], options: argparse.Namespace) -> tuple[list[Cur
     return curves, table
 
 
-def _write(
-    curves: Sequence[Curve], table: Table, folder: Path, options: argparse.Namespace
-) -> None:
+def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse.Namespace) -> None:
     from experiments.comparison.figures import draw_all
     from experiments.comparison.html_page import write_page
     from experiments.comparison.pictures import copy_pictures
@@ -108,13 +107,13 @@ def _show(table: Table, files: Sequence[Path]) -> None:
         console.print(f"  {file}", highlight=False, markup=False)
 
 
-def joined(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+def joined(curves: Sequence[Line]) -> list[dict[str, Any]]:
     """The curves as JSON data, in CompressAI's results schema, with what they were joined from."""
     data = []
     for curve in curves:
         names = dict.fromkeys(metric for point in curve.points for metric in point.metrics)
         meta = {
-            "points": [point.name for point in curve.points],
+            "points": [point.point.to_json() for point in curve.points],
             "runs": [point.run.source for point in curve.points],
             "marks": list(curve.marks),
             "ceiling": dict(curve.ceiling),
@@ -126,7 +125,7 @@ def joined(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 
 def _log(
     options: argparse.Namespace,
-    curves: Sequence[Curve],
+    curves: Sequence[Line],
     table: Table,
     figures: Sequence[Path],
     folder: Path,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments.build import build_coder, choose_points
+from diffcodec.points import find_points
+from experiments.build import build_coder
 from experiments.cli import file_command
 
 
@@ -23,11 +24,11 @@ def compress(source: Path, target: Path, cfg: DictConfig) -> str:
 
     image = read_rgb(source)
     codec = build_coder(cfg)
-    codec.select(choose_points(codec, cfg.point)[0])
+    codec.select(find_points(codec.points, cfg.point)[0])
     (stream,) = codec.compress(pil_to_tensor(image)[None].float().div(255))
     target.write_bytes(stream)
     bpp = 8 * len(stream) / (image.width * image.height)
-    return f"{target}: {len(stream)} bytes, {bpp:.4f} bpp at {codec.point}"
+    return f"{target}: {len(stream)} bytes, {bpp:.4f} bpp at {codec.point.name}"
 
 
 if __name__ == "__main__":

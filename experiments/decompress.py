@@ -11,7 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from experiments.build import build_coder, choose_points
+from diffcodec.points import find_points
+from experiments.build import build_coder
 from experiments.cli import file_command
 
 
@@ -23,7 +24,7 @@ def decompress(source: Path, target: Path, cfg: DictConfig) -> str:
 
     stream = source.read_bytes()
     codec = build_coder(cfg)
-    codec.select(choose_points(codec, cfg.point)[0])
+    codec.select(find_points(codec.points, cfg.point)[0])
     (x_hat,) = codec.decompress([stream])
     image = to_pil_image(to_uint8(x_hat))
     image.save(target, format="PNG")

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from callbacks.curves import RateCurves
 from callbacks.evaluation import PointResult
+from diffcodec.metrics import ordered
 from experiments.loggers import describe
 
-HEADINGS = {"encode_seconds": "encode s", "decode_seconds": "decode s"}
 MIN_WIDTH = 120  # of a table that is written to a file
 
 
@@ -36,15 +36,16 @@ def report(trainer: Trainer) -> None:
 
 def table(title: str, results: list[PointResult]) -> Table:
     """A row per operating point, a column per metric."""
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    names = [name for name in names if name != "bpp_payload"]  # in curve.json
+    keys = dict.fromkeys(key for result in results for key in result.metrics)
+    metrics = [metric for metric in ordered(keys) if metric.key != "bpp-payload"]  # in curve.json
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("point", *names):
-        left = name == "point"
-        out.add_column(HEADINGS.get(name, name), justify="left" if left else "right", no_wrap=True)
+    out.add_column("point", justify="left", no_wrap=True)
+    for metric in metrics:
+        out.add_column(metric.column or metric.key, justify="right", no_wrap=True)
     for result in results:
-        cells = (f"{result.metrics[n]:.4g}" if n in result.metrics else "" for n in names)
-        out.add_row(result.point, *cells)
+        values = (result.metrics.get(metric.key) for metric in metrics)
+        cells = ("" if value is None else f"{value:.4g}" for value in values)
+        out.add_row(result.point.name, *cells)
     return out
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.build import build_codec, choose_points, is_untrained
+from diffcodec.points import find_points, group_by_bytes
+from experiments.build import build_codec, is_untrained
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -42,7 +43,7 @@ def run(cfg: DictConfig) -> None:
     quiet_libraries()
     seed_everything(cfg.seed, workers=True, verbose=False)
     codec = build_codec(cfg)
-    points = choose_points(codec, cfg.point)
+    points = find_points(codec.points, cfg.point)
     codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
     datamodule: LightningDataModule = instantiate(cfg.datamodule)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
@@ -57,8 +58,9 @@ def run(cfg: DictConfig) -> None:
         log.warning("this codec was neither trained nor given weights: its pictures are noise")
 
     to_load = None if fit else cfg.ckpt_path
-    for point in points:
-        codec.select(point)
+    # Images are encoded once for all points that share their bytes.
+    for i, shared in enumerate(group_by_bytes(points)):
+        codec.measure(shared, ceiling=i == 0)
         trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
         to_load = None
     report(trainer)

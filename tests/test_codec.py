@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from diffcodec.codec import BitstreamError, Codec, to_uint8
+from diffcodec.points import CEILING, Point, combine
 
 
 class Toy(Codec):
@@ -13,7 +14,7 @@ class Toy(Codec):
     num_sections = 2
 
     def __init__(self, noise: float = 0.0, points=("a", "b")):
-        super().__init__(points)
+        super().__init__([Point(name, rate={"kind": name}) for name in points])
         self.noise = nn.Parameter(torch.tensor(noise))
         self.prepared = 0
 
@@ -24,7 +25,7 @@ class Toy(Codec):
         return {"kind": "toy"}
 
     def encode(self, x):
-        return [[self.point.encode(), to_uint8(image).numpy().tobytes()] for image in x]
+        return [[self.point.name.encode(), to_uint8(image).numpy().tobytes()] for image in x]
 
     def decode(self, payloads, height, width, seeds):
         images = []
@@ -44,11 +45,11 @@ def x():
 
 def test_points_are_named_and_checked():
     codec = Toy()
-    assert codec.points == ("a", "b")
-    assert codec.point == "a"
+    assert [point.name for point in codec.points] == ["a", "b"]
+    assert codec.point.name == "a"
     codec.select("b")
-    assert codec.point == "b"
-    with pytest.raises(ValueError, match=r"'c', choose from \('a', 'b'\)"):
+    assert codec.point.name == "b"
+    with pytest.raises(ValueError, match="'c', choose from a, b"):
         codec.select("c")
     with pytest.raises(ValueError, match="twice"):
         Toy(points=("a", "a"))
@@ -118,9 +119,58 @@ def test_an_evaluation_step_reports_what_it_wrote(x):
     assert out.index == [4, 9, 2]
     assert out.num_bytes == [len(s) for s in streams]
     assert out.num_payload_bytes == [1 + x[0].numel()] * 3
-    assert out.encode_seconds > 0
-    assert out.decode_seconds > 0
-    assert torch.equal(to_uint8(out.x_hat), to_uint8(x))
+    assert out.encoding_seconds > 0
+    (decoding,) = out.decodings
+    assert decoding.point == codec.points[0]
+    assert decoding.seconds > 0
+    assert torch.equal(to_uint8(decoding.x_hat), to_uint8(x))
+
+
+class Brightened(Toy):
+    """Decodes the same bytes at several brightnesses; counts how often it encodes."""
+
+    def __init__(self):
+        super().__init__()
+        self._points = combine(rate={"kind": ["a", "b"]}, decoding={"light": [0.0, 0.1]})
+        self.encoded = 0
+
+    def encode(self, x):
+        self.encoded += 1
+        return super().encode(x)
+
+    def decode(self, payloads, height, width, seeds):
+        return super().decode(payloads, height, width, seeds) + self.point.decoding["light"]
+
+    def ceiling(self, x):
+        return x
+
+
+def test_points_that_share_their_bytes_are_decoded_from_one_encoding(x):
+    codec = Brightened()
+    batch = {"image": x, "index": torch.arange(3), "name": ["p", "q", "r"]}
+    codec.measure(codec.points[2:], ceiling=True)
+    out = codec.test_step(batch, 0)
+    assert codec.encoded == 1
+    assert [decoding.point for decoding in out.decodings] == [*codec.points[2:], CEILING]
+    dark, light, best = out.decodings
+    assert light.x_hat.mean() > dark.x_hat.mean() + 0.05
+    assert torch.equal(best.x_hat, x)
+    assert best.seconds is None
+    codec.measure(codec.points[:1])
+    assert [d.point for d in codec.test_step(batch, 0).decodings] == [codec.points[0]]
+    with pytest.raises(ValueError, match="must share their bytes"):
+        codec.measure(codec.points)
+    with pytest.raises(ValueError, match="must share their bytes"):
+        codec.measure([])
+
+
+def test_validation_looks_at_the_selected_point_alone(x):
+    codec = Brightened()
+    codec.measure(codec.points[:2], ceiling=True)
+    codec.select(codec.points[3])
+    batch = {"image": x, "index": torch.arange(3), "name": ["p", "q", "r"]}
+    (decoding,) = codec.validation_step(batch, 0).decodings
+    assert decoding.point == codec.points[3]
 
 
 def test_coding_ignores_autocast(x):

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from callbacks.contact_sheet import CELL, GAP, contact_sheet
+from diffcodec.contact_sheet import CELL, GAP, contact_sheet
 
 
 def test_every_picture_is_in_its_row_and_column(tmp_path):

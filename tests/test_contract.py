@@ -26,10 +26,10 @@ OVERRIDES = {
     "cheng2020_anchor": ["codec.size=[16]"],
     "cheng2020_attn": ["codec.size=[16]"],
     "mbt2018": ["codec.size=[16,24]"],
-    "jpeg": ["codec.values=[10,80]"],
-    "webp": ["codec.values=[10,80]"],
-    "avif": ["codec.values=[10,80]"],
-    "jpeg2000": ["codec.values=[50,10]"],
+    "jpeg": ["codec.quality=[10,80]"],
+    "webp": ["codec.quality=[10,80]"],
+    "avif": ["codec.quality=[10,80]"],
+    "jpeg2000": ["codec.ratio=[50,10]"],
 }
 NAMES = sorted(path.stem for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"))
 # Need a program or a download: their own tests run them with stand-ins.
@@ -58,7 +58,7 @@ def codec(request) -> Codec:
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (64, 64)])
 def test_a_fresh_instance_decodes_the_same_picture(codec, photo, size):
     x = photo[..., 100 : 100 + size[0], 200 : 200 + size[1]]
-    for point in {codec.points[0], codec.points[-1]}:
+    for point in dict.fromkeys((codec.points[0], codec.points[-1])):
         codec.select(point)
         (stream,) = codec.compress(x)
         assert codec.compress(x) == [stream]

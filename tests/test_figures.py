@@ -1,25 +1,33 @@
 import pytest
 from matplotlib.axes import Axes
 
-from callbacks.figures import plot_curves
+from diffcodec.curves import Curve
+from diffcodec.figures import plot_curves
+from diffcodec.points import Point
+
+POINTS = (Point("quality=1"), Point("quality=2"))
 
 
-def test_the_figure_makes_room_for_the_ceiling(tmp_path, monkeypatch):
+def make(name="jpeg", meta=None, **results):
+    keys = {key.replace("_rgb", "-rgb").replace("ms_", "ms-"): v for key, v in results.items()}
+    metrics = tuple({key: values[i] for key, values in keys.items()} for i in range(2))
+    return Curve(name, POINTS, metrics, meta or {})
+
+
+def test_the_figure_has_a_panel_for_each_headline_and_a_line_for_the_ceiling(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(
-        "matplotlib.axes.Axes.axhline", lambda self, y, **_: drawn.append((self.get_ylabel(), y))
+    monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda self, y, **_: drawn.append(y))
+    curve = make(
+        "grey",
+        {"ceiling": {"psnr-rgb": 26.0, "fd_random": 0.01, "lpips": 0.3}},
+        **{"bpp": [0.1, 0.2], "psnr_rgb": [20.0, 21.0], "fd_random": [0.3, 0.2]},
     )
-    curve = {
-        "name": "grey",
-        "meta": {"ceiling": {"psnr-rgb": 26.0}, "points": ["quality=1", "quality=2"]},
-        "results": {"bpp": [0.1, 0.2], "psnr-rgb": [20.0, 21.0], "ms-ssim-rgb": [0.7, 0.8]},
-    }
     plot_curves([curve], tmp_path / "curve.png")
-    assert [y for _, y in drawn] == [26.0]
+    assert drawn == [26.0, 0.01]
     assert (tmp_path / "curve.png").stat().st_size > 0
 
 
-def test_what_decodes_the_same_bytes_otherwise_is_a_line_of_its_own(tmp_path, monkeypatch):
+def test_each_curve_is_a_line(tmp_path, monkeypatch):
     lines = {}
     plot = Axes.plot
 
@@ -28,16 +36,14 @@ def test_what_decodes_the_same_bytes_otherwise_is_a_line_of_its_own(tmp_path, mo
         return plot(self, x, y, label=label, **options)
 
     monkeypatch.setattr(Axes, "plot", record)
-    points = ["8x8/256,steps=5,w=3", "16x16/1024,steps=5,w=3", "8x8/256,steps=20,w=3"]
-    curve = {
-        "name": "perco",
-        "meta": {"points": points},
-        "results": {"bpp": [0.1, 0.2, 0.1], "psnr-rgb": [20.0, 21.0, 19.0]},
-    }
-    plot_curves([curve], tmp_path / "curve.png")
+    curves = [
+        make("perco steps=5", bpp=[0.2, 0.1], psnr_rgb=[21.0, 20.0]),
+        make("perco steps=20", bpp=[0.1, 0.2], psnr_rgb=[19.0, 20.0]),
+    ]
+    plot_curves(curves, tmp_path / "curve.png")
     assert lines == {
         "perco steps=5": [(0.1, 20.0), (0.2, 21.0)],
-        "perco steps=20": [(0.1, 19.0)],
+        "perco steps=20": [(0.1, 19.0), (0.2, 20.0)],
     }
 
 
@@ -47,10 +53,6 @@ def test_what_decodes_the_same_bytes_otherwise_is_a_line_of_its_own(tmp_path, mo
 def test_realism_over_a_decade_is_drawn_by_its_logarithm(tmp_path, monkeypatch, values, scales):
     drawn = []
     monkeypatch.setattr(Axes, "set_yscale", lambda self, scale: drawn.append(scale))
-    curve = {
-        "name": "jpeg",
-        "meta": {"points": ["quality=1", "quality=2"]},
-        "results": {"bpp": [0.1, 0.2], "psnr-rgb": [20.0, 21.0], "fd_random": values},
-    }
+    curve = make(bpp=[0.1, 0.2], psnr_rgb=[20.0, 21.0], fd_random=values)
     plot_curves([curve], tmp_path / "curve.png")
     assert drawn == scales

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,31 +15,48 @@ from torch import Tensor
 
 from diffcodec import bitstream
 from diffcodec.bitstream import BitstreamError, derive_seed
+from diffcodec.points import CEILING, Point, find_points
 
-__all__ = ["BitstreamError", "Codec", "CodecOutput", "to_uint8"]
+__all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoding", "to_uint8"]
+
+
+@dataclass
+class Decoding:
+    """What one operating point makes of the streams of B images of one size.
+
+    Attributes:
+        point: the operating point, or `CEILING`, which no stream makes.
+        x_hat: reconstructions, (B, 3, H, W) in [0, 1].
+        seconds: per image, the device synchronised around the clock; None where no stream is
+            decoded.
+    """
+
+    point: Point
+    x_hat: Tensor
+    seconds: float | None = None
 
 
 @dataclass
 class CodecOutput:
-    """What one evaluation step measured, for B images of one size.
+    """What one evaluation step measured, for B images of one size that were encoded once.
 
     Attributes:
         index: B dataset indices.
         name: B file names.
-        x, x_hat: originals and reconstructions, (B, 3, H, W) in [0, 1].
+        x: originals, (B, 3, H, W) in [0, 1].
         num_bytes: length of each stream, header included.
         num_payload_bytes: the same without container header and checksum.
-        encode_seconds, decode_seconds: seconds per image, the device synchronised around the clock.
+        encoding_seconds: per image, the device synchronised around the clock.
+        decodings: what each operating point made of these streams.
     """
 
     index: list[int]
     name: list[str]
     x: Tensor
-    x_hat: Tensor
     num_bytes: list[int]
     num_payload_bytes: list[int]
-    encode_seconds: float
-    decode_seconds: float
+    encoding_seconds: float
+    decodings: list[Decoding]
 
 
 class Codec(LightningModule, ABC):
@@ -53,7 +70,8 @@ class Codec(LightningModule, ABC):
     `configure_optimizers`.
 
     Args:
-        points: names of the operating points that can be reached without retraining.
+        points: the operating points that can be reached without retraining, as
+            `diffcodec.points.combine` makes them of a codec's settings.
     """
 
     num_sections: int = 1
@@ -65,35 +83,53 @@ class Codec(LightningModule, ABC):
     pretrained: bool = False
     """Whether what it was built from brought trained weights, without `weights=`."""
 
-    def __init__(self, points: Sequence[str] = ("default",)) -> None:
+    def __init__(self, points: Sequence[Point] = (Point("default"),)) -> None:
         super().__init__()
         if not points:
             raise ValueError("a codec needs at least one operating point")
-        if len(set(points)) != len(points):
-            raise ValueError(f"operating points are named twice: {list(points)}")
+        names = [point.name for point in points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"operating points are named twice: {names}")
         self._points = tuple(points)
         self._point = self._points[0]
+        self._measured: tuple[Point, ...] = (self._point,)
+        self._measures_ceiling = False
         self._fingerprint: tuple[tuple[Any, ...], bytes] | None = None
 
     @property
-    def points(self) -> tuple[str, ...]:
-        """Names of the operating points reachable without retraining, in order of rate."""
+    def points(self) -> tuple[Point, ...]:
+        """The operating points reachable without retraining."""
         return self._points
 
     @property
-    def point(self) -> str:
-        """The operating point that `compress` uses."""
+    def point(self) -> Point:
+        """The operating point that `compress` and `decompress` use."""
         return self._point
 
-    def select(self, point: str) -> None:
-        """Go to an operating point.
+    def select(self, point: Point | str) -> None:
+        """Go to an operating point, given by itself, its name, or its rate if only one has that.
 
         Raises:
-            ValueError: the codec has no point of that name.
+            ValueError: the codec has no such point, or several.
         """
-        if point not in self._points:
-            raise ValueError(f"unknown operating point {point!r}, choose from {self._points}")
-        self._point = point
+        (self._point,) = find_points(self._points, getattr(point, "name", point))
+
+    def measure(self, points: Sequence[Point], *, ceiling: bool = False) -> None:
+        """Choose what `test_step` decodes.
+
+        Args:
+            points: operating points that share their bytes: images are encoded once for all.
+            ceiling: look at the codec's `ceiling`, too.
+
+        Raises:
+            ValueError: there is no point, or their bytes differ.
+        """
+        if not points or not all(points[0].shares_bytes_with(point) for point in points):
+            names = [point.name for point in points]
+            raise ValueError(f"points of one pass must share their bytes, got {names}")
+        self._measured = tuple(points)
+        self._measures_ceiling = ceiling
+        self.select(points[0])
 
     @property
     def trainable(self) -> bool:
@@ -231,13 +267,8 @@ class Codec(LightningModule, ABC):
         """
         raise ValueError(f"no gradients flow through {type(self).__name__}")
 
-    @property
-    def series(self) -> str:
-        """Which line of a figure the selected point belongs to; "" where there is but one."""
-        return ""
-
-    def point_facts(self) -> dict[str, float]:
-        """What the selected point sets, to stand next to what is measured there."""
+    def point_facts(self, point: Point) -> dict[str, float]:
+        """Numbers that a point stands for, to be shown next to what is measured there."""
         return {}
 
     def num_payload_bytes(self, stream: bytes) -> int:
@@ -254,26 +285,50 @@ class Codec(LightningModule, ABC):
     def test_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
     ) -> CodecOutput:
-        """Really compress and really decompress a batch of images of one size."""
-        x = batch["image"]
+        """Really compress a batch of images of one size, and really decompress it at each point."""
+        return self._code(batch, self._measured, ceiling=self._measures_ceiling)
+
+    def validation_step(  # type: ignore[override]
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> CodecOutput:
+        """As `test_step`, at the selected point alone."""
+        return self._code(batch, (self.point,))
+
+    def _code(
+        self, batch: dict[str, Any], points: Sequence[Point], *, ceiling: bool = False
+    ) -> CodecOutput:
+        self.select(points[0])
         self.fingerprint()  # builds the entropy tables, which is no part of coding an image
         start = self._clock()
         streams = self.compress_batch(batch)
         encoded = self._clock()
-        x_hat = self.decompress(streams)
-        decoded = self._clock()
+        decodings = list(self.decompress_at(streams, points))
+        self.select(points[0])
+        best = self.ceiling(batch["image"]) if ceiling else None
+        if best is not None:
+            decodings.append(Decoding(CEILING, best))
         return CodecOutput(
             index=batch["index"].tolist(),
             name=list(batch["name"]),
-            x=x,
-            x_hat=x_hat,
+            x=batch["image"],
             num_bytes=[len(stream) for stream in streams],
             num_payload_bytes=[c.num_payload_bytes for c in self._unpack(streams)],
-            encode_seconds=(encoded - start) / len(streams),
-            decode_seconds=(decoded - encoded) / len(streams),
+            encoding_seconds=(encoded - start) / len(streams),
+            decodings=decodings,
         )
 
-    validation_step = test_step  # type: ignore[assignment]
+    def decompress_at(
+        self, streams: Sequence[bytes], points: Sequence[Point]
+    ) -> Iterator[Decoding]:
+        """What each of several operating points makes of the same streams, and how long it takes.
+
+        A codec whose points share work may do it once, and count it for each.
+        """
+        for point in points:
+            self.select(point)
+            start = self._clock()
+            x_hat = self.decompress(streams)
+            yield Decoding(point, x_hat, (self._clock() - start) / len(streams))
 
     def _clock(self) -> float:
         if self.device.type != "cpu":

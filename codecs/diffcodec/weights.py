@@ -32,7 +32,7 @@ def load_checkpoint(source: str, *, package: str | None = None) -> dict[str, Any
     Raises:
         ValueError: the source has none of these forms, does not exist, or its checksum is wrong.
     """
-    path = _resolve(source, package)
+    path = find_file(source, package)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -92,7 +92,15 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
         raise ValueError(f"weights from {source} do not fit: {shown}") from error
 
 
-def _resolve(source: str, package: str | None) -> Path:
+def find_file(source: str, package: str | None = None) -> Path:
+    """The file that a source names, on this machine; what it names elsewhere is fetched first.
+
+    Args:
+        source, package: as of `load_checkpoint`.
+
+    Raises:
+        ValueError: the source has none of the forms, does not exist, or its checksum is wrong.
+    """
     if source.startswith("package:"):
         if package is None:
             raise ValueError(f"{source!r}: this codec ships no weights, use {SOURCES}")

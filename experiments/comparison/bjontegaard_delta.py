@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from experiments.comparison.joining import Curve
+from experiments.comparison.joining import Line
 
 METHODS = ("akima", "pchip")
 MIN_OVERLAP = 0.5  # of the range that the two curves span together
@@ -35,7 +35,7 @@ class Delta:
 
 
 def bd_metric(
-    anchor: Curve, test: Curve, metric: str, *, method: str = "akima", rate: str = "bpp"
+    anchor: Line, test: Line, metric: str, *, method: str = "akima", rate: str = "bpp"
 ) -> Delta:
     """Mean difference of a metric over the logarithm of the rate (BD-PSNR and its kin).
 
@@ -67,7 +67,7 @@ def bd_metric(
 
 
 def bd_rate(
-    anchor: Curve, test: Curve, metric: str, *, method: str = "akima", rate: str = "bpp"
+    anchor: Line, test: Line, metric: str, *, method: str = "akima", rate: str = "bpp"
 ) -> Delta:
     """Mean difference of the rate in per cent at equal values of a metric (BD-rate).
 

@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.comparison.joining import Curve
+from diffcodec.metrics import Metric, SetMetric, all_metrics
+from experiments.comparison.joining import Line
 from experiments.comparison.runs import Run
-
-SET_METRICS = ("fid", "kid", "fd_random", "kd_random")
-RATES = ("bpp", "bpp-payload")
 
 
 @dataclass(frozen=True)
@@ -27,25 +25,32 @@ class Field:
 
     def value(self, run: Run) -> str | None:
         """The run's value, None where it does not say or it does not matter."""
-        if self.metrics and not any(m in values for _, values in run.points for m in self.metrics):
+        if self.metrics and not set(self.metrics) & set(run.curve.keys):
             return None
         return self.read(run)
 
 
 def fields(rate: str) -> list[Field]:
     """What is compared between runs whose rate axis is `rate`."""
+    known = all_metrics().values()
+    over_sets = tuple(metric.key for metric in known if isinstance(metric, SetMetric))
+    variants = [
+        Field(f"{m.label} variant", lambda run, m=m: _variant(run.meta, m), (m.key,))  # type: ignore[misc]
+        for m in known
+        if m.variant
+    ]
     return [
         Field("data set", lambda run: _text(run.meta.get("dataset"))),
         Field("images", lambda run: _text(run.meta.get("num_images"))),
         Field("sizes", lambda run: _sizes(run.meta)),
         Field("rate", lambda run: _rate(run, rate)),
-        Field("FID", lambda run: _fid(run.meta), SET_METRICS),
-        Field("FID patches", lambda run: _text(run.meta.get("num_patches")), SET_METRICS),
-        Field("LPIPS network", lambda run: _lpips(run.meta), ("lpips",)),
+        Field("FID", lambda run: _fid(run.meta), over_sets),
+        Field("FID patches", lambda run: _text(run.meta.get("num_patches")), over_sets),
+        *variants,
     ]
 
 
-def check(curves: Sequence[Curve], *, rate: str = "bpp", allow: bool = False) -> list[Curve]:
+def check(curves: Sequence[Line], *, rate: str = "bpp", allow: bool = False) -> list[Line]:
     """The curves, each with marks for what it does not share with the others.
 
     Args:
@@ -75,7 +80,7 @@ def check(curves: Sequence[Curve], *, rate: str = "bpp", allow: bool = False) ->
     return [_marked(curve, [field for field, _ in differing]) for curve in curves]
 
 
-def unstated(curves: Sequence[Curve], rate: str = "bpp") -> dict[str, list[str]]:
+def unstated(curves: Sequence[Line], rate: str = "bpp") -> dict[str, list[str]]:
     """Name of a field -> names of the curves that do not say it, where others do."""
     found: dict[str, list[str]] = {}
     for field in fields(rate):
@@ -90,7 +95,7 @@ def unstated(curves: Sequence[Curve], rate: str = "bpp") -> dict[str, list[str]]
     return found
 
 
-def _marked(curve: Curve, differing: Sequence[Field]) -> Curve:
+def _marked(curve: Line, differing: Sequence[Field]) -> Line:
     marks = []
     for field in differing:
         values = dict.fromkeys(filter(None, (field.value(run) for run in curve.runs)))
@@ -119,7 +124,8 @@ def _sizes(meta: Mapping[str, Any]) -> str | None:
 
 
 def _rate(run: Run, rate: str) -> str | None:
-    has_both = all(set(RATES) <= set(values) for _, values in run.points)
+    rates = {metric.key for metric in all_metrics().values() if metric.kind == "rate"}
+    has_both = all(rates <= set(values) for values in run.curve.metrics)
     if has_both:
         return "without header" if rate == "bpp-payload" else "with header"
     stated = str(run.meta.get("rate") or "").partition(";")[0]
@@ -140,8 +146,10 @@ def _fid(meta: Mapping[str, Any]) -> str | None:
     return str(stated)
 
 
-def _lpips(meta: Mapping[str, Any]) -> str | None:
-    if "lpips" in meta:
-        return str(meta["lpips"])
+def _variant(meta: Mapping[str, Any], metric: Metric) -> str | None:
+    variants = meta.get("variants") or {}
+    if metric.key in variants:
+        return str(variants[metric.key])
+    # As publications and older files have it: of LPIPS alone, beside the rest or in the config.
     evaluation = (meta.get("config") or {}).get("callbacks", {}).get("evaluation") or {}
-    return _text(evaluation.get("lpips"))
+    return _text(meta.get(metric.key, evaluation.get(metric.key)))

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from diffcodec.metrics import SetMetric, all_metrics, find_metric
 from experiments.comparison.runs import Run
-from experiments.comparison.table import REALISM, Cell, Table
-
-SHOWN = ("decoding_time", *(f"bd_{metric}" for metric in REALISM), "bd_psnr-rgb")
+from experiments.comparison.table import RATE_OF, Cell, Table
 
 
 def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -54,8 +53,11 @@ def side_by_side(tables: Mapping[str, Table]) -> Table:
 
 
 def _shown(table: Table) -> list[int]:
+    realism = [m.key for m in all_metrics().values() if m.kind == "perception" and m.headline]
+    distances = [f"bd_{key}" for key in realism if isinstance(find_metric(key), SetMetric)]
+    wanted = ("decoding_time", *distances, f"bd_{RATE_OF}")
     keys = [key for key, _ in table.columns]
-    return [keys.index(key) for key in SHOWN if key in keys]
+    return [keys.index(key) for key in wanted if key in keys]
 
 
 def _cells(out: Table, table: Table, dataset: str, name: str) -> list[Cell]:

@@ -9,19 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from callbacks.curve_file import safe_name
-from callbacks.figures import DECADE, spans_a_decade
-from experiments.comparison.joining import Curve
+from diffcodec.curves import safe_name
+from diffcodec.metrics import Metric, find_metric, headlines, spans_a_decade
+from diffcodec.metrics.metric import DECADE
+from experiments.comparison.joining import Line, measured
 from experiments.comparison.matched import common_rates, value_at
-from experiments.comparison.metrics import (
-    HIGHER_IS_BETTER,
-    LABELS,
-    LOWER_IS_BETTER,
-    REALISM,
-    TIMES,
-    axis_label,
-    find_metrics,
-)
 
 MARKERS = "osD^vP*X<>"
 # Tableau's colours for light backgrounds; the page uses the same.
@@ -29,11 +21,11 @@ COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
-OVERVIEW = ("psnr-rgb", "ms-ssim-rgb", "lpips", "fid", "fd_random")
+FIDELITY = "psnr-rgb"  # what realism is set against
 
 
 def draw_all(
-    curves: Sequence[Curve], folder: Path, *, rate: str = "bpp", at: Sequence[float] = ()
+    curves: Sequence[Line], folder: Path, *, rate: str = "bpp", at: Sequence[float] = ()
 ) -> list[Path]:
     """Draw every metric against the rate, realism against PSNR, and an overview.
 
@@ -49,19 +41,20 @@ def draw_all(
         The PNG files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = find_metrics(curves)
+    metrics = measured(curves)
     written = []
     # A panel that compares nothing is left out; one Fréchet distance is enough beside the others.
     least = min(2, len(curves))
-    overview = [m for m in OVERVIEW if sum(bool(c.pairs(m, rate)) for c in curves) >= least]
-    overview = [m for m in overview if m != "fd_random" or "fid" not in overview]
+    shared = [m.key for m in metrics if sum(bool(c.pairs(m.key, rate)) for c in curves) >= least]
+    overview = headlines(shared)
     if overview:
         written.append(_save(_panels(curves, overview, rate), folder / "overview"))
-    written += [_save(_panels(curves, [m], rate), folder / safe_name(m)) for m in metrics]
-    for metric in (m for m in REALISM if m in metrics and "psnr-rgb" in metrics):
+    written += [_save(_panels(curves, [m], rate), folder / safe_name(m.key)) for m in metrics]
+    realism = [metric for metric in metrics if metric.kind == "perception"]
+    for metric in realism if find_metric(FIDELITY) in metrics else []:
         figure = _perception_distortion(curves, metric, rate=rate, at=at)
         if figure is not None:
-            written.append(_save(figure, folder / f"perception_distortion_{metric}"))
+            written.append(_save(figure, folder / f"perception_distortion_{metric.key}"))
     return written
 
 
@@ -70,7 +63,7 @@ def color_of(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def _panels(curves: Sequence[Curve], metrics: Sequence[str], rate: str) -> Figure:
+def _panels(curves: Sequence[Line], metrics: Sequence[Metric], rate: str) -> Figure:
     figure = Figure(figsize=(4.6 * len(metrics) + 0.4, 4.4), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axis, metric in zip(axes, metrics, strict=True):
@@ -79,10 +72,10 @@ def _panels(curves: Sequence[Curve], metrics: Sequence[str], rate: str) -> Figur
     return figure
 
 
-def _draw(axis: Axes, curves: Sequence[Curve], metric: str, rate: str) -> None:
+def _draw(axis: Axes, curves: Sequence[Line], metric: Metric, rate: str) -> None:
     rates: list[float] = []
     for i, curve in enumerate(curves):
-        pairs = curve.pairs(metric, rate)
+        pairs = curve.pairs(metric.key, rate)
         if not pairs:
             continue
         rates += [r for r, _ in pairs]
@@ -90,29 +83,28 @@ def _draw(axis: Axes, curves: Sequence[Curve], metric: str, rate: str) -> None:
         if curve.published:
             style |= {"linestyle": "--", "linewidth": 1, "markerfacecolor": "white"}
         axis.plot(*zip(*pairs, strict=True), label=curve.label, **style)  # type: ignore[arg-type]
-        if metric in curve.ceiling:
+        if metric.key in curve.ceiling:
             label = f"{curve.label}: ceiling"
-            axis.axhline(curve.ceiling[metric], color=color_of(i), linestyle=":", label=label)
-    axis.set_xlabel(LABELS.get(rate, rate))
-    axis.set_ylabel(axis_label(metric))
-    if rates and max(rates) >= DECADE * min(rates):
+            axis.axhline(curve.ceiling[metric.key], color=color_of(i), linestyle=":", label=label)
+    axis.set_xlabel(find_metric(rate).label)
+    axis.set_ylabel(metric.axis_label)
+    if spans_a_decade(rates):
         axis.set_xscale("log")
         few_decades = max(rates) < DECADE**2 * min(rates)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-    values = [value for curve in curves for _, value in curve.pairs(metric, rate)]
-    if metric in (*TIMES, *LOWER_IS_BETTER) and spans_a_decade(values):
+    if metric.logarithmic(value for curve in curves for _, value in curve.pairs(metric.key, rate)):
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
 
 
 def _perception_distortion(
-    curves: Sequence[Curve], metric: str, *, rate: str, at: Sequence[float]
+    curves: Sequence[Line], metric: Metric, *, rate: str, at: Sequence[float]
 ) -> Figure | None:
     """Realism against PSNR, a panel per rate; curves of one family are joined by a line."""
-    rates = list(at) or common_rates(curves, (metric, "psnr-rgb"), rate=rate)
-    rates = [bpp for bpp in rates if any(_place(curve, metric, bpp, rate) for curve in curves)]
+    rates = list(at) or common_rates(curves, (metric.key, FIDELITY), rate=rate)
+    rates = [bpp for bpp in rates if any(_place(curve, metric.key, bpp, rate) for curve in curves)]
     if not rates:
         return None
     figure = Figure(figsize=(4.6 * len(rates) + 0.4, 4.4), layout="constrained")
@@ -120,7 +112,7 @@ def _perception_distortion(
     for axis, bpp in zip(axes, rates, strict=True):
         families: dict[str, list[tuple[float, float]]] = {}
         for i, curve in enumerate(curves):
-            place = _place(curve, metric, bpp, rate)
+            place = _place(curve, metric.key, bpp, rate)
             if place is None:
                 continue
             families.setdefault(curve.family, []).append(place)
@@ -129,17 +121,17 @@ def _perception_distortion(
         for places in families.values():
             axis.plot(*zip(*sorted(places), strict=True), color="gray", linewidth=0.8, zorder=0)
         axis.set_title(f"at {bpp:.3g} bpp", fontsize=10)
-        axis.set_xlabel(axis_label("psnr-rgb"))
-        axis.set_ylabel(axis_label(metric))
-        if metric not in HIGHER_IS_BETTER:
+        axis.set_xlabel(find_metric(FIDELITY).axis_label)
+        axis.set_ylabel(metric.axis_label)
+        if metric.better != "higher":
             axis.invert_yaxis()  # better is up and to the right
         axis.grid(alpha=0.3)
     _legend(figure, axes, 2 * len(rates))
     return figure
 
 
-def _place(curve: Curve, metric: str, bpp: float, rate: str) -> tuple[float, float] | None:
-    fidelity = value_at(curve, "psnr-rgb", bpp, rate)
+def _place(curve: Line, metric: str, bpp: float, rate: str) -> tuple[float, float] | None:
+    fidelity = value_at(curve, FIDELITY, bpp, rate)
     realism = value_at(curve, metric, bpp, rate)
     return None if fidelity is None or realism is None else (fidelity, realism)
 

@@ -8,16 +8,9 @@ from typing import Any
 
 import yaml
 
-from callbacks.figures import DECADE
+from diffcodec.metrics import find_metric, spans_a_decade
 from experiments.comparison.figures import color_of
-from experiments.comparison.joining import Curve
-from experiments.comparison.metrics import (
-    HIGHER_IS_BETTER,
-    LABELS,
-    LOWER_IS_BETTER,
-    axis_label,
-    find_metrics,
-)
+from experiments.comparison.joining import Line, measured
 from experiments.comparison.pictures import Pictures
 from experiments.comparison.runs import Run
 from experiments.comparison.table import Table
@@ -29,7 +22,7 @@ BRIEF_LINES = 12  # of a config, in what is shown while hovering
 
 def write_page(
     path: Path,
-    curves: Sequence[Curve],
+    curves: Sequence[Line],
     table: Table,
     pictures: Sequence[Pictures],
     rate: str = "bpp",
@@ -46,7 +39,7 @@ def write_page(
 
 
 def page_data(
-    curves: Sequence[Curve], table: Table, pictures: Sequence[Pictures], rate: str
+    curves: Sequence[Line], table: Table, pictures: Sequence[Pictures], rate: str
 ) -> dict[str, Any]:
     """What the page's scripts read, as JSON data."""
     runs = list(dict.fromkeys(run for curve in curves for run in curve.runs))
@@ -55,16 +48,16 @@ def page_data(
     return {
         "title": table.title,
         "warnings": table.warnings,
-        "rate": LABELS.get(rate, rate),
-        "logarithmic": max(rates) >= DECADE * min(rates),
+        "rate": find_metric(rate).label,
+        "logarithmic": spans_a_decade(rates),
         "metrics": [
             {
-                "key": metric,
-                "label": LABELS.get(metric, metric),
-                "axis": axis_label(metric),
-                "better": (metric in HIGHER_IS_BETTER) - (metric in LOWER_IS_BETTER),
+                "key": metric.key,
+                "label": metric.label,
+                "axis": metric.axis_label,
+                "better": (metric.better == "higher") - (metric.better == "lower"),
             }
-            for metric in find_metrics(curves)
+            for metric in measured(curves)
         ],
         "curves": [
             {

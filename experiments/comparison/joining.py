@@ -1,29 +1,30 @@
 """Runs -> curves: which points belong on one line, and what the line is called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from callbacks.point_names import point_settings
+from diffcodec.metrics import Metric, ordered
+from diffcodec.points import Point, Setting, shown
 from experiments.comparison.runs import Run
-from experiments.comparison.settings import (
-    flatten,
-    identity,
-    rate_settings,
-    weights,
-)
+from experiments.comparison.settings import flatten, identity, weights
 
 
 @dataclass(frozen=True, eq=False)
-class Point:
-    """One operating point of one run."""
+class Measurement:
+    """What one run measured at one operating point."""
 
-    name: str
+    point: Point
     metrics: Mapping[str, float]
     run: Run
 
+    @property
+    def name(self) -> str:
+        """Of the operating point."""
+        return self.point.name
+
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class Line:
     """Points that are one codec at several rates.
 
     Attributes:
@@ -37,7 +38,7 @@ class Curve:
 
     name: str
     family: str
-    points: tuple[Point, ...]
+    points: tuple[Measurement, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     ceiling: Mapping[str, float] = field(default_factory=dict)
@@ -69,16 +70,23 @@ class Curve:
         )
 
 
-def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Curve], list[str]]:
+def measured(curves: Iterable[Line]) -> list[Metric]:
+    """What at least one curve has, rates aside, in the order in which metrics are shown."""
+    found = ordered(key for curve in curves for point in curve.points for key in point.metrics)
+    return [metric for metric in found if metric.kind != "rate"]
+
+
+def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Line], list[str]]:
     """Group the points of all runs into curves.
 
-    By default points share a curve if their runs have one name and data set and differ in their
-    rates alone, and their own names do so, too. A published file is always a curve of its own.
+    By default points share a curve if their runs have one name and data set and they differ in what
+    the points call their rate alone. A file whose points have names but no settings, such as a
+    published one, is always a curve of its own.
 
     Args:
         runs: what was read.
         by: what tells curves apart instead: `name`, `run`, keys of the config such as `codec.rho`
-            or `rho`, and keys of points such as `steps`, or `series` for a word without a key.
+            or `rho`, and keys of points such as `steps`, or `series`.
 
     Returns:
         The curves in the order of their first points, and remarks on what was left out.
@@ -86,14 +94,18 @@ def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Curve], list
     Raises:
         ValueError: a key of `by` is in no run.
     """
-    points = [Point(name, metrics, run) for run in runs for name, metrics in run.points]
+    points = [
+        Measurement(point, metrics, run)
+        for run in runs
+        for point, metrics in zip(run.curve.points, run.curve.metrics, strict=True)
+    ]
     if by:
         _check_keys(by, points)
         keys = {id(point): {key: _lookup(point, key) for key in by} for point in points}
     else:
         keys = {id(point): _default_key(point) for point in points}
         _tell_by_weights(points, keys)
-    groups: dict[tuple[tuple[str, str], ...], list[Point]] = {}
+    groups: dict[tuple[tuple[str, str], ...], list[Measurement]] = {}
     for point in points:
         groups.setdefault(tuple(keys[id(point)].items()), []).append(point)
     curves, remarks = [], []
@@ -103,25 +115,23 @@ def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Curve], list
         family = kept[0].run.name
         settings = {k: v for k, v in dict(key).items() if k != "name"}
         ordered = sorted(kept, key=lambda point: point.metrics.get("bpp", 0.0))
-        curves.append(Curve(family, family, tuple(ordered), settings, ceiling=_ceiling(ordered)))
+        curves.append(Line(family, family, tuple(ordered), settings, ceiling=_ceiling(ordered)))
     return _named_apart(curves), remarks
 
 
-def _default_key(point: Point) -> dict[str, str]:
-    key = {"name": point.run.name}
-    if point.run.published:
-        key["run"] = point.run.source
-    own = point_settings(point.name)
-    # A list in the config is no part of what a point is: `gamma=0` of [0, 0.8] is that of [0], too.
-    shared = {k: v for k, v in identity(point.run).items() if k.rpartition(".")[2] not in own}
-    return key | _dataset(point.run) | shared | own
+def _default_key(point: Measurement) -> dict[str, str]:
+    run = point.run
+    key = {"name": run.name}
+    if not run.states_settings:
+        key["run"] = run.source
+    return key | _dataset(run) | identity(run) | _as_text(point.point.line)
 
 
-def _tell_by_weights(points: Sequence[Point], keys: dict[int, dict[str, str]]) -> None:
+def _tell_by_weights(points: Sequence[Measurement], keys: dict[int, dict[str, str]]) -> None:
     """Where weights alone tell two points apart, they are two models and not two rates."""
-    seen: dict[tuple[object, ...], list[Point]] = {}
+    seen: dict[tuple[object, ...], list[Measurement]] = {}
     for point in points:
-        place = (*keys[id(point)].items(), *rate_settings(point.run).items(), point.name)
+        place = (*keys[id(point)].items(), *_as_text(point.point.rate).items())
         seen.setdefault(place, []).append(point)
     clashing = {
         id(point.run)
@@ -134,12 +144,14 @@ def _tell_by_weights(points: Sequence[Point], keys: dict[int, dict[str, str]]) -
             keys[id(point)] |= weights(point.run)
 
 
-def _newest(points: Sequence[Point]) -> tuple[list[Point], list[str]]:
+def _newest(points: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
     """Of points that were measured several times with one config, those of the newest run."""
-    groups: dict[tuple[object, ...], list[Point]] = {}
+    groups: dict[tuple[object, ...], list[Measurement]] = {}
     for point in points:
-        same = point.run.source if point.run.published else tuple(flatten(_lasting(point)).items())
-        groups.setdefault((same, point.name), []).append(point)
+        same: object = point.run.source
+        if point.run.states_settings:
+            same = tuple(flatten(_lasting(point)).items())
+        groups.setdefault((same, *_place(point)), []).append(point)
     kept, repeated = [], []
     for members in groups.values():
         best = max(members, key=lambda point: point.run.modified)
@@ -150,18 +162,28 @@ def _newest(points: Sequence[Point]) -> tuple[list[Point], list[str]]:
     return kept, [f"{run.name} was run more than once: {run.source} is the newest" for run in runs]
 
 
-def _lasting(point: Point) -> dict[str, object]:
+def _lasting(point: Measurement) -> dict[str, object]:
     run = point.run
-    settings = (identity(run), rate_settings(run), weights(run), _dataset(run))
+    settings = (identity(run), weights(run), _dataset(run))
     return {str(i): part for i, part in enumerate(settings)}
+
+
+def _place(point: Measurement) -> tuple[object, ...]:
+    """What a point is, whatever else was measured in its run."""
+    settings = point.point.settings
+    return tuple(_as_text(settings).items()) if settings else (point.name,)
+
+
+def _as_text(settings: Mapping[str, Setting]) -> dict[str, str]:
+    return {key: shown(value) for key, value in settings.items()}
 
 
 def _dataset(run: Run) -> dict[str, str]:
     return {"dataset": str(run.meta["dataset"])} if "dataset" in run.meta else {}
 
 
-def _check_keys(by: Sequence[str], points: Sequence[Point]) -> None:
-    known = {"name", "run", *(key for p in points for key in point_settings(p.name))}
+def _check_keys(by: Sequence[str], points: Sequence[Measurement]) -> None:
+    known = {"name", "run", "series", *(key for p in points for key in p.point.settings)}
     for key in by:
         if key not in known and not any(_lookup(point, key) for point in points):
             raise ValueError(
@@ -170,35 +192,47 @@ def _check_keys(by: Sequence[str], points: Sequence[Point]) -> None:
             )
 
 
-def _lookup(point: Point, key: str) -> str:
+def _lookup(point: Measurement, key: str) -> str:
     if key == "name":
         return point.run.name
     if key == "run":
         return point.run.source
-    own = point_settings(point.name)
+    if key == "series":
+        return point.point.series
+    own = _as_text(point.point.settings)
     if key in own:
         return own[key]
     flat = flatten(point.run.config)
     return flat.get(key) or flat.get(f"codec.{key}") or ""
 
 
-def _ceiling(points: Sequence[Point]) -> dict[str, float]:
+def _ceiling(points: Sequence[Measurement]) -> dict[str, float]:
     found: dict[str, float] = {}
     for point in points:
-        found |= point.run.meta.get("ceiling") or {}
+        found |= point.run.curve.ceiling
     return found
 
 
-def _named_apart(curves: list[Curve]) -> list[Curve]:
-    """Add to names that occur several times what tells their curves apart."""
+def _named_apart(curves: list[Line]) -> list[Line]:
+    """Add to names that occur several times what tells their curves apart.
+
+    That is the series where it does, and else the settings that differ.
+    """
     named = []
     for curve in curves:
         alike = [other for other in curves if other.family == curve.family]
-        keys = dict.fromkeys(key for other in alike for key in other.settings if key != "run")
+        series = _series(curve)
+        told = {k: v for k, v in curve.settings.items() if k != "run"}
+        by_series = len({_series(other) for other in alike}) > 1
+        if by_series:
+            # The series says what these settings do.
+            alike = [other for other in alike if _series(other) == series]
+            told = {k: v for k, v in told.items() if k not in curve.points[0].point.line}
+        keys = dict.fromkeys(key for other in alike for key in other.settings if key in told)
         telling = [k for k in keys if len({other.settings.get(k) for other in alike}) > 1]
-        parts = [_told(k, curve.settings[k]) for k in telling if k in curve.settings]
-        name = f"{curve.family} ({', '.join(parts)})" if parts else curve.family
-        named.append(replace(curve, name=name))
+        name = f"{curve.family} {series}".strip() if by_series else curve.family
+        parts = ", ".join(f"{key.rpartition('.')[2]}={told[key]}" for key in telling)
+        named.append(replace(curve, name=f"{name} ({parts})" if parts else name))
     names = [curve.name for curve in named]
     for i, curve in enumerate(named):
         if names.count(curve.name) > 1:
@@ -207,5 +241,10 @@ def _named_apart(curves: list[Curve]) -> list[Curve]:
     return named
 
 
-def _told(key: str, value: str) -> str:
-    return value if key == "series" else f"{key.rpartition('.')[2]}={value}"
+def _series(curve: Line) -> str:
+    """What the points of a curve call their line, "" where they disagree.
+
+    A run that measured no other line has no name for its own.
+    """
+    found = {point.point.series for point in curve.points} - {""}
+    return found.pop() if len(found) == 1 else ""

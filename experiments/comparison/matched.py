@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from experiments.comparison.joining import Curve
+from experiments.comparison.joining import Line
 
 TOLERANCE = 0.1  # a single point stands for rates within 10% of its own
 
 
-def value_at(curve: Curve, metric: str, bpp: float, rate: str = "bpp") -> float | None:
+def value_at(curve: Line, metric: str, bpp: float, rate: str = "bpp") -> float | None:
     """A curve's metric at a rate, PCHIP over the logarithm of the rate; None out of its range."""
     pairs = curve.pairs(metric, rate)
     near = [pair for pair in pairs if abs(math.log(pair[0] / bpp)) <= math.log(1 + TOLERANCE)]
@@ -24,7 +24,7 @@ def value_at(curve: Curve, metric: str, bpp: float, rate: str = "bpp") -> float 
 
 
 def common_rates(
-    curves: Sequence[Curve], metrics: Sequence[str], count: int = 3, rate: str = "bpp"
+    curves: Sequence[Line], metrics: Sequence[str], count: int = 3, rate: str = "bpp"
 ) -> list[float]:
     """Rates that most of the curves with these metrics reach, evenly spread over their range."""
     candidates = sorted({r for curve in curves for r, _ in curve.pairs(metrics[0], rate)})

@@ -11,9 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from callbacks.curve_file import safe_name
-from experiments.comparison.joining import Curve, Point
-from experiments.comparison.runs import ROWS
+from diffcodec.curves import ROWS_FILE, picture_name, safe_name
+from experiments.comparison.joining import Line, Measurement
 
 
 @dataclass
@@ -35,7 +34,7 @@ class Pictures:
     items: list[dict[str, Any]] = field(default_factory=list)
 
 
-def copy_pictures(curves: Sequence[Curve], folder: Path, max_images: int) -> list[Pictures]:
+def copy_pictures(curves: Sequence[Line], folder: Path, max_images: int) -> list[Pictures]:
     """Copy what the runs left of their first images into `folder/pictures`.
 
     Images are the same where their originals are, byte by byte: names alone may lie.
@@ -57,15 +56,14 @@ def _add(
     found: dict[str, Pictures],
     folder: Path,
     number: int,
-    curve: Curve,
-    point: Point,
+    curve: Line,
+    point: Measurement,
     row: dict[str, str],
     max_images: int,
 ) -> None:
     assert point.run.folder is not None
     name = row["name"]
-    # As `callbacks.reconstructions` writes them.
-    file = f"{int(row['index']):04d}-{safe_name(Path(name).stem)}.png"
+    file = f"{picture_name(int(row['index']), name)}.png"
     original, decoded = (
         point.run.folder / "reconstructions" / folder_name / file
         for folder_name in ("original", safe_name(point.name))
@@ -86,17 +84,17 @@ def _add(
             "curve": number,
             "point": point.name,
             "bpp": float(row["bpp"]),
-            "psnr": _number(row.get("psnr")),
+            "psnr": _number(row.get("psnr-rgb") or row.get("psnr")),
             "src": _copy(decoded, folder, target),
         }
     )
 
 
-def _rows(point: Point) -> list[dict[str, str]]:
+def _rows(point: Measurement) -> list[dict[str, str]]:
     """The lines of `images.csv` at one operating point; none where there is no such file."""
     if point.run.folder is None or point.run.published:
         return []
-    path = point.run.folder / ROWS
+    path = point.run.folder / ROWS_FILE
     if not path.is_file():
         return []
     with path.open(newline="") as file:

@@ -1,13 +1,13 @@
 """Reading curves: `curve.json` of this project, and CompressAI's published results as they are."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-FILE, ROWS = "curve.json", "images.csv"
+from diffcodec.curves import CURVE_FILE, ROWS_FILE, Curve, curve_from_json
+
 DATASETS = Path(__file__).parents[1] / "configs" / "datamodule"
 
 
@@ -16,25 +16,38 @@ class Run:
     """One measured curve, as one run or one publication left it.
 
     Attributes:
-        name: as in a legend.
+        curve: what was measured.
         source: where it was read from: a path, or the address of a W&B run.
-        points: (name of the operating point, metric -> finite value), in the order of the file.
-        meta: what the file says of data set, metrics and config; empty for most publications.
         folder: where `images.csv` and `reconstructions/` may be; None where there is none.
         modified: seconds since the epoch: of two runs of one config the newer one counts.
     """
 
-    name: str
+    curve: Curve
     source: str
-    points: tuple[tuple[str, dict[str, float]], ...]
-    meta: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     modified: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As in a legend; runs that differ in their settings alone share it."""
+        if self.states_settings:
+            return str(self.config.get("name") or self.curve.name)
+        return self.curve.name
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What the file says of data set, metrics and config; empty for most publications."""
+        return self.curve.meta
 
     @property
     def config(self) -> dict[str, Any]:
         """The run's whole config, empty if it has none."""
         return dict(self.meta.get("config") or {})
+
+    @property
+    def states_settings(self) -> bool:
+        """Whether its points say what chooses them; older files have their names alone."""
+        return any(point.settings for point in self.curve.points)
 
     @property
     def published(self) -> bool:
@@ -57,7 +70,7 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
             name, _, rest = pattern.partition("=")
             paths = _matches(rest)
         if not paths:
-            raise ValueError(f"no {FILE} matches {pattern!r}")
+            raise ValueError(f"no {CURVE_FILE} matches {pattern!r}")
         for path in paths:
             found.setdefault(path.resolve(), read_file(path, name))
     return list(found.values())
@@ -75,48 +88,28 @@ def read_file(path: Path, name: str | None = None) -> Run:
         raise ValueError(f"{path} is no curve: {error}") from error
     # A run of several series has a curve in a folder of each, and its pictures above them.
     folder, above = path.parent, path.parent.parent
-    if not (folder / ROWS).is_file() and (above / ROWS).is_file():
+    if not (folder / ROWS_FILE).is_file() and (above / ROWS_FILE).is_file():
         folder = above
-    run = read_data(data, source=str(path), folder=folder, modified=path.stat().st_mtime)
-    meta = dict(run.meta)
+    curve = curve_from_json(data, source=str(path))
+    meta = dict(curve.meta)
     # CompressAI and others keep a folder per data set and do not repeat it inside.
     if "dataset" not in meta and (DATASETS / f"{path.parent.name}.yaml").is_file():
         meta["dataset"] = path.parent.name
-    return Run(name or run.name, run.source, run.points, meta, run.folder, run.modified)
+    if name is not None:
+        meta["config"] = {**meta["config"], "name": name} if meta.get("config") else None
+    curve = replace(curve, name=name or _name_of(curve, path), meta=meta)
+    return Run(curve, str(path), folder, path.stat().st_mtime)
 
 
-def read_data(data: Any, *, source: str, folder: Path | None = None, modified: float = 0.0) -> Run:
-    """The run that a curve's JSON data describe.
-
-    Raises:
-        ValueError: they are no curve; the message says which and why.
-    """
-    results = data.get("results") if isinstance(data, dict) else None
-    if not isinstance(results, dict) or not isinstance(results.get("bpp"), list):
-        raise ValueError(f"{source} is no curve: it has no results/bpp")
-    lengths = {key: len(values) for key, values in results.items() if isinstance(values, list)}
-    count = lengths["bpp"]
-    uneven = [key for key, length in lengths.items() if length != count]
-    if uneven or not count:
-        raise ValueError(f"{source} is no curve: {count} rates, but {uneven or 'no'} other values")
-    meta = dict(data.get("meta") or {})
-    names = meta.get("points") or [f"point {i + 1}" for i in range(count)]
-    points = tuple(
-        (str(name), {k: float(results[k][i]) for k in lengths if _is_number(results[k][i])})
-        for i, name in enumerate(names[:count])
-    )
-    return Run(str(data.get("name") or Path(source).stem), source, points, meta, folder, modified)
+def _name_of(curve: Curve, path: Path) -> str:
+    return path.stem if curve.name == str(path) else curve.name
 
 
 def _matches(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        return sorted(path.rglob(FILE))
+        return sorted(path.rglob(CURVE_FILE))
     if path.is_file():
         return [path]
     root = Path(path.anchor)
     return sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -6,8 +6,6 @@ from typing import Any
 
 from experiments.comparison.runs import Run
 
-# What makes the points of one curve.
-RATE_SETTINGS = ("rates", "lmbda", "quality", "values", "levels")
 # One model per rate means other weights per rate.
 WEIGHTS = ("codec.weights", "ckpt_path")
 # Of a run that trains: how. Where it ran, and what it logged, changes no picture.
@@ -36,9 +34,18 @@ def shown(value: Any) -> str:
 
 
 def identity(run: Run) -> dict[str, str]:
-    """The settings of a run that change its pictures, apart from those of the rate and weights."""
+    """The settings of a run that change its pictures, apart from its weights.
+
+    What the operating points state themselves is not part of it: `gamma=0` of `[0, 0.8]` is that of
+    `[0]`, too.
+    """
     flat = flatten(run.config)
-    kept = {k: v for k, v in flat.items() if k.startswith("codec.") and not is_rate(k)}
+    stated = {key for point in run.curve.points for key in point.settings}
+    kept = {
+        k: v
+        for k, v in flat.items()
+        if k.startswith("codec.") and k.rpartition(".")[2] not in stated
+    }
     kept = {k: v for k, v in kept.items() if k not in WEIGHTS}
     if flat.get("fit") == "true":
         kept |= {
@@ -47,21 +54,10 @@ def identity(run: Run) -> dict[str, str]:
     return kept
 
 
-def rate_settings(run: Run) -> dict[str, str]:
-    """The settings of a run that choose its rates."""
-    return {k: v for k, v in flatten(run.config).items() if is_rate(k)}
-
-
 def weights(run: Run) -> dict[str, str]:
     """Where a run's weights come from."""
     flat = flatten(run.config)
     return {key: flat[key] for key in WEIGHTS if flat.get(key, "null") != "null"}
-
-
-def is_rate(key: str) -> bool:
-    """Whether a key of a config chooses a rate."""
-    parts = key.split(".")
-    return parts[0] == "codec" and any(part in RATE_SETTINGS for part in parts[1:])
 
 
 def _below(key: str, roots: tuple[str, ...]) -> bool:

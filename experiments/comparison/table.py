@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from diffcodec.metrics import Metric, all_metrics, find_metric, headlines
 from experiments.comparison.bjontegaard_delta import METHODS, Delta, bd_metric, bd_rate
 from experiments.comparison.compatibility import unstated
-from experiments.comparison.joining import Curve
-from experiments.comparison.metrics import LABELS, TIMES, find_metrics
+from experiments.comparison.joining import Line, measured
 
 RATE_OF = "psnr-rgb"  # BD-rate is taken at equal PSNR
-REALISM = ("fid", "fd_random")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Table:
         return self.footnotes.index(text) + 1
 
 
-def find_anchor(curves: Sequence[Curve], name: str | None) -> Curve:
+def find_anchor(curves: Sequence[Line], name: str | None) -> Line:
     """The curve of that name, or the first one.
 
     Raises:
@@ -64,7 +63,7 @@ def find_anchor(curves: Sequence[Curve], name: str | None) -> Curve:
 
 
 def build_table(
-    curves: Sequence[Curve], anchor: Curve, *, method: str = "akima", rate: str = "bpp"
+    curves: Sequence[Line], anchor: Line, *, method: str = "akima", rate: str = "bpp"
 ) -> Table:
     """A row per curve: times, parameters, and deltas against the anchor.
 
@@ -81,21 +80,22 @@ def build_table(
         str(r.meta["dataset"]) for c in curves for r in c.runs if "dataset" in r.meta
     )
     where = f" on {', '.join(datasets)}" if datasets else ""
-    metrics = _delta_metrics(curves)
+    metrics = headlines(metric.key for metric in measured(curves))
+    times = [metric for metric in all_metrics().values() if metric.kind == "time"]
     table = Table(
         f"Against {anchor.name}{where}",
         [
             *(("name", "codec"), ("range", rate), ("shared", f"shared {rate}")),
-            *(("encoding_time", "enc (s)"), ("decoding_time", "dec (s)")),
+            *((metric.key, metric.column or metric.heading) for metric in times),
             *(("parameters", "params (M)"), ("bd_rate", "BD-rate (%)")),
-            *((f"bd_{metric}", f"BD-{LABELS.get(metric, metric)}") for metric in metrics),
+            *((f"bd_{metric.key}", f"BD-{metric.label}") for metric in metrics),
         ],
     )
     for curve in curves:
-        table.rows.append(_row(table, curve, anchor, metrics, method=method, rate=rate))
+        table.rows.append(_row(table, curve, anchor, metrics, times, method=method, rate=rate))
     table.footnotes.append(
-        f"BD figures: bjontegaard package, {method}; BD-rate at equal "
-        f"{LABELS[RATE_OF]}, the others over log {rate}; times: means over a curve's points"
+        f"BD figures: bjontegaard package, {method}; BD-rate at equal {find_metric(RATE_OF).label},"
+        f" the others over log {rate}; times: means over a curve's points"
     )
     silent: dict[str, list[str]] = {}
     for name, names in unstated(curves, rate).items():
@@ -107,9 +107,10 @@ def build_table(
 
 def _row(
     table: Table,
-    curve: Curve,
-    anchor: Curve,
-    metrics: Sequence[str],
+    curve: Line,
+    anchor: Line,
+    metrics: Sequence[Metric],
+    times: Sequence[Metric],
     *,
     method: str,
     rate: str,
@@ -121,12 +122,12 @@ def _row(
         Cell(curve.name + (" (anchor)" if curve is anchor else ""), marks),
         Cell(_range(min(rates), max(rates)) if rates else ""),
         Cell(_range(*shared) if shared else "", () if shared else (table.note("no shared rates"),)),
-        *(_time(table, curve, key) for key in ("encoding_time", "decoding_time")),
+        *(_time(table, curve, metric.key) for metric in times),
         _parameters(table, curve),
     ]
     options = {"method": method, "rate": rate}
     deltas = [("BD-rate", bd_rate(anchor, curve, RATE_OF, **options))]
-    deltas += [(f"BD-{LABELS.get(m, m)}", bd_metric(anchor, curve, m, **options)) for m in metrics]
+    deltas += [(f"BD-{m.label}", bd_metric(anchor, curve, m.key, **options)) for m in metrics]
     for name, delta in deltas:
         if curve is anchor and delta.value is not None:
             delta = Delta(0.0, overlap=1.0)
@@ -134,7 +135,7 @@ def _row(
     return cells
 
 
-def _delta(table: Table, curve: Curve, name: str, delta: Delta) -> Cell:
+def _delta(table: Table, curve: Line, name: str, delta: Delta) -> Cell:
     if delta.value is None:
         return Cell("", (table.note(delta.reason or "unknown"),))
     notes: tuple[int, ...] = ()
@@ -148,7 +149,7 @@ def _delta(table: Table, curve: Curve, name: str, delta: Delta) -> Cell:
     return Cell(_significant(delta.value), notes, delta.value)
 
 
-def _time(table: Table, curve: Curve, key: str) -> Cell:
+def _time(table: Table, curve: Line, key: str) -> Cell:
     seconds = [point.metrics[key] for point in curve.points if key in point.metrics]
     if not seconds:
         return Cell("", (table.note("no times"),))
@@ -156,7 +157,7 @@ def _time(table: Table, curve: Curve, key: str) -> Cell:
     return Cell(f"{fmean(seconds):.3g}", notes, fmean(seconds))
 
 
-def _parameters(table: Table, curve: Curve) -> Cell:
+def _parameters(table: Table, curve: Line) -> Cell:
     counts = {run.meta["num_parameters"] for run in curve.runs if "num_parameters" in run.meta}
     if not counts:
         return Cell("", (table.note("number of parameters not stated"),))
@@ -166,19 +167,12 @@ def _parameters(table: Table, curve: Curve) -> Cell:
     return Cell(_range(min(counts) / 1e6, max(counts) / 1e6), value=max(counts) / 1e6)
 
 
-def _shared_rates(curve: Curve, anchor: Curve, rate: str) -> tuple[float, float] | None:
+def _shared_rates(curve: Line, anchor: Line, rate: str) -> tuple[float, float] | None:
     axes = [[r for r, _ in side.pairs("bpp", rate)] for side in (curve, anchor)]
     if not all(axes):
         return None
     low, high = max(map(min, axes)), min(map(max, axes))
     return (low, high) if low <= high else None
-
-
-def _delta_metrics(curves: Sequence[Curve]) -> list[str]:
-    """PSNR, MS-SSIM and LPIPS, and the best distance between sets that is at hand."""
-    known = find_metrics(curves)
-    realism = [metric for metric in REALISM if metric in known][:1]
-    return [m for m in ("psnr-rgb", "ms-ssim-rgb", "lpips") if m in known] + realism
 
 
 def _range(low: float, high: float) -> str:
@@ -189,13 +183,11 @@ def _significant(value: float) -> str:
     return f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.3g}" if value else "0"
 
 
-def all_deltas(
-    curves: Sequence[Curve], anchor: Curve, rate: str = "bpp"
-) -> list[dict[str, object]]:
+def all_deltas(curves: Sequence[Line], anchor: Line, rate: str = "bpp") -> list[dict[str, object]]:
     """Every delta by every interpolation, a mapping per curve and metric: for a spreadsheet."""
     rows: list[dict[str, object]] = []
     for curve in curves:
-        for metric in (m for m in find_metrics(curves) if m not in TIMES):
+        for metric in (m.key for m in measured(curves) if m.kind != "time"):
             for method in METHODS:
                 options = {"method": method, "rate": rate}
                 kinds = {

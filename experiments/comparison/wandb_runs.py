@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from callbacks.curve_file import SCHEMA_NAMES
-from experiments.comparison.joining import Curve
-from experiments.comparison.metrics import LABELS, find_metrics
-from experiments.comparison.runs import FILE, Run, read_data
+from diffcodec.curves import CURVE_FILE, Curve, curve_from_json
+from diffcodec.points import Point
+from experiments.comparison.joining import Line, measured
+from experiments.comparison.runs import Run
 from experiments.comparison.table import Table
 
 PREFIX = "curve/"
@@ -46,7 +46,7 @@ def wandb_runs(path: str, group: str | None = None, api: Any = None) -> list[Run
 
 
 def log_comparison(
-    run: Any, curves: Sequence[Curve], table: Table, figures: Sequence[Path], page: Path
+    run: Any, curves: Sequence[Line], table: Table, figures: Sequence[Path], page: Path
 ) -> None:
     """Put table, figures, joined curves and page into a W&B run of type `comparison`."""
     import wandb
@@ -61,22 +61,23 @@ def log_comparison(
     }
     for figure in figures:
         payload[f"figures/{figure.stem}"] = wandb.Image(str(figure))
-    metrics = find_metrics(curves)
+    metrics = measured(curves)
+    keys = ["bpp", *(metric.key for metric in metrics)]
     rows = [
-        [curve.label, point.name, point.run.source, *(point.metrics.get(m) for m in names)]
-        for names in [["bpp", *metrics]]
+        [curve.label, point.name, point.run.source, *(point.metrics.get(key) for key in keys)]
         for curve in curves
         for point in curve.points
     ]
-    columns = ["curve", "point", "run", "bpp", *metrics]
+    columns = ["curve", "point", "run", *keys]
     payload["curves"] = wandb.Table(columns=columns, data=rows)
     for metric in metrics:
-        drawn = [(curve.label, curve.pairs(metric)) for curve in curves if curve.pairs(metric)]
-        payload[f"rate_{metric}"] = wandb.plot.line_series(
+        pairs_of = [(curve.label, curve.pairs(metric.key)) for curve in curves]
+        drawn = [(label, pairs) for label, pairs in pairs_of if pairs]
+        payload[f"rate_{metric.key}"] = wandb.plot.line_series(
             xs=[[rate for rate, _ in pairs] for _, pairs in drawn],
             ys=[[value for _, value in pairs] for _, pairs in drawn],
             keys=[label for label, _ in drawn],
-            title=f"{LABELS.get(metric, metric)} over bpp",
+            title=f"{metric.label} over bpp",
             xname="bpp",
         )
     run.log(payload)
@@ -92,13 +93,13 @@ def _read_run(run: Any) -> list[Run]:
     modified = _seconds(getattr(run, "created_at", None))
     curves = []
     # A run of several series has a curve in a folder of each.
-    for file in run.files(pattern=f"%{FILE}"):
+    for file in run.files(pattern=f"%{CURVE_FILE}"):
         with tempfile.TemporaryDirectory() as folder:
             file.download(root=folder, replace=True)
             data = json.loads((Path(folder) / file.name).read_text())
         series = file.name.rpartition("/")[0]
         address = f"{source}/{series}" if series else source
-        curves.append(read_data(data, source=address, modified=modified))
+        curves.append(Run(curve_from_json(data, source=address), address, modified=modified))
     if curves:
         return curves
     older = _from_history(run, source, modified)
@@ -107,15 +108,15 @@ def _read_run(run: Any) -> list[Run]:
 
 def _from_history(run: Any, source: str, modified: float) -> Run | None:
     """A run that was logged without its file: the points, but not what they are called."""
-    points: list[tuple[str, dict[str, float]]] = []
+    points: list[dict[str, float]] = []
     for row in run.scan_history():
         metrics = {
-            SCHEMA_NAMES.get(name, name): float(value)
+            name: float(value)
             for name, value in ((k.removeprefix(PREFIX), v) for k, v in row.items() if PREFIX in k)
             if isinstance(value, int | float) and math.isfinite(value)
         }
         if "bpp" in metrics:
-            points.append((f"point {len(points) + 1}", metrics))
+            points.append(metrics)
     if not points:
         return None
     config = dict(run.config)
@@ -123,7 +124,9 @@ def _from_history(run: Any, source: str, modified: float) -> Run | None:
     dataset = (config.get("datamodule") or {}).get("name")
     if dataset:
         meta["dataset"] = dataset
-    return Run(config.get("name") or run.name, source, tuple(points), meta, modified=modified)
+    names = tuple(Point(f"point {i + 1}") for i in range(len(points)))
+    curve = Curve(config.get("name") or run.name, names, tuple(points), meta)
+    return Run(curve, source, modified=modified)
 
 
 def _seconds(created: str | None) -> float:

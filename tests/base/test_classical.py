@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from callbacks.image_metrics import psnr
 from datamodules.files import read_rgb
 from diffcodec.base.classical import PillowCodec
 from diffcodec.bitstream import BitstreamError, pack
 from diffcodec.codec import to_uint8
+from diffcodec.metrics.psnr import psnr
 
 # CompressAI's published curve of JPEG on Kodak (Pillow 7.1.2): quality -> bpp, PSNR in dB.
 PUBLISHED = {
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("quality", [10, 30, 50, 75, 90])
 def test_jpeg_on_kodak_is_what_the_literature_reports(shared, quality):
-    codec = PillowCodec("JPEG", [quality])
+    codec = PillowCodec("JPEG", quality=[quality])
     rates, scores = [], []
     for path in sorted((shared / "data" / "kodak").glob("*.png")):
         x = pil_to_tensor(read_rgb(path))[None]
@@ -41,7 +41,8 @@ def test_jpeg_on_kodak_is_what_the_literature_reports(shared, quality):
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "JPEG2000", "AVIF"])
 def test_rate_and_quality_rise_along_the_points(photo, format):
     values = {"JPEG2000": [20, 100]}.get(format, [10, 80])
-    codec = PillowCodec(format, values)
+    parameter = "ratio" if format == "JPEG2000" else "quality"
+    codec = PillowCodec(format, **{parameter: values})
     sizes, scores = [], []
     for point in codec.points:
         codec.select(point)
@@ -54,7 +55,7 @@ def test_rate_and_quality_rise_along_the_points(photo, format):
 
 
 def test_the_payload_is_a_plain_file(photo):
-    codec = PillowCodec("JPEG", [50])
+    codec = PillowCodec("JPEG", quality=[50])
     (stream,) = codec.compress(photo)
     (file,) = codec._unpack([stream])[0].sections
     assert Image.open(io.BytesIO(file)).format == "JPEG"
@@ -62,15 +63,15 @@ def test_the_payload_is_a_plain_file(photo):
 
 def test_values_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"quality \[0, 96\] is outside 1 to 95"):
-        PillowCodec("JPEG", [0, 50, 96])
+        PillowCodec("JPEG", quality=[0, 50, 96])
     with pytest.raises(ValueError, match="choose from"):
-        PillowCodec("HEIC", [50])
+        PillowCodec("HEIC", quality=[50])
     with pytest.raises(ValueError, match="16383"):
-        PillowCodec("WEBP", [50]).compress(torch.zeros(1, 3, 1, 16384))
+        PillowCodec("WEBP", quality=[50]).compress(torch.zeros(1, 3, 1, 16384))
 
 
 def test_a_file_of_another_size_or_format_is_refused(photo):
-    jpeg, webp = PillowCodec("JPEG", [50]), PillowCodec("WEBP", [50])
+    jpeg, webp = PillowCodec("JPEG", quality=[50]), PillowCodec("WEBP", quality=[50])
     (stream,) = jpeg.compress(photo[..., :20, :30])
     (file,) = jpeg._unpack([stream])[0].sections
     bigger = pack([file], height=21, width=30, fingerprint=jpeg.fingerprint())

@@ -50,7 +50,7 @@ def test_it_is_what_is_decoded_and_gradients_flow(name, photo):
 
 
 def test_a_codec_without_gradients_says_so():
-    codec = PillowCodec("JPEG", [50])
+    codec = PillowCodec("JPEG", quality=[50])
     assert not codec.differentiable
     with pytest.raises(ValueError, match="no gradients flow through PillowCodec"):
         codec.reconstruct(torch.rand(1, 3, 8, 8))

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from scipy.interpolate import PchipInterpolator
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from callbacks.image_metrics import psnr
 from datamodules.files import read_rgb
 from diffcodec.base.classical import PillowCodec
 from diffcodec.codec import Codec, to_uint8
+from diffcodec.metrics.psnr import psnr
 from experiments.cli import compose_config
 
 FILE = files("diffcodec.base") / "weights" / "mbt2018_mean_vbr.safetensors"
@@ -45,7 +45,7 @@ def curve(codec: Codec, paths: list) -> PchipInterpolator:
 def test_on_kodak_it_is_at_least_1_db_above_jpeg_between_0_2_and_1_bpp(shared):
     paths = sorted((shared / "data" / "kodak").glob("*.png"))
     codec = instantiate(compose_config(["codec=mbt2018_mean_vbr"]).codec).eval()
-    jpeg = PillowCodec("JPEG", [1, 5, 10, 15, 20, 30, 40, 50, 60, 70])
+    jpeg = PillowCodec("JPEG", quality=[1, 5, 10, 15, 20, 30, 40, 50, 60, 70])
     rates = np.linspace(0.2, 1.0, 33)
     margin = curve(codec, paths)(rates) - curve(jpeg, paths)(rates)
     assert np.isfinite(margin).all()

@@ -18,7 +18,7 @@ class Watched(PillowCodec):
     """Counts what is alive and what is computed before each image."""
 
     def __init__(self) -> None:
-        super().__init__("JPEG", [50])
+        super().__init__("JPEG", quality=50)
         self.alive: list[int] = []
         self.hashed = 0
 
@@ -37,14 +37,14 @@ def test_nothing_of_an_image_is_kept(tmp_path, photo):
     images = [photo[0, :, i : i + SIDE, i : i + SIDE].clone() for i in range(COUNT)]
     samples = [{"image": x, "index": i, "name": f"{i}.png"} for i, x in enumerate(images)]
     codec = Watched()
-    evaluation = Evaluation(lpips=None, inception=False)
+    evaluation = Evaluation(metrics=["psnr-rgb", "ms-ssim-rgb", "fd_random"])
     trainer = quiet_trainer(
         tmp_path,
         use_distributed_sampler=False,
         callbacks=[evaluation, Reconstructions(str(tmp_path), max_images=2)],
     )
     trainer.test(codec, DataLoader(samples, batch_size=1), verbose=False)
-    assert len(evaluation.result.rows) == COUNT
+    assert len(evaluation.results[0].rows) == COUNT
     # From the third image on, when all that lasts has been made.
     assert len(set(codec.alive[2:])) == 1
     assert codec.hashed <= 2  # not once per image

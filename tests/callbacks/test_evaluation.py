@@ -1,12 +1,15 @@
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import Evaluation, reduce_rows
-from callbacks.image_metrics import psnr
+from callbacks.evaluation import Evaluation
 from diffcodec.codec import Codec, to_uint8
+from diffcodec.metrics.psnr import psnr
+from diffcodec.points import CEILING, combine
 
 
 class Grey(Codec):
@@ -23,9 +26,9 @@ class Grey(Codec):
         return (x * 15).round() / 15
 
 
-def evaluate(codec: Codec, images: Tensor) -> Evaluation:
+def evaluate(codec: Codec, images: Tensor, *, ceiling: bool = True) -> Evaluation:
     dataset = [{"index": i, "name": f"{i}.png", "image": x} for i, x in enumerate(images)]
-    evaluation = Evaluation(lpips=None, inception=False, random_features=False)
+    evaluation = Evaluation(metrics=["psnr-rgb", "ms-ssim-rgb", "fd_random", "decoding_time"])
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[evaluation],
@@ -33,30 +36,69 @@ def evaluate(codec: Codec, images: Tensor) -> Evaluation:
         enable_progress_bar=False,
         enable_checkpointing=False,
     )
+    codec.measure(codec.points, ceiling=ceiling)
     trainer.test(codec, DataLoader(dataset, batch_size=2), verbose=False)
     return evaluation
 
 
-def test_the_ceiling_is_the_mean_over_the_images_and_no_metric_of_the_point():
-    images = torch.rand(3, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+def test_the_ceiling_is_measured_like_a_point_but_has_no_rate_and_no_time():
+    images = torch.rand(3, 3, 300, 300, generator=torch.Generator().manual_seed(0))
     codec = Grey()
-    result = evaluate(codec, images).result
-    assert result is not None
+    point, ceiling = evaluate(codec, images).results
+    assert ceiling.point is CEILING
     pairs = zip(to_uint8(images), to_uint8(codec.ceiling(images)), strict=True)
-    assert result.ceiling == {"psnr": pytest.approx(sum(psnr(*pair) for pair in pairs) / 3)}
-    assert result.ceiling["psnr"] > result.metrics["psnr"]
-    assert not any("ceiling" in name for name in result.metrics)
+    expected = sum(psnr(*pair) for pair in pairs) / 3
+    assert ceiling.metrics["psnr-rgb"] == pytest.approx(expected)
+    assert set(ceiling.metrics) == {"psnr-rgb", "ms-ssim-rgb", "fd_random"}
+    assert set(point.metrics) == {
+        *(*ceiling.metrics, "bpp", "bpp-payload", "decoding_time"),
+    }
+    assert ceiling.metrics["psnr-rgb"] > point.metrics["psnr-rgb"]
+    assert ceiling.num_patches == point.num_patches == 3
+    assert [row["index"] for row in ceiling.rows] == [0, 1, 2]
+    assert {row["bpp"] for row in ceiling.rows} == {None}
 
 
-def test_a_codec_that_only_its_rate_limits_has_no_ceiling():
+@pytest.mark.parametrize("asked", [True, False])
+def test_without_a_ceiling_or_where_none_is_asked_for_there_is_none(asked):
     codec = Grey()
-    codec.ceiling = lambda x: None
-    result = evaluate(codec, torch.rand(1, 3, 32, 32)).result
-    assert result is not None
-    assert result.ceiling == {}
-    assert "ceiling_psnr" not in result.rows[0]
+    if asked:
+        codec.ceiling = lambda x: None
+    (result,) = evaluate(codec, torch.rand(1, 3, 32, 32), ceiling=asked).results
+    assert result.point == codec.points[0]
+
+
+def test_points_of_one_pass_have_rows_and_distances_of_their_own():
+    class Bright(Grey):
+        def __init__(self):
+            super().__init__(combine(decoding={"light": [0.0, 0.3]}))
+
+        def decode(self, payloads, height, width, seeds):
+            return super().decode(payloads, height, width, seeds) + self.point.decoding["light"]
+
+    images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    first, second = evaluate(Bright(), images, ceiling=False).results
+    assert [r.point.decoding["light"] for r in (first, second)] == [0.0, 0.3]
+    assert {row["point"] for row in first.rows} == {"light=0"}
+    assert first.metrics["psnr-rgb"] > second.metrics["psnr-rgb"]
+    assert first.metrics["bpp"] == second.metrics["bpp"]
+    assert first.metrics["fd_random"] != second.metrics["fd_random"]
 
 
 def test_a_metric_that_one_image_lacks_is_left_out():
-    rows = [{"bpp": 1.0, "psnr": 30.0, "ms_ssim": None}, {"bpp": 2.0, "psnr": 31.0, "ms_ssim": 0.5}]
-    assert reduce_rows(rows) == {"bpp": 1.5, "psnr": 30.5}
+    small, large = torch.rand(3, 100, 100), torch.rand(3, 200, 200)
+    codec = Grey()
+    dataset = [{"index": i, "name": "", "image": x} for i, x in enumerate((small, large))]
+    evaluation = Evaluation(metrics=["psnr-rgb", "ms-ssim-rgb"])
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[evaluation],
+        **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False),
+    )
+    trainer.test(codec, DataLoader(dataset, batch_size=1), verbose=False)
+    (result,) = evaluation.results
+    assert [row["ms-ssim-rgb"] is None for row in result.rows] == [True, False]
+    assert "ms-ssim-rgb" not in result.metrics
+    assert result.metrics["psnr-rgb"] == pytest.approx(
+        math.fsum(row["psnr-rgb"] for row in result.rows) / 2
+    )

@@ -26,11 +26,11 @@ def test_any_size_comes_back(codec, size):
 
 def test_points_are_all_pairs_and_share_their_bytes(x):
     codec = build(steps=[1, 3], gamma=[0, 0.8])
-    assert codec.points == (
-        "steps=1,gamma=0",
-        "steps=1,gamma=0.8",
-        "steps=3,gamma=0",
-        "steps=3,gamma=0.8",
+    assert tuple(p.name for p in codec.points) == (
+        "lmbda=0.0032,steps=1,gamma=0",
+        "lmbda=0.0032,steps=1,gamma=0.8",
+        "lmbda=0.0032,steps=3,gamma=0",
+        "lmbda=0.0032,steps=3,gamma=0.8",
     )
     streams, pictures = [], []
     for point in codec.points:
@@ -43,8 +43,8 @@ def test_points_are_all_pairs_and_share_their_bytes(x):
 
 def test_defaults_are_the_papers():
     with torch.device("meta"):
-        assert CDC(width=2).points == ("steps=17,gamma=0",)
-        assert CDC("eps", width=2).points == ("steps=200,gamma=0",)
+        assert [p.decoding for p in CDC(width=2).points] == [{"steps": 17, "gamma": 0.0}]
+        assert [p.decoding for p in CDC("eps", width=2).points] == [{"steps": 200, "gamma": 0.0}]
 
 
 def test_the_picture_depends_on_the_stream_and_not_on_the_batch(x):
@@ -60,7 +60,7 @@ def test_a_seed_changes_the_texture_only_where_there_is_noise(x):
     codec = build(gamma=[0, 0.8])
     streams = codec.compress(x)
     assert torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
-    codec.select("steps=3,gamma=0.8")
+    codec.select(codec.points[1])
     assert not torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
 
 

@@ -61,7 +61,7 @@ def test_wrong_names_and_help_answer_at_once():
 
 
 def test_a_bad_value_is_one_line_without_a_traceback(tmp_path):
-    done = run("codec=jpeg", "codec.values=[200]", f"hydra.run.dir={tmp_path}", "logger=none")
+    done = run("codec=jpeg", "codec.quality=[200]", f"hydra.run.dir={tmp_path}", "logger=none")
     assert done.returncode != 0
     assert "error: JPEG quality [200] is outside 1 to 95" in done.stderr
     assert "Traceback" not in done.stderr

@@ -3,12 +3,12 @@
 import pytest
 
 CASES = [
-    ("mbt2018_mean_vbr", ("codec.levels=[2]",), (2, 3)),
+    ("mbt2018_mean_vbr", ("codec.level=[2]",), (2, 3)),
     ("cdc", ("codec.width=8", "codec.weights=null", "codec.steps=2", "codec.gamma=0.8"), (2,)),
     (
         "sdedit",
         (
-            *("codec/base=jpeg", "codec.base.values=[20]", "codec/preset=medium"),
+            *("codec/base=jpeg", "codec.base.quality=[20]", "codec/preset=medium"),
             *("codec.preset.medium.steps=2", "codec.prior.channels=[8]", "codec.show_base=false"),
             *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
         ),

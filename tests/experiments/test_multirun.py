@@ -22,7 +22,7 @@ def curves(sweep: Path) -> dict[str, dict]:
 
 
 def test_one_curve_per_codec_and_a_table_although_one_fails(runner, tmp_path):
-    done = multirun(runner, tmp_path, "codec=webp,jpeg,jpeg2000", "++codec.values=[80,97]")
+    done = multirun(runner, tmp_path, "codec=webp,jpeg,jpeg2000", "++codec.quality=[80,97]")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         *("0-webp", "1-jpeg", "2-jpeg2000"),
     ]
@@ -43,7 +43,7 @@ def test_submitit_starts_the_runs(runner, tmp_path):
 
 
 def test_several_processes_do_not_run_the_sweep_again(runner, tmp_path):
-    options = ("trainer=ddp_cpu", "threads=1", "codec=jpeg", "codec.values=[10,50]")
+    options = ("trainer=ddp_cpu", "threads=1", "codec=jpeg", "codec.quality=[10,50]")
     done = multirun(runner, tmp_path, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     (curve,) = curves(tmp_path).values()

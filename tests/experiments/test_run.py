@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from callbacks.contact_sheet import CELL, GAP
+from diffcodec.contact_sheet import CELL, GAP
 from tests.wandb_file import read_records
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def trained(runner):
     """A run that trains for three steps in bfloat16 and measures two points, with W&B offline."""
     curve, output = runner(
         "trained",
-        *("logger=wandb", "codec.levels=[0,5]", "trainer.precision=bf16-mixed", *SHORT),
+        *("logger=wandb", "codec.level=[0,5]", "trainer.precision=bf16-mixed", *SHORT),
         "callbacks.reconstructions.max_images=2",
     )
     return runner.root / "trained", curve, output
@@ -31,7 +31,7 @@ def trained(runner):
 def test_the_curve_says_what_was_measured(trained):
     _, curve, _ = trained
     results, meta = curve["results"], curve["meta"]
-    assert meta["points"] == ["level=0", "level=5"]
+    assert [point["rate"] for point in meta["points"]] == [{"level": 0}, {"level": 5}]
     assert results["bpp"][0] < results["bpp"][1]
     assert results["psnr-rgb"][0] < results["psnr-rgb"][1]
     assert set(results) >= {"ms-ssim-rgb", "fd_random", "kd_random", "encoding_time", "bpp-payload"}
@@ -39,7 +39,7 @@ def test_the_curve_says_what_was_measured(trained):
     assert meta["num_images"] == 5
     assert meta["num_patches"] == 4  # b.png is smaller than a patch
     assert "256x256" in meta["fid"]
-    assert meta["config"]["codec"]["levels"] == [0, 5]
+    assert meta["config"]["codec"]["level"] == [0, 5]
 
 
 def test_bpp_is_that_of_the_rows_and_rows_are_in_order(trained):
@@ -48,7 +48,7 @@ def test_bpp_is_that_of_the_rows_and_rows_are_in_order(trained):
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [*(f"a{i}.png" for i in range(4)), "b.png"] * 2
     for point, bpp in zip(curve["meta"]["points"], curve["results"]["bpp"], strict=True):
-        own = [row for row in rows if row["point"] == point]
+        own = [row for row in rows if row["point"] == point["name"]]
         for row in own:
             exact = 8 * int(row["num_bytes"]) / (int(row["height"]) * int(row["width"]))
             assert float(row["bpp"]) == pytest.approx(exact, rel=1e-12)
@@ -63,7 +63,9 @@ def test_pictures_are_what_was_measured(trained):
         np.asarray(Image.open(folder / "reconstructions" / name / "0000-a0.png"), dtype=float)
         for name in ("original", "level=5")
     )
-    assert 10 * np.log10(255**2 / np.mean((x - x_hat) ** 2)) == pytest.approx(float(row["psnr"]))
+    assert 10 * np.log10(255**2 / np.mean((x - x_hat) ** 2)) == pytest.approx(
+        float(row["psnr-rgb"])
+    )
     pictures = sorted(p.name for p in (folder / "reconstructions" / "level=5").iterdir())
     assert pictures == [
         *("0000-a0.compare.png", "0000-a0.png", "0001-a1.compare.png", "0001-a1.png"),
@@ -94,23 +96,23 @@ def test_the_offline_wandb_run_holds_the_points(trained):
             config |= {"/".join(i.nested_key) or i.key: i.value_json for i in update}
     points = [float(row["curve/bpp"]) for row in history if "curve/bpp" in row]
     assert points == pytest.approx(curve["results"]["bpp"], rel=1e-12)
-    psnr = [float(row["curve/psnr"]) for row in history if "curve/psnr" in row]
+    psnr = [float(row["curve/psnr-rgb"]) for row in history if "curve/psnr-rgb" in row]
     assert psnr == pytest.approx(curve["results"]["psnr-rgb"], rel=1e-12)
     assert metrics["curve/*"] == "curve/bpp"
     keys = [key for row in history for key in row]
     for prefix in ("train/loss", "points/", "figure/", "reconstructions/0001-a1/"):
         assert any(key.startswith(prefix) for key in keys), prefix
-    assert json.loads(config["codec"])["levels"] == [0, 5]
+    assert json.loads(config["codec"])["level"] == [0, 5]
 
 
 def test_a_checkpoint_is_evaluated_and_resumed(trained, runner):
     folder, curve, _ = trained
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    again, _ = runner("again", "fit=false", "codec.levels=[5]", f"ckpt_path={checkpoint}")
+    again, _ = runner("again", "fit=false", "codec.level=[5]", f"ckpt_path={checkpoint}")
     for name in ("bpp", "psnr-rgb", "ms-ssim-rgb", "fd_random"):
         assert again["results"][name][0] == pytest.approx(curve["results"][name][1], rel=1e-6)
     runner(
-        *("resumed", "codec.levels=[5]", f"ckpt_path={checkpoint}", "trainer.max_steps=5"),
+        *("resumed", "codec.level=[5]", f"ckpt_path={checkpoint}", "trainer.max_steps=5"),
         *SHORT[1:],
     )
     state = torch.load(runner.root / "resumed" / "checkpoints" / "last.ckpt", weights_only=True)

@@ -24,7 +24,7 @@ def enhanced(runner):
     path = runner.root / "enhanced"
     runner.run(
         *("enhanced", "codec=sdedit", "codec/preset=[fast,medium,slow]", "logger=wandb", *TINY),
-        *("codec.base.levels=[1,5]", "codec.preset.medium.steps=2", "codec.preset.slow.steps=2"),
+        *("codec.base.level=[1,5]", "codec.preset.medium.steps=2", "codec.preset.slow.steps=2"),
         *("+datamodule.test.limit=2", "callbacks.reconstructions.max_images=1"),
     )
     curves = {name: json.loads((path / name / "curve.json").read_text()) for name in SERIES}
@@ -36,7 +36,8 @@ def test_base_and_enhanced_curves_lie_side_by_side(enhanced):
     assert not (path / "curve.json").exists()
     for name, curve in curves.items():
         assert curve["name"] == f"sdedit {name}"
-        assert curve["meta"]["points"] == [f"{name},level=1", f"{name},level=5"]
+        names = [point["name"] for point in curve["meta"]["points"]]
+        assert names == [f"{name},level=1", f"{name},level=5"]
         for rate in ("bpp", "bpp-payload"):
             assert curve["results"][rate] == curves["base"]["results"][rate]
     assert curves["base"]["results"]["strength"] == [0, 0]
@@ -56,7 +57,7 @@ def test_strengths_are_kept_and_can_be_given_back(enhanced, runner):
         assert found[0] > found[1] > 0
     again, _ = runner(
         *("again", "codec=sdedit", "codec/preset=fast", "codec.show_base=false", *TINY),
-        *("codec.base.levels=[5]", f"codec.strength={path / 'strengths.json'}"),
+        *("codec.base.level=[5]", f"codec.strength={path / 'strengths.json'}"),
         *("codec.calibration=null", "+datamodule.test.limit=2"),
     )
     assert again["name"] == "sdedit"  # one line alone is the run's

@@ -42,7 +42,8 @@ def test_the_spatial_part_of_table_2(make_backbone, name, num_bytes):
 
 
 def test_points_are_the_rates_in_their_order(make_codec):
-    assert make_codec(["16x16/16", "8x8/256", "8x8/16"]).points == ("8x8/16", "8x8/256", "16x16/16")
+    points = make_codec(["16x16/16", "8x8/256", "8x8/16"]).points
+    assert [point.rate["rate"] for point in points] == ["8x8/16", "8x8/256", "16x16/16"]
 
 
 def test_the_picture_depends_on_the_stream_and_not_on_the_batch(perco, x):
@@ -87,12 +88,14 @@ def test_guidance_is_on_the_text_alone(make_codec, x):
     pictures = {}
     for point in one.points:
         one.select(point)
-        pictures[point] = [one.decompress([stream], seed=0) for stream in streams]
-    unguided = pictures["8x8/16,guidance=0"]
+        pictures[point.decoding["guidance"]] = [
+            one.decompress([stream], seed=0) for stream in streams
+        ]
+    unguided = pictures[0]
     # Scale 0 is the picture without the caption, at which no scale matters.
     torch.testing.assert_close(unguided[0], unguided[1], rtol=0, atol=1e-5)
-    assert not torch.equal(pictures["8x8/16,guidance=3"][0], pictures["8x8/16,guidance=1"][0])
-    assert torch.equal(pictures["8x8/16,guidance=3"][1], pictures["8x8/16,guidance=1"][1])
+    assert not torch.equal(pictures[3][0], pictures[1][0])
+    assert torch.equal(pictures[3][1], pictures[1][1])
 
 
 def test_what_is_sent_by_condition(make_codec, x):
@@ -103,14 +106,14 @@ def test_what_is_sent_by_condition(make_codec, x):
     for point in one.points:
         one.select(point)
         (text, codes), _ = one.encode(x)
-        sizes[point.partition("condition=")[2]] = (len(text) > 1, len(codes) > 0)
+        sizes[point.encoding["condition"]] = (len(text) > 1, len(codes) > 0)
         assert one.decompress(one.compress(x)).shape == x.shape
     assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
 
 
 def test_a_swapped_caption_keeps_the_codes(make_codec, x):
     one = make_codec(["8x8/16"], caption=[None, "an old castle"], captioner=FixedCaptioner("red"))
-    assert one.points == ("8x8/16,caption=own", "8x8/16,caption=an old castle")
+    assert [point.encoding["caption"] for point in one.points] == [None, "an old castle"]
     (own_text, own_codes), _ = one.encode(x)
     one.select(one.points[1])
     (text, codes), _ = one.encode(x)

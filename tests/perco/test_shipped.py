@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from skimage import data
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from callbacks.image_metrics import ms_ssim, psnr
 from datamodules.files import read_rgb
 from diffcodec.codec import to_uint8
+from diffcodec.metrics.ms_ssim import ms_ssim
+from diffcodec.metrics.psnr import psnr
 from diffcodec.perco import PerCo
 from experiments.build import build_codec, is_untrained
 from experiments.cli import compose_config
@@ -65,7 +66,7 @@ def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
     spread = {}
     for rate in codec.rates:
         pictures = [
-            torch.cat([decode(codec, f"{rate.name},sample={i}", x) for x in photos])
+            torch.cat([decode(codec, f"rate={rate.name},sample={i}", x) for x in photos])
             for i in range(3)
         ]
         distances = [(a - b).square().mean() for a, b in combinations(pictures, 2)]
@@ -79,15 +80,15 @@ def test_another_caption_changes_the_picture_less_as_the_rate_grows(photos):
     for point in codec.points:
         own = torch.cat([decode(codec, point, x) for x in photos])
         swapped = [decode(codec, point, x, captions=["a bright red wall"]) for x in photos]
-        change[point] = float((torch.cat(swapped) - own).square().mean())
-    assert change[codec.points[0]] > 2 * change[codec.points[-1]], change
+        change[point.name] = float((torch.cat(swapped) - own).square().mean())
+    assert change[codec.points[0].name] > 2 * change[codec.points[-1].name], change
 
 
 def test_codes_say_more_than_a_caption(photos):
-    codec = build("codec.condition=[both,text,local]", "codec.rates=[32x32/256]")
+    codec = build("codec.condition=[both,text,local]", "codec.rate=[32x32/256]")
     score = {}
     for condition in ("both", "text", "local"):
-        point = f"32x32/256,condition={condition}"
+        point = f"rate=32x32/256,condition={condition}"
         score[condition] = np.mean(
             [psnr(to_uint8(x), to_uint8(decode(codec, point, x))) for x in photos]
         )

@@ -176,7 +176,7 @@ def save_perco_sd(folder: Path, pipeline: Path, state_prefix: str = "") -> Hyper
 def test_the_public_reimplementations_checkpoints_load(pipeline, tmp_path):
     encoder = save_perco_sd(tmp_path / "perco", pipeline).eval()
     codec = PerCo(stable_diffusion(str(tmp_path / "perco")), None, steps=2).eval()
-    assert codec.points == ("16x16/32",)
+    assert [point.name for point in codec.points] == ["rate=16x16/32"]
     unet = load_file(tmp_path / "perco" / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(codec.model.backbone.unet.conv_in.weight, unet["conv_in_extended.weight"])
     assert torch.equal(codec.model.backbone.unet.conv_in.bias, unet["conv_in_extended.bias"])

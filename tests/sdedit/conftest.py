@@ -36,7 +36,7 @@ def hyperprior():
         return VariableRateCodec(
             *(64, 128),
             lambdas=[0.0009, 0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932],
-            levels=[1, 5],
+            level=[1, 5],
             weights="package:mbt2018_mean_vbr.safetensors",
         ).eval()
 
@@ -59,7 +59,7 @@ def _prior(**options) -> SmallPrior:
 
 
 def _codec(*presets: str, base: Codec | None = None, **options) -> SDEdit:
-    base = PillowCodec("JPEG", [10, 60]) if base is None else base
+    base = PillowCodec("JPEG", quality=[10, 60]) if base is None else base
     options = {"strength": 0.1, **options}
     chosen = {name: PRESETS[name] for name in presets or ("fast", "medium")}
     return SDEdit(base, options.pop("prior", _prior()), chosen, **options).eval()

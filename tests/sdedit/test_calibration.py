@@ -6,7 +6,7 @@ from diffcodec.sdedit.calibration import Calibration
 
 
 def test_each_image_comes_with_the_bases_picture_of_it_at_its_point(x):
-    calibration, base = Calibration(lambda: x.split(1)), PillowCodec("JPEG", [10, 60])
+    calibration, base = Calibration(lambda: x.split(1)), PillowCodec("JPEG", quality=[10, 60])
     for point in (*base.points, base.points[0]):
         base.select(point)
         pairs = calibration.pairs(base)
@@ -19,7 +19,7 @@ def test_each_image_comes_with_the_bases_picture_of_it_at_its_point(x):
 def test_images_are_loaded_and_coded_once_per_point(x, monkeypatch):
     loaded, coded = [], []
     calibration = Calibration(lambda: loaded.append(x) or x.split(1))
-    base = PillowCodec("JPEG", [10, 60])
+    base = PillowCodec("JPEG", quality=[10, 60])
     compress = base.compress
     monkeypatch.setattr(base, "compress", lambda x: coded.append(x) or compress(x))
     for point in base.points * 2:
@@ -31,4 +31,4 @@ def test_images_are_loaded_and_coded_once_per_point(x, monkeypatch):
 
 def test_without_images_it_says_what_to_give():
     with pytest.raises(ValueError, match=r"codec\.calibration, codec\.strength=FILE"):
-        Calibration(None).pairs(PillowCodec("JPEG", [10]))
+        Calibration(None).pairs(PillowCodec("JPEG", quality=[10]))

@@ -15,10 +15,10 @@ def mse(a, b) -> float:
 
 
 def test_streams_are_the_base_codecs_and_each_decodes_the_others(make_codec, x):
-    codec, base = make_codec(), PillowCodec("JPEG", [10, 60])
+    codec, base = make_codec(), PillowCodec("JPEG", quality=[10, 60])
     for point in codec.points:
         codec.select(point)
-        base.select(codec.setting.base_point)
+        base.select(codec.base_point)
         streams = codec.compress(x)
         assert streams == base.compress(x)
         assert codec.num_payload_bytes(streams[0]) == base.num_payload_bytes(streams[0])
@@ -81,7 +81,7 @@ def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset)
     codec = make_codec(preset, strength="auto", calibration=lambda: list(x.split(1)))
     for point in codec.points[:2]:
         codec.select(point)
-        sigma = codec.point_facts()["strength"]
+        sigma = codec.point_facts(point)["strength"]
         assert 0.005 < sigma < 1
         x_hat = codec.base.decompress(codec.base.compress(x))
         ratio = 1.0
@@ -91,8 +91,7 @@ def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset)
         assert 1.75 < ratio**0.5 <= 2
     low, high = (codec._strengths[preset][f"quality={q}"] for q in (10, 60))
     assert low > high  # a better picture bears less noise
-    codec.select(codec.points[-1])
-    assert codec.point_facts() == {"strength": 0.0}
+    assert codec.point_facts(codec.points[-1]) == {"strength": 0.0}
 
 
 def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec, x, monkeypatch):
@@ -101,8 +100,7 @@ def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec,
     compress = codec.base.compress
     monkeypatch.setattr(codec.base, "compress", lambda x: coded.append(x) or compress(x))
     for point in codec.points:
-        codec.select(point)
-        codec.point_facts()
+        codec.point_facts(point)
     assert len(coded) == len(x) * len(codec.base.points)
 
 

@@ -36,8 +36,12 @@ def test_a_base_is_configured_as_the_codec_is(name):
 
 
 def test_presets_are_chosen_by_name_and_set_by_key():
-    default = build("codec/base=jpeg", "codec.base.values=[50]")
-    assert default.points == ("fast,quality=50", "medium,quality=50", "base,quality=50")
+    default = build("codec/base=jpeg", "codec.base.quality=[50]")
+    assert tuple(p.name for p in default.points) == (
+        "fast,quality=50",
+        "medium,quality=50",
+        "base,quality=50",
+    )
     other = build("codec/base=webp", "codec/preset=medium", "codec.preset.medium.steps=30")
     assert other._presets["medium"].method == "euler_sde"
 

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from diffcodec.sdedit.points import Setting, build_settings
+from diffcodec.points import Point, combine
+from diffcodec.sdedit.points import build_points
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.strength import (
     HIGHEST,
@@ -20,24 +21,40 @@ from diffcodec.sdedit.strength import (
 PRESETS = {"fast": Preset("consistency"), "medium": Preset(steps=5)}
 
 
-def settings(strength="auto", blend=1.0, show_base=True, presets=PRESETS):
-    return build_settings(
-        ["q=1", "q=2"], presets, strength=strength, blend=blend, show_base=show_base
-    )
+BASE = combine(rate={"q": [1, 2]})
+
+
+def points(strength="auto", blend=1.0, show_base=True, presets=PRESETS, base=BASE):
+    return build_points(base, presets, strength=strength, blend=blend, show_base=show_base)
 
 
 def test_a_line_for_each_preset_and_the_bases_own_last():
-    found = settings()
+    found = points()
     assert list(found) == [
         *("fast,q=1", "fast,q=2", "medium,q=1", "medium,q=2", "base,q=1", "base,q=2"),
     ]
-    assert found["medium,q=2"] == Setting("medium", "q=2", "medium", "auto", 1.0)
-    assert found["base,q=1"] == Setting("base", "q=1")
+    assert found["medium,q=2"] == (
+        Point(
+            *("medium,q=2", {"q": 2}, {}, {"preset": "medium", "strength": "auto", "blend": 1.0}),
+            series="medium",
+        ),
+        BASE[1],
+    )
+    plain, base_point = found["base,q=1"]
+    assert plain.decoding == {"preset": None, "strength": 0.0, "blend": 1.0}
+    assert base_point == BASE[0]
+
+
+def test_presets_share_the_base_s_bytes_unless_strengths_are_signalled():
+    shared = [point for point, _ in points().values() if point.rate == {"q": 1}]
+    assert all(shared[0].shares_bytes_with(point) for point in shared)
+    sent = [point for point, _ in points("per_image").values() if point.rate == {"q": 1}]
+    assert not any(sent[0].shares_bytes_with(point) for point in sent[1:])
 
 
 def test_lists_make_lines_of_their_own():
-    found = settings(["auto", 0.2], [0.5, 1], show_base=False)
-    assert {s.series for s in found.values()} == {
+    found = points(["auto", 0.2], [0.5, 1], show_base=False)
+    assert {point.series for point, _ in found.values()} == {
         f"{preset},strength={s},blend={b}"
         for preset in PRESETS
         for s in ("auto", "0.2")
@@ -45,11 +62,20 @@ def test_lists_make_lines_of_their_own():
     }
 
 
+def test_lines_of_the_base_stay_apart():
+    base = combine(rate={"q": 1}, decoding={"gamma": [0.0, 0.8]})
+    found = [point for point, _ in points(base=base, presets={"fast": PRESETS["fast"]}).values()]
+    assert [point.series for point in found] == [
+        *("fast,gamma=0", "fast,gamma=0.8", "base,gamma=0", "base,gamma=0.8"),
+    ]
+    assert found[1].decoding["gamma"] == 0.8
+
+
 def test_a_preset_is_needed_and_its_name_is_its_own():
     with pytest.raises(ValueError, match="fast, medium or slow"):
-        settings(presets={})
+        points(presets={})
     with pytest.raises(ValueError, match="cannot be called 'base'"):
-        settings(presets={"base": Preset()})
+        points(presets={"base": Preset()})
 
 
 def test_levels_rise_from_nothing_in_equal_ratios():

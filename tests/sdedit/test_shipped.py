@@ -4,8 +4,8 @@ import pytest
 import torch
 from skimage import data
 
-from callbacks.image_metrics import psnr
 from diffcodec.codec import to_uint8
+from diffcodec.metrics.psnr import psnr
 from diffcodec.sdedit import SDEdit
 from experiments.build import build_codec
 from experiments.cli import compose_config
@@ -44,7 +44,7 @@ def test_it_takes_noise_away(photos, network, least):
 
 @pytest.mark.parametrize("preset", ["fast", "medium"])
 def test_auto_costs_about_3_db(photos, preset):
-    codec = build(f"codec/preset={preset}", "codec.base.levels=[1]")
+    codec = build(f"codec/preset={preset}", "codec.base.level=[1]")
     lost = []
     for x in photos:
         streams = codec.compress(x)
@@ -59,9 +59,7 @@ def test_auto_costs_about_3_db(photos, preset):
 def test_the_constraint_of_slow_brings_the_base_back_to_its_own_picture(photos):
     distances = {}
     for zeta in (0.0, 0.6):
-        codec = build(
-            "codec/preset=slow", "codec.base.levels=[1]", f"codec.preset.slow.zeta={zeta}"
-        )
+        codec = build("codec/preset=slow", "codec.base.level=[1]", f"codec.preset.slow.zeta={zeta}")
         for i, x in enumerate(photos):
             codec.select("base,level=1")
             x_hat = codec.decompress(codec.compress(x))

@@ -13,6 +13,7 @@ from torch import Tensor
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
+from diffcodec.points import Setting, combine, listed
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Format:
     max_side: int
     rising: bool = True
 
-    def save_options(self, value: int) -> dict[str, Any]:
+    def save_options(self, value: Setting) -> dict[str, Any]:
         """Pillow's arguments for one operating point; all others are Pillow's defaults."""
         if self.parameter == "ratio":
             return {"quality_mode": "rates", "quality_layers": [value], "irreversible": True}
@@ -53,27 +54,39 @@ class PillowCodec(Codec):
 
     Args:
         format: `JPEG`, `WEBP`, `JPEG2000` or `AVIF`.
-        values: operating points: the format's quality, or for JPEG 2000 the compression ratio
-            against 24-bit RGB (irreversible wavelet, one layer).
+        quality: operating points of all but JPEG 2000, one or several of the format's qualities.
+        ratio: operating points of JPEG 2000: the compression ratio against 24-bit RGB (irreversible
+            wavelet, one layer).
 
     Raises:
-        ValueError: an unknown format, one that this Pillow was built without, or a value out of
-            range.
+        ValueError: an unknown format, one that this Pillow was built without, the other format's
+            parameter, or a value out of range.
     """
 
-    def __init__(self, format: str, values: Sequence[int]) -> None:
+    def __init__(
+        self,
+        format: str,
+        *,
+        quality: int | Sequence[int] | None = None,
+        ratio: int | Sequence[int] | None = None,
+    ) -> None:
         if format not in FORMATS:
             raise ValueError(f"unknown format {format!r}, choose from {sorted(FORMATS)}")
         spec = FORMATS[format]
         if not features.check(_FEATURES[format]):
             raise ValueError(f"this build of Pillow cannot write {format}: install another Pillow")
+        given = {"quality": quality, "ratio": ratio}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        if [*chosen] != [spec.parameter]:
+            raise ValueError(f"{format} is coded by its {spec.parameter}, got {chosen}")
+        values = listed(chosen[spec.parameter])
         outside = [v for v in values if not spec.low <= v <= spec.high]
         if outside:
             raise ValueError(
                 f"{format} {spec.parameter} {outside} is outside {spec.low} to {spec.high}"
             )
         ordered = sorted(values, reverse=not spec.rising)
-        super().__init__([f"{spec.parameter}={value}" for value in ordered])
+        super().__init__(combine(rate={spec.parameter: ordered}))
         self._format = format
         self._spec = spec
 
@@ -87,7 +100,7 @@ class PillowCodec(Codec):
                 f"{self._format} holds at most {self._spec.max_side} pixels a side, "
                 f"got {height}x{width}"
             )
-        options = self._spec.save_options(int(self.point.partition("=")[2]))
+        options = self._spec.save_options(self.point.rate[self._spec.parameter])
         payloads = []
         for image in x:
             file = io.BytesIO()

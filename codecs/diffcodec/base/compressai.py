@@ -11,6 +11,7 @@ from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
 from diffcodec.base.learned import LearnedCodec
+from diffcodec.points import Point, combine, listed
 from diffcodec.weights import load_strict
 
 # The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
@@ -52,7 +53,7 @@ class CompressAICodec(LearnedCodec):
             raise ValueError(f"unknown architecture {architecture!r}, choose from {sorted(cfgs)}")
         if metric not in LAMBDAS:
             raise ValueError(f"unknown metric {metric!r}, choose from {sorted(LAMBDAS)}")
-        qualities = [quality] if isinstance(quality, int) else list(quality)
+        qualities = listed(quality)
         known = sorted(cfgs[architecture])
         if not qualities or not set(qualities) <= set(known):
             raise ValueError(f"unknown quality {quality} for {architecture}, choose from {known}")
@@ -67,7 +68,7 @@ class CompressAICodec(LearnedCodec):
             self._build(qualities[0]),
             lr=lr,
             aux_lr=aux_lr,
-            points=[f"quality={q}" for q in qualities],
+            points=combine(rate={"quality": qualities}),
         )
         self._quality = qualities[0]
         self._from_zoo = weights == "zoo"
@@ -76,9 +77,9 @@ class CompressAICodec(LearnedCodec):
         elif weights is not None:
             self.load_weights(weights)
 
-    def select(self, point: str) -> None:
+    def select(self, point: Point | str) -> None:
         super().select(point)
-        quality = int(point.removeprefix("quality="))
+        quality = int(self.point.rate["quality"])  # type: ignore[arg-type]
         if quality != self._quality:
             device = self.device
             self.model = self._build(quality)

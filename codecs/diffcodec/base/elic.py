@@ -8,6 +8,7 @@ from compressai.models import Elic2022Chandelier, Elic2022Official
 from torch import Tensor
 
 from diffcodec.base.learned import LearnedCodec
+from diffcodec.points import combine
 
 VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
 
@@ -59,7 +60,7 @@ class Elic(LearnedCodec):
         if sum(groups) != M:
             raise ValueError(f"groups {list(groups)} sum to {sum(groups)}, not to M={M}")
         model = VARIANTS[variant](N, M, list(groups))
-        super().__init__(model, lr=lr, aux_lr=aux_lr, points=["default"])
+        super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"lmbda": lmbda}))
         self._groups = tuple(groups)
         self._variant = variant
         self._loss = RateDistortionLoss(lmbda)

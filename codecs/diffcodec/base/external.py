@@ -15,6 +15,7 @@ from torch import Tensor
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
+from diffcodec.points import combine, listed
 
 # BT.709 luma weights; chroma is scaled to [-1/2, 1/2] (Rec. ITU-R BT.709-6, item 3.3).
 _KR, _KB = 0.2126, 0.0722
@@ -45,15 +46,16 @@ class ExternalCodec(Codec):
     """A codec that is a pair of programs; the stream holds the file that the encoder wrote.
 
     Args:
-        values: operating points, as quantization parameters (a lower one is a higher rate).
+        qp: operating points, one or several quantization parameters (a lower one is a higher rate).
         timeout: seconds after which a program is stopped, per image.
     """
 
-    def __init__(self, values: Sequence[int], *, low: int, high: int, timeout: float) -> None:
+    def __init__(self, qp: int | Sequence[int], *, low: int, high: int, timeout: float) -> None:
+        values = listed(qp)
         outside = [value for value in values if not low <= value <= high]
         if outside:
             raise ValueError(f"quantization parameter {outside} is outside {low} to {high}")
-        super().__init__([f"qp={value}" for value in sorted(values, reverse=True)])
+        super().__init__(combine(rate={"qp": sorted(values, reverse=True)}))
         self._timeout = timeout
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
@@ -74,7 +76,7 @@ class ExternalCodec(Codec):
     @property
     def qp(self) -> int:
         """The quantization parameter that `compress` uses."""
-        return int(self.point.removeprefix("qp="))
+        return int(self.point.rate["qp"])  # type: ignore[arg-type]
 
     def _encode_image(self, folder: Path, image: Tensor) -> bytes:
         raise NotImplementedError
@@ -103,7 +105,7 @@ class Bpg(ExternalCodec):
     """BPG (Bellard): HEVC intra.
 
     Args:
-        values: QPs, 0 to 51.
+        qp: one or several, 0 to 51.
         chroma: `420` (the program's default), `422` or `444`.
         encoder: HEVC encoder inside the program, `x265` or `jctvc`.
         bpgenc, bpgdec: the programs, by name on PATH or by path.
@@ -116,7 +118,7 @@ class Bpg(ExternalCodec):
 
     def __init__(
         self,
-        values: Sequence[int],
+        qp: int | Sequence[int],
         *,
         chroma: str = "444",
         encoder: str = "x265",
@@ -126,7 +128,7 @@ class Bpg(ExternalCodec):
     ) -> None:
         if str(chroma) not in ("420", "422", "444"):
             raise ValueError(f"unknown chroma {chroma!r}, choose from 420, 422, 444")
-        super().__init__(values, low=0, high=51, timeout=timeout)
+        super().__init__(qp, low=0, high=51, timeout=timeout)
         self._chroma, self._encoder = str(chroma), encoder
         self._bpgenc = find_program(bpgenc, install=self.INSTALL)
         self._bpgdec = find_program(bpgdec, install=self.INSTALL)
@@ -157,7 +159,7 @@ class Vtm(ExternalCodec):
     wrappers do, puts a ceiling of 43.7 dB on Kodak.
 
     Args:
-        values: QPs, 0 to 63.
+        qp: one or several, 0 to 63.
         config: VTM's `encoder_intra_vtm.cfg`.
         bit_depth: of the YCbCr samples, 8 or 10.
         encoder, decoder: the programs, by name on PATH or by path.
@@ -170,7 +172,7 @@ class Vtm(ExternalCodec):
 
     def __init__(
         self,
-        values: Sequence[int],
+        qp: int | Sequence[int],
         *,
         config: str | None,
         bit_depth: int = 8,
@@ -180,7 +182,7 @@ class Vtm(ExternalCodec):
     ) -> None:
         if bit_depth not in (8, 10):
             raise ValueError(f"unknown bit depth {bit_depth}, choose from 8, 10")
-        super().__init__(values, low=0, high=63, timeout=timeout)
+        super().__init__(qp, low=0, high=63, timeout=timeout)
         self._encoder = find_program(encoder, install=self.INSTALL)
         self._decoder = find_program(decoder, install=self.INSTALL)
         if config is None or not Path(config).expanduser().is_file():

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
+from diffcodec.points import Point, combine, listed
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ class MsIllm(Codec):
     """MS-ILLM, or its mean-square-error base without the GAN.
 
     Args:
-        values: qualities 1 to 6, one network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45 and
-            0.9 bpp); each is fetched when it is first selected.
+        quality: 1 to 6, one or several, a network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45
+            and 0.9 bpp); each is fetched when it is first selected.
         gan: `msillm_quality_*` (true) or `noganms_quality_*` (false).
         repo: torch hub repository, or a local clone of it.
 
@@ -39,19 +40,20 @@ class MsIllm(Codec):
     num_sections = 2
     differentiable = True
 
-    def __init__(self, values: Sequence[int], *, gan: bool = True, repo: str = HUB) -> None:
-        if not values or not set(values) <= set(range(1, 7)):
-            raise ValueError(f"unknown quality {list(values)}, choose from 1 to 6")
-        super().__init__([f"quality={value}" for value in sorted(values)])
+    def __init__(self, quality: int | Sequence[int], *, gan: bool = True, repo: str = HUB) -> None:
+        qualities = sorted(listed(quality))
+        if not qualities or not set(qualities) <= set(range(1, 7)):
+            raise ValueError(f"unknown quality {qualities}, choose from 1 to 6")
+        super().__init__(combine(rate={"quality": qualities}))
         self._entry = "msillm_quality" if gan else "noganms_quality"
         self._repo = repo
         self.model: Any = self._load()
         log.warning("MS-ILLM's weights are CC-BY-NC 4.0: for non-commercial use only")
 
-    def select(self, point: str) -> None:
-        changed = point != self.point
+    def select(self, point: Point | str) -> None:
+        before = self.point
         super().select(point)
-        if changed:
+        if self.point != before:
             self.model = self._load()
 
     def format_config(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ class MsIllm(Codec):
         return x_hat[..., :height, :width]
 
     def _load(self) -> nn.Module:
-        entry = f"{self._entry}_{self.point.removeprefix('quality=')}"
+        entry = f"{self._entry}_{self.point.rate['quality']}"
         from pathlib import Path
 
         source = "local" if Path(self._repo).is_dir() else "github"

@@ -23,6 +23,7 @@ from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
 from diffcodec.optimization import clip_network, hyperprior_optimizer
+from diffcodec.points import Point
 from diffcodec.weights import load_checkpoint, load_strict, remap, state_dict_of
 
 STRIDE = 64  # of z: every model here halves the image six times
@@ -51,7 +52,7 @@ class LearnedCodec(Codec):
     differentiable = True
 
     def __init__(
-        self, model: CompressionModel, *, lr: float, aux_lr: float, points: Sequence[str]
+        self, model: CompressionModel, *, lr: float, aux_lr: float, points: Sequence[Point]
     ) -> None:
         super().__init__(points)
         self.model = model

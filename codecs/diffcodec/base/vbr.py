@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffcodec.base.compressai import LAMBDAS
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.bitstream import BitstreamError
+from diffcodec.points import combine, listed
 
 
 class VariableRateCodec(LearnedCodec):
@@ -24,15 +25,15 @@ class VariableRateCodec(LearnedCodec):
         N, M: channels of the transforms and of y; 192 and 320 in the paper.
         lambdas: rate-distortion weight of each level, rising; the paper's by default. Level i
             scales y by sqrt(lambdas[i] / 0.18), which makes the paper's gains of its lambdas.
-        levels: operating points, as indices into `lambdas`; null is all of them.
+        level: operating points, as indices into `lambdas`, one or several; null is all of them.
         draw: how often each level is drawn in training, relatively; null draws all alike.
         weights: null (from scratch) or a source of `diffcodec.weights`; `package:` has the small
             model (N=64, M=128).
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
 
     Raises:
-        ValueError: a level that there is not, lambdas or draws that make no sense, or weights that
-            do not fit N and M.
+        ValueError: an unknown level, lambdas that do not rise or draws that are no frequencies, or
+            weights that do not fit N and M.
     """
 
     num_sections = 3
@@ -43,7 +44,7 @@ class VariableRateCodec(LearnedCodec):
         M: int = 320,
         *,
         lambdas: Sequence[float] = LAMBDAS["mse"],
-        levels: Sequence[int] | None = None,
+        level: int | Sequence[int] | None = None,
         draw: Sequence[float] | None = None,
         weights: str | None = None,
         lr: float = 1e-4,
@@ -54,9 +55,9 @@ class VariableRateCodec(LearnedCodec):
         ):
             raise ValueError(f"lambdas must be 1 to 256 rising positive numbers, got {lambdas}")
         count = len(lambdas)
-        levels = range(count) if levels is None else levels
+        levels = list(range(count)) if level is None else sorted(listed(level))
         if not levels or not set(levels) <= set(range(count)):
-            raise ValueError(f"unknown levels {list(levels)}, choose from 0 to {count - 1}")
+            raise ValueError(f"unknown level {levels}, choose from 0 to {count - 1}")
         draw = [1.0] * count if draw is None else draw
         if len(draw) != count or min(draw) < 0 or sum(draw) <= 0:
             raise ValueError(f"draw {list(draw)} must be {count} frequencies, one per lambda")
@@ -64,9 +65,7 @@ class VariableRateCodec(LearnedCodec):
         gains = (torch.tensor(lambdas) / LAMBDAS["mse"][-1]).sqrt()
         model.lmbda, model.levels = list(lambdas), count
         model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
-        super().__init__(
-            model, lr=lr, aux_lr=aux_lr, points=[f"level={level}" for level in sorted(levels)]
-        )
+        super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"level": levels}))
         self._draw = torch.tensor(draw, dtype=torch.float32)
         # The gains follow from this config: a checkpoint of other lambdas does not bring its own.
         self._gains = gains
@@ -77,7 +76,7 @@ class VariableRateCodec(LearnedCodec):
     @property
     def level(self) -> int:
         """The gain that `compress` uses."""
-        return int(self.point.removeprefix("level="))
+        return int(self.point.rate["level"])  # type: ignore[arg-type]
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         level = int(torch.multinomial(self._draw, 1))

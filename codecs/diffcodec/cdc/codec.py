@@ -47,7 +47,7 @@ class CDC(Codec):
         num_timesteps: of the diffusion process; null is the released 8193 (x0) or 20000 (eps).
         steps: decoding steps, one number or several; null is 17 (x0) or 200 (eps).
         gamma: standard deviation of the starting noise, one or several. The operating points are
-            all pairs, named `steps=17,gamma=0.8`.
+            all pairs of a number of steps and a gamma.
         lmbda: weight of the rate in bits per pixel.
         warmup_lmbda, warmup_steps: that weight in the first steps of training.
         ramp_steps: over which it then rises to `lmbda`.
@@ -104,8 +104,7 @@ class CDC(Codec):
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        self._settings = process.decoding_points(steps, gamma)
-        super().__init__([*self._settings])
+        super().__init__(process.decoding_points(steps, gamma, lmbda))
         self.process = process
         if context_channels is None:
             context_channels = width if prediction == "x0" else 3
@@ -194,7 +193,8 @@ class CDC(Codec):
 
         Algorithm 1, right, at the selected number of steps and gamma.
         """
-        num_steps, gamma = self._settings[self.point]
+        settings: Any = self.point.decoding
+        num_steps, gamma = settings["steps"], settings["gamma"]
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)

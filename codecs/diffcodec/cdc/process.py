@@ -10,7 +10,6 @@ time         t / N                           t / N; while sampling in S steps, s
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from diffcodec.diffusion.schedule import (
     sigmas_of,
     spaced_timesteps,
 )
+from diffcodec.points import Point, combine, listed
 
 MAX_SNR = 5.0  # that a noise level's weight grows to (Hang et al. 2023)
 
@@ -56,13 +56,14 @@ class Process:
         )
 
     def decoding_points(
-        self, steps: int | Sequence[int] | None, gamma: float | Sequence[float]
-    ) -> dict[str, tuple[int, float]]:
-        """All pairs of a number of steps and a starting noise, by the names of their points.
+        self, steps: int | Sequence[int] | None, gamma: float | Sequence[float], lmbda: float
+    ) -> tuple[Point, ...]:
+        """The operating points: all pairs of a number of steps and a starting noise.
 
         Args:
             steps: one or several; None is 17 (x0) or 200 (eps).
             gamma: one or several.
+            lmbda: the weight of the rate that the model was trained with.
 
         Raises:
             ValueError: a number of steps that the process does not have, a negative gamma, or one
@@ -70,18 +71,19 @@ class Process:
         """
         if steps is None:
             steps = 17 if self.prediction == "x0" else 200
-        all_steps = [steps] if isinstance(steps, int) else list(steps)
-        gammas = [gamma] if isinstance(gamma, int | float) else list(gamma)
-        for count in all_steps:
+        gammas = [float(g) for g in listed(gamma)]
+        for count in listed(steps):
             if not 1 <= count <= self.num_timesteps:
                 raise ValueError(f"steps must be in 1 to {self.num_timesteps}, got {count}")
         if not all(g >= 0 for g in gammas):
             raise ValueError(f"gamma must be at least 0, got {gammas}")
-        pairs = list(product(all_steps, gammas))
-        points = {f"steps={s},gamma={g:g}": (s, float(g)) for s, g in pairs}
-        if len(points) < len(pairs):
-            raise ValueError(f"points are named twice: steps={all_steps}, gamma={gammas}")
-        return points
+        return combine(
+            rate={"lmbda": lmbda},
+            decoding={
+                "steps": steps,
+                "gamma": gammas[0] if isinstance(gamma, int | float) else gammas,
+            },
+        )
 
     def training_denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
         """D around the network, told t / N."""

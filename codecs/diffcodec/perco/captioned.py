@@ -10,13 +10,14 @@ from torch import Tensor
 from diffcodec.codec import Codec
 from diffcodec.perco.captioners import Captioner
 from diffcodec.perco.text import find_text_coder
+from diffcodec.points import Point
 
 
 class CaptionedCodec(Codec):
     """A codec that sends a caption with each image.
 
     Args:
-        points: names of the operating points.
+        points: the operating points.
         captioner: images -> captions, see `diffcodec.perco.captioners`.
         text_coder: `zlib` or `dictionary`, see `diffcodec.perco.text`.
 
@@ -25,7 +26,11 @@ class CaptionedCodec(Codec):
     """
 
     def __init__(
-        self, points: Sequence[str] = ("default",), *, captioner: Captioner, text_coder: str
+        self,
+        points: Sequence[Point] = (Point("default"),),
+        *,
+        captioner: Captioner,
+        text_coder: str,
     ) -> None:
         super().__init__(points)
         self.captioner = captioner

@@ -21,8 +21,9 @@ from diffcodec.perco.captioners import Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet
 from diffcodec.perco.model import FROZEN, LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
-from diffcodec.perco.points import Setting, build_settings
+from diffcodec.perco.points import build_points
 from diffcodec.perco.process import GRID_STEPS
+from diffcodec.perco.rates import Rate
 from diffcodec.perco.sampling import seed_of_sample
 from diffcodec.perco.text import caption_words
 from diffcodec.perco.tokenizer import WordTokenizer
@@ -39,7 +40,7 @@ class PerCo(CaptionedCodec):
 
     Args:
         backbone: the latent diffusion model; its autoencoder and text encoder stay as they are.
-        rates: one or several of `diffcodec.perco.rates`, by name or as [grid, codes]: one U-Net, a
+        rate: one or several of `diffcodec.perco.rates`, by name or as [grid, codes]: one U-Net, a
             hyper-encoder each; training draws one per step. null: that of a PerCo (SD) checkpoint.
         captioner: images -> captions, see `diffcodec.perco.captioners`.
         text_coder: `zlib` as in the paper, or `dictionary`.
@@ -75,7 +76,7 @@ class PerCo(CaptionedCodec):
     def __init__(
         self,
         backbone: Backbone,
-        rates: Sequence[str | Sequence[int]] | None = ("8x8/256",),
+        rate: str | Sequence[str | Sequence[int]] | None = ("8x8/256",),
         *,
         captioner: Captioner | None = None,
         text_coder: str = "zlib",
@@ -107,7 +108,7 @@ class PerCo(CaptionedCodec):
         weights: str | None = None,
     ) -> None:
         parsed, options, state = choose_hyper_encoders(
-            backbone, rates, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
+            backbone, rate, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
         )
         for name, value in (("caption_drop", caption_drop), ("local_drop", local_drop)):
             if not 0 <= value <= 1:
@@ -116,7 +117,7 @@ class PerCo(CaptionedCodec):
             raise ValueError(
                 f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
             )
-        self._settings = build_settings(
+        points = build_points(
             parsed,
             steps=steps,
             guidance=guidance,
@@ -125,9 +126,7 @@ class PerCo(CaptionedCodec):
             num_samples=num_samples,
             grid_steps=grid_steps,
         )
-        super().__init__(
-            [*self._settings], captioner=captioner or FixedCaptioner(), text_coder=text_coder
-        )
+        super().__init__(points, captioner=captioner or FixedCaptioner(), text_coder=text_coder)
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
         options |= {"decay": codebook_decay, "dead_code_threshold": dead_code_threshold}
         self.model = LatentDiffusion(
@@ -150,9 +149,9 @@ class PerCo(CaptionedCodec):
             self.load_weights(weights)
 
     @property
-    def setting(self) -> Setting:
-        """The selected operating point."""
-        return self._settings[self.point]
+    def _rate(self) -> Rate:
+        """Of the selected operating point."""
+        return next(rate for rate in self.rates if rate.name == self.point.rate["rate"])
 
     def load_weights(self, source: str) -> None:
         """Load what training changed; the rest stays the backbone's.
@@ -205,21 +204,21 @@ class PerCo(CaptionedCodec):
         return self.model.decoding_state()
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
-        setting = self.setting
+        rate, condition = self._rate, self.point.encoding["condition"]
         captions: Sequence[str | None] = [None] * len(x)
-        if setting.condition != "local":
-            own = setting.caption is None
-            captions = self.captioner(x) if own else [setting.caption] * len(x)
-        index = self.rates.index(setting.rate)
+        if condition != "local":
+            given: Any = self.point.encoding["caption"]
+            captions = self.captioner(x) if given is None else [given] * len(x)
+        index = self.rates.index(rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         for image, caption in zip(x.split(1), captions, strict=True):
             text = None if caption is None else self._encode_text(caption)
-            has_local = setting.condition != "text"
+            has_local = condition != "text"
             codes = b""
             if has_local:
                 indices = self.model.indices(image, index)
-                codes = encode_indices(indices.flatten().tolist(), setting.rate.num_codes)
+                codes = encode_indices(indices.flatten().tolist(), rate.num_codes)
             payloads.append([join_caption(index, text, has_local=has_local), codes])
         return payloads
 
@@ -233,6 +232,7 @@ class PerCo(CaptionedCodec):
         ]
         if self.noise_seed is not None:
             seeds = [self.noise_seed] * len(seeds)
+        settings: Any = self.point.decoding
         images = []
         for (index, caption, indices), seed in zip(contents, seeds, strict=True):
             rate, codes = self.rates[index], None
@@ -245,9 +245,9 @@ class PerCo(CaptionedCodec):
                 caption=caption,
                 index=index,
                 indices=codes,
-                seed=seed_of_sample(seed, self.setting.sample),
-                num_steps=self.setting.steps or rate.default_steps,
-                guidance=self.setting.guidance,
+                seed=seed_of_sample(seed, settings["sample"]),
+                num_steps=settings["steps"] or rate.default_steps,
+                guidance=settings["guidance"],
                 bf16=self.decode_precision == "bf16",
             )
             images.append(x_hat)

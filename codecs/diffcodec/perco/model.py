@@ -13,6 +13,7 @@ from diffcodec.perco.process import LatentProcess
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.perco.sampling import sample_latent
 from diffcodec.perco.training import drop
+from diffcodec.points import listed
 from diffcodec.weights import load_strict, state_dict_of
 
 FROZEN = ("backbone.latents.", "backbone.text_encoder.")
@@ -218,7 +219,7 @@ class LatentDiffusion(nn.Module):
 
 
 def choose_hyper_encoders(
-    backbone: Backbone, rates: Sequence[str | Sequence[int]] | None, options: dict[str, Any]
+    backbone: Backbone, rates: str | Sequence[str | Sequence[int]] | None, options: dict[str, Any]
 ) -> tuple[list[Rate], dict[str, Any], dict[str, Tensor] | None]:
     """Rates, options and weights of the hyper-encoders: as asked for, or the backbone's own.
 
@@ -227,14 +228,14 @@ def choose_hyper_encoders(
     """
     if backbone.hyper_encoder_weights is None:
         if not rates:
-            raise ValueError("rates is empty: give at least one, as in rates=[8x8/256]")
-        return [parse_rate(rate) for rate in rates], options, None
+            raise ValueError("rate is empty: give at least one, as in rate=[8x8/256]")
+        return [parse_rate(rate) for rate in listed(rates)], options, None
     stored, state = backbone.hyper_encoder_weights
     options = {key: stored[key] for key in ("N", "M", "codebook_dim")} | {"cosine": False}
     rate = Rate(stored["grid"], stored["num_codes"])
-    if rates is not None and [parse_rate(r) for r in rates] != [rate]:
+    if rates is not None and [parse_rate(r) for r in listed(rates)] != [rate]:
         raise ValueError(
-            f"the backbone is a PerCo checkpoint of rate {rate.name}, not of {list(rates)}: "
-            f"set rates=[{rate.name}] or rates=null"
+            f"the backbone is a PerCo checkpoint of rate {rate.name}, not of {listed(rates)}: "
+            f"set rate=[{rate.name}] or rate=null"
         )
     return [rate], options, state

@@ -35,6 +35,6 @@ class Calibration:
                 )
             self._images = list(self._load())
         images = [x.to(base.device) for x in self._images]
-        if base.point not in self._decoded:
-            self._decoded[base.point] = [base.decompress(base.compress(x)) for x in images]
-        return list(zip(images, self._decoded[base.point], strict=True))
+        if base.point.name not in self._decoded:
+            self._decoded[base.point.name] = [base.decompress(base.compress(x)) for x in images]
+        return list(zip(images, self._decoded[base.point.name], strict=True))

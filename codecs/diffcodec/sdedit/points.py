@@ -1,46 +1,29 @@
 """Operating points of the enhancer: what the decoder does, at each point of the base codec."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 
+from diffcodec.points import Point, combine, listed
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.strength import AUTO, PER_IMAGE
 
 BASE = "base"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One operating point.
-
-    Attributes:
-        series: the line of the figure it belongs to.
-        base_point: operating point of the base codec.
-        preset: its name; None is the base's own picture.
-        strength: a noise level, `auto` or `per_image`.
-        blend: share of the enhanced picture in what is decoded.
-    """
-
-    series: str
-    base_point: str
-    preset: str | None = None
-    strength: float | str = 0.0
-    blend: float = 1.0
-
-
-def build_settings(
-    base_points: Sequence[str],
+def build_points(
+    base_points: Sequence[Point],
     presets: Mapping[str, Preset],
     *,
     strength: str | float | Sequence[str | float],
     blend: float | Sequence[float],
     show_base: bool,
-) -> dict[str, Setting]:
-    """All points by name, series after series, the base's own last.
+) -> dict[str, tuple[Point, Point]]:
+    """All points by name, each with the base's that it starts from; the base's own are the last.
 
-    A series is a preset, followed by those settings of which a list was given, as in
-    `medium,strength=0.2`; a point's name is its series and the base's point.
+    A line is a preset, followed by those settings of which a list was given, as in
+    `medium,strength=0.2`. Presets share the base's bytes, but for `per_image`, whose byte depends
+    on the preset. Settings are `preset` (None is the base's own picture), `strength` (a noise
+    level, `auto` or `per_image`) and `blend`, beside those of the base.
 
     Raises:
         ValueError: there is no preset, one is called `base`, a value is out of range, or strengths
@@ -50,26 +33,43 @@ def build_settings(
         raise ValueError("the enhancer needs a preset: fast, medium or slow")
     if BASE in presets:
         raise ValueError(f"a preset cannot be called {BASE!r}: that is the base codec's own curve")
-    strengths = [_strength(s) for s in _listed(strength)]
-    blends = [float(b) for b in _listed(blend)]
+    strengths = [_strength(s) for s in listed(strength)]
+    blends = [float(b) for b in listed(blend)]
     if PER_IMAGE in strengths and len(strengths) > 1:
         raise ValueError(f"strength={PER_IMAGE} changes the stream: it cannot be in a list")
     if not all(0 <= b <= 1 for b in blends):
         raise ValueError(f"blend must be in [0, 1], got {blends}")
-    settings = {}
-    for preset, s, b in product(presets, strengths, blends):
-        parts = [preset]
-        if not isinstance(strength, str | int | float):
-            parts.append(f"strength={s if isinstance(s, str) else format(s, 'g')}")
-        if not isinstance(blend, int | float):
-            parts.append(f"blend={b:g}")
-        series = ",".join(parts)
-        for point in base_points:
-            settings[f"{series},{point}"] = Setting(series, point, preset, s, b)
+    options = combine(
+        decoding={
+            "strength": strengths[0] if isinstance(strength, str | int | float) else strengths,
+            "blend": blends[0] if isinstance(blend, int | float) else blends,
+        }
+    )
+    signalled = PER_IMAGE in strengths
+    found = {}
+    for preset, option, point in product(presets, options, base_points):
+        line = ",".join(filter(None, (preset, option.series, point.series)))
+        own = {"preset": preset, **option.decoding}
+        enhanced = Point(
+            f"{','.join(filter(None, (preset, option.series)))},{point.name}",
+            rate=point.rate,
+            encoding={**point.encoding, **(own if signalled else {})},
+            decoding={**point.decoding, **({} if signalled else own)},
+            series=line,
+        )
+        found[enhanced.name] = (enhanced, point)
     if show_base:
         for point in base_points:
-            settings[f"{BASE},{point}"] = Setting(BASE, point)
-    return settings
+            own = {"preset": None, "strength": 0.0, "blend": 1.0}
+            plain = Point(
+                f"{BASE},{point.name}",
+                rate=point.rate,
+                encoding={**point.encoding, **(own if signalled else {})},
+                decoding={**point.decoding, **({} if signalled else own)},
+                series=",".join(filter(None, (BASE, point.series))),
+            )
+            found[plain.name] = (plain, point)
+    return found
 
 
 def _strength(value: str | float) -> str | float:
@@ -85,11 +85,3 @@ def _strength(value: str | float) -> str | float:
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"strength must be at least 0, got {value}")
     return sigma
-
-
-def _listed(value):  # type: ignore[no-untyped-def]
-    """One value or several -> a list."""
-    values = [value] if isinstance(value, str | int | float) else list(value)
-    if not values:
-        raise ValueError("a list of settings is empty: a codec needs at least one operating point")
-    return values

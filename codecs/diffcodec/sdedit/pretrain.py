@@ -21,6 +21,7 @@ from diffcodec.codec import Codec, to_uint8
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser, like
 from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
+from diffcodec.points import combine
 from diffcodec.sdedit.network import SmallUNet
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small import SIGMA_MIN, load_network
@@ -58,7 +59,7 @@ class PriorTraining(Codec):
     ) -> None:
         if not all(sigma > 0 for sigma in sigmas):
             raise ValueError(f"sigmas must be above 0, got {list(sigmas)}")
-        super().__init__([f"sigma={sigma:g}" for sigma in sigmas])
+        super().__init__(combine(decoding={"sigmas": list(sigmas)}))
         self.network = load_network(channels, layers, weights)
         self.p_mean, self.p_std = p_mean, p_std
         self.lr, self.warmup_steps = lr, warmup_steps
@@ -75,7 +76,7 @@ class PriorTraining(Codec):
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
         images = []
-        sigma = torch.tensor(float(self.point.removeprefix("sigma=")))
+        sigma = torch.tensor(self.point.decoding["sigmas"])
         for (pixels,), seed in zip(payloads, seeds, strict=True):
             if len(pixels) != 3 * height * width:
                 raise BitstreamError(f"{len(pixels)} bytes are no picture of {height}x{width}")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.comparison.runs import Run, read_data
+from diffcodec.curves import curve_from_json
+from diffcodec.points import Point, combine
+from experiments.comparison.runs import Run
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +27,7 @@ def make_run():
         results: Mapping[str, Sequence[float | None]] | None = None,
         *,
         source: str = "a/curve.json",
-        points: Sequence[str] | None = None,
+        points: Sequence[Point] | None = None,
         codec: Mapping[str, Any] | None = None,
         **meta: Any,
     ) -> Run:
@@ -34,8 +36,8 @@ def make_run():
         if codec is not None:
             data["meta"]["config"] = {"name": name, "fit": False, "codec": dict(codec)}
         if points is not None:
-            data["meta"]["points"] = list(points)
-        return read_data(json.loads(json.dumps(data)), source=source)
+            data["meta"]["points"] = [point.to_json() for point in points]
+        return Run(curve_from_json(json.loads(json.dumps(data)), source=source), source)
 
     return make
 
@@ -53,7 +55,8 @@ def outputs(tmp_path_factory) -> Path:
     grid = np.arange(64)
     for shift, (codec, rates) in enumerate({"alpha": (0.2, 0.4), "beta": (0.25, 0.5)}.items()):
         folder = root / codec / "2026-01-01"
-        points = [f"quality={i}" for i in (1, 2)]
+        settings = combine(rate={"quality": [1, 2]})
+        points = [point.name for point in settings]
         rows = []
         for i, (point, rate) in enumerate(zip(points, rates, strict=True)):
             for index, name in enumerate(("one.png", "two.png")):
@@ -68,16 +71,17 @@ def outputs(tmp_path_factory) -> Path:
                     Image.fromarray(decoded).save(path)
                 rows.append([point, index, name, rate * (1 + 0.1 * index), 30 + i])
         with (folder / "images.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["point", "index", "name", "bpp", "psnr"], *rows])
+            csv.writer(file).writerows([["point", "index", "name", "bpp", "psnr-rgb"], *rows])
         curve = {
             "name": codec,
             "meta": {
-                **{"dataset": "photos", "num_images": 2, "sizes": ["64x64"], "points": points},
+                **{"dataset": "photos", "num_images": 2, "sizes": ["64x64"]},
+                **{"points": [point.to_json() for point in settings]},
                 **{"fid": "whole images", "num_patches": 2, "num_parameters": 10**6},
                 "config": {
                     "name": codec,
                     "fit": False,
-                    "codec": {"_target_": codec, "values": [1]},
+                    "codec": {"_target_": codec, "quality": [1, 2]},
                 },
             },
             "results": {

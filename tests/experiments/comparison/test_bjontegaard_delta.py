@@ -26,7 +26,7 @@ def test_published_curves_give_what_the_package_gives(published, method):
     runs = find_runs([str(published / "vtm.json"), str(published / "bpg_444_x265_ycbcr.json")])
     vtm, bpg = curves(*runs)
     columns = [
-        np.array([metrics[key] for _, metrics in run.points])
+        np.array([metrics[key] for metrics in run.curve.metrics])
         for run in (runs[1], runs[0])
         for key in ("bpp", "psnr-rgb")
     ]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from callbacks.reconstructions import Reconstructions
 from diffcodec.base.classical import PillowCodec
-from diffcodec.codec import CodecOutput
+from diffcodec.codec import CodecOutput, Decoding
 from experiments.comparison.joining import join
 from experiments.comparison.pictures import copy_pictures
 from experiments.comparison.runs import find_runs
@@ -39,7 +39,7 @@ def test_joined_curves_are_in_the_results_schema(compared):
     curves = json.loads((compared / "curves.json").read_text())
     assert [curve["name"] for curve in curves] == ["alpha", "beta", "<Other> & Co"]
     assert curves[0]["results"]["bpp"] == [0.2, 0.4]
-    assert curves[0]["meta"]["points"] == ["quality=1", "quality=2"]
+    assert [p["rate"] for p in curves[0]["meta"]["points"]] == [{"quality": 1}, {"quality": 2}]
 
 
 def test_the_table_s_numbers(compared):
@@ -61,12 +61,12 @@ def test_originals_and_reconstructions_are_beside_the_page(compared):
 
 def test_pictures_are_found_as_the_callback_writes_them(tmp_path):
     x = torch.rand(1, 3, 40, 48)
-    codec = PillowCodec("JPEG", [50])
+    codec = PillowCodec("JPEG", quality=50)
     writer = Reconstructions(str(tmp_path))
-    output = CodecOutput([7], ["a b.c.webp"], x, x, [10], [9], 0.1, 0.1)
+    output = CodecOutput([7], ["a b.c.webp"], x, [10], [9], 0.1, [Decoding(codec.point, x, 0.1)])
     writer.on_test_batch_end(None, codec, output)
     with (tmp_path / "images.csv").open("w") as file:
-        file.write("point,index,name,bpp,psnr\nquality=50,7,a b.c.webp,0.5,inf\n")
+        file.write("point,index,name,bpp,psnr-rgb\nquality=50,7,a b.c.webp,0.5,inf\n")
     # A series has its curve in a folder of its own.
     (tmp_path / "fast").mkdir()
     meta = {"points": ["quality=50"], "config": {"codec": {}}}

@@ -50,19 +50,17 @@ def test_the_uploaded_file_is_read_as_it_is_on_disk(outputs):
     (run,) = wandb_runs("me/project", "g", Api(Run("a", text=text), Run("b", group="h", text=text)))
     assert run.source == "me/project/a/fast"
     assert run.name == "alpha"
-    assert run.points[0] == (
-        "quality=1",
-        json.loads(text)["results"]
-        | {key: values[0] for key, values in json.loads(text)["results"].items()},
-    )
+    assert run.curve.points[0].rate == {"quality": 1}
+    results = json.loads(text)["results"]
+    assert run.curve.metrics[0] == {key: values[0] for key, values in results.items()}
     assert run.modified > 0
 
 
 def test_older_runs_are_read_from_their_history():
     history = [
         {"train/loss": 1.0},
-        {"curve/bpp": 0.1, "curve/psnr": 28.0, "curve/decode_seconds": 0.5, "curve/fid": None},
-        {"curve/bpp": 0.2, "curve/psnr": 30.0, "curve/decode_seconds": 0.5},
+        {"curve/bpp": 0.1, "curve/psnr-rgb": 28.0, "curve/decoding_time": 0.5, "curve/fid": None},
+        {"curve/bpp": 0.2, "curve/psnr-rgb": 30.0, "curve/decoding_time": 0.5},
     ]
     config = {"name": "jpeg", "codec": {"format": "JPEG"}, "datamodule": {"name": "kodak"}}
     runs = wandb_runs("me/project", None, Api(Run("x", history=history, config=config)))

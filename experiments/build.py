@@ -52,20 +52,44 @@ def build_coder(cfg: DictConfig) -> "Codec":
 
         state = state_dict_of(load_checkpoint(cfg.ckpt_path))
         load_strict(codec, state, source=cfg.ckpt_path)
-    elif is_untrained(codec, cfg):
-        raise ValueError("this codec needs weights: give ckpt_path=FILE or codec.weights=…")
+    refuse_untrained(codec, cfg)
     return codec.eval()
+
+
+def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
+    """Stop where a codec would code with random weights.
+
+    Raises:
+        ValueError: it has no weights; the message says how to give it some.
+    """
+    if cfg.allow_untrained or not is_untrained(codec, cfg):
+        return
+    nested = [name for name, _ in untrained_parts(codec, cfg)]
+    keys = " or ".join(f"codec.{name}.weights=…" for name in nested) or "codec.weights=…"
+    raise ValueError(
+        f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
+        f"{keys} (see the YAML of the codec for where they come from), ckpt_path=FILE, or train it "
+        "first by a recipe (experiment=…) or fit=true; allow_untrained=true goes on all the same"
+    )
 
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
     """Whether a codec that needs training, or one that it is built on, has weights from nowhere."""
+    if codec.trainable:
+        return not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
+    return bool(untrained_parts(codec, cfg))
+
+
+def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":
+    """The codecs inside a codec that need training and have weights from nowhere, by name."""
     from diffcodec.codec import Codec
 
-    given = cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained
-    if codec.trainable:
-        return not given
-    return any(
-        child.trainable and not (child.pretrained or cfg.codec[name].get("weights"))
+    if cfg.ckpt_path:
+        return []
+    return [
+        (name, child)
         for name, child in codec.named_children()
         if isinstance(child, Codec)
-    )
+        and child.trainable
+        and not (child.pretrained or cfg.codec[name].get("weights"))
+    ]

@@ -1,4 +1,4 @@
-"""Train a codec, then measure it at every operating point.
+"""Measure a codec at every operating point, and train it before where that is asked for.
 
     python -m experiments.run codec=… datamodule=… [key=value …]
     python -m experiments.run -m codec=jpeg,webp,avif …
@@ -6,7 +6,6 @@
 The second is a run per codec, and a table of them all at the end.
 """
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, is_untrained
+from experiments.build import build_codec, refuse_untrained
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -30,11 +29,13 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
 
 
-log = logging.getLogger(__name__)
-
-
 def run(cfg: DictConfig) -> None:
-    """Fit (unless `fit=false`), test at every operating point, report."""
+    """Fit (where `fit=true`), test at every operating point, report.
+
+    Raises:
+        ValueError: a setting is wrong, there is nothing to train, or there are no trained weights
+            to measure.
+    """
     from hydra.utils import instantiate
     from lightning.pytorch import seed_everything
 
@@ -44,20 +45,21 @@ def run(cfg: DictConfig) -> None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     codec = build_codec(cfg)
     points = find_points(codec.points, cfg.point)
+    if not cfg.fit:
+        refuse_untrained(codec, cfg)
+    elif not codec.trainable:
+        raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
     codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
     datamodule: LightningDataModule = instantiate(cfg.datamodule)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     logger = instantiate(cfg.logger)
     trainer: Trainer = instantiate(cfg.trainer, logger=logger, callbacks=callbacks)
 
-    fit = cfg.fit and codec.trainable
-    if fit:
+    if cfg.fit:
         trainer.fit(codec, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-    elif is_untrained(codec, cfg):
-        log.warning("this codec was neither trained nor given weights: its pictures are noise")
 
-    to_load = None if fit else cfg.ckpt_path
+    to_load = None if cfg.fit else cfg.ckpt_path
     # Images are encoded once for all points that share their bytes.
     for i, shared in enumerate(group_by_bytes(points)):
         codec.measure(shared, ceiling=i == 0)

@@ -105,7 +105,7 @@ def test_gains_are_compressai_s_for_its_lambdas():
         {"lambdas": [0.0, 0.1]},
         {"draw": [1]},
         {"draw": [0.0] * 8},
-        {"levels": []},
+        {"level": []},
     ],
 )
 def test_rates_that_make_no_sense_are_refused(arguments):

@@ -20,7 +20,7 @@ CASES = [
 @pytest.mark.parametrize(("codec", "overrides", "counts"), CASES)
 def test_metrics_do_not_depend_on_the_number_of_processes(runner, codec, overrides, counts):
     # A CPU's last digits depend on the threads of a process, whatever the number of processes.
-    arguments = (f"codec={codec}", "fit=false", "threads=1", *overrides)
+    arguments = (f"codec={codec}", "allow_untrained=true", "threads=1", *overrides)
     expected, _ = runner(f"{codec}-1", *arguments)
     for count in counts:
         name = f"{codec}-{count}"
@@ -39,6 +39,7 @@ def test_metrics_do_not_depend_on_the_number_of_processes(runner, codec, overrid
 def test_training_on_two_processes_and_a_set_smaller_than_that(runner):
     curve, _ = runner(
         *("ddp-fit", "codec=mbt2018_mean", "trainer=ddp_cpu", "trainer.max_steps=2"),
+        "fit=true",
         *("codec.size=[8,8]", "datamodule.batch_size=1"),
     )
     assert curve["meta"]["world_size"] == 2

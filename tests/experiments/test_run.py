@@ -14,7 +14,12 @@ from diffcodec.contact_sheet import CELL, GAP
 from tests.wandb_file import read_records
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("trainer.max_steps=3", "trainer.log_every_n_steps=1", "datamodule.batch_size=2")
+SHORT = (
+    "trainer.max_steps=3",
+    "fit=true",
+    "trainer.log_every_n_steps=1",
+    "datamodule.batch_size=2",
+)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def test_a_sweep_of_two_points_runs_end_to_end(folder, tmp_path, monkeypatch):
             "WANDB_MODE": "offline",
         }
         own = ["datamodule=folder", f"datamodule.root={folder}", "trainer=cpu"]
-        own += ["callbacks.evaluation.lpips=null", "callbacks.evaluation.inception=false"]
+        own += ["callbacks.evaluation.metrics=[psnr-rgb,fd_random]"]
         done = subprocess.run(
             [sys.executable, "-m", "experiments.agent", *arguments, *own],
             **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
@@ -119,4 +119,4 @@ def test_a_sweep_of_two_points_runs_end_to_end(folder, tmp_path, monkeypatch):
     assert sorted(runs) == ["run0", "run1"]
     assert runs["run0"].run_group == runs["run1"].run_group == "matched_rates"
     assert [runs[name].job_type for name in ("run0", "run1")] == ["jpeg", "webp"]
-    assert list(runs["run0"].tags) == ["jpeg", "folder", "rate=6…56"]
+    assert list(runs["run0"].tags) == ["jpeg", "folder", "quality=6…56"]

@@ -179,8 +179,8 @@ def test_malformed_sections_are_refused(perco, x):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rates": []}, "rates is empty"),
-        ({"rates": ["8x8/16", "8x8/16"]}, "given twice"),
+        ({"rates": []}, "rate is empty"),
+        ({"rates": ["8x8/16", "8x8/16"]}, "named twice"),
         ({"text_coder": "gzip"}, "'gzip', choose from zlib, dictionary"),
         ({"steps": 51}, "steps must be in 1 to 50, got 51"),
         ({"condition": "edges"}, "'edges', choose from both, text, local"),

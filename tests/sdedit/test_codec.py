@@ -230,7 +230,10 @@ def test_bad_settings_are_refused(make_codec, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "heun"}, "unknown solver 'heun', choose from consistency, dpmpp_2m"),
+        (
+            {"solver": "heun"},
+            "unknown solver 'heun', choose from consistency, ddim, dpmpp_2m, euler_sde",
+        ),
         ({"steps": 0}, "steps must be at least 1"),
         ({"sigma_min": 0}, "sigma_min must be above 0"),
         ({"rho": 0.5}, "rho must be at least 1"),

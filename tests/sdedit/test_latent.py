@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from diffcodec.diffusion.schedule import sigmas_of
 from diffcodec.sdedit.latent import LatentPrior, guidance_embedding
-from tests.perco.test_stable_diffusion import save_pipeline
+from tests.latent.tiny import save_pipeline
 
 STEP = 250
 
@@ -44,7 +44,9 @@ def test_latents_there_and_back(pipeline):
     with torch.no_grad():
         z = prior.encode(x)
         assert z.shape == (1, 4, 4, 6)
-        torch.testing.assert_close(prior.decode(z), (prior.vae.decode(z / 0.18215).sample + 1) / 2)
+        torch.testing.assert_close(
+            prior.decode(z), (prior.latents.vae.decode(z / 0.18215).sample + 1) / 2
+        )
 
 
 @torch.no_grad()

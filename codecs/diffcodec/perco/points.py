@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from diffcodec.perco.process import GRID_STEPS
-from diffcodec.perco.rates import Rate
+from diffcodec.perco.rates import GRID_STEPS, Rate
 
 CONDITIONS = ("both", "text", "local")
 

@@ -76,6 +76,11 @@ def read_captions(path: Path) -> dict[str, str]:
     return captions
 
 
+def captions_of_file(path: str | None) -> dict[str, str] | None:
+    """As `read_captions`, for a config: null is no file, and there `~` is the user's folder."""
+    return None if path is None else read_captions(Path(path).expanduser())
+
+
 def _coco_captions(data: dict[str, Any]) -> dict[str, str]:
     names = {image["id"]: image["file_name"] for image in data["images"]}
     captions: dict[str, str] = {}

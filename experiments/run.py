@@ -1,9 +1,11 @@
-"""Measure a codec at every operating point, and train it before where that is asked for.
+"""Measure a codec at every operating point, train it before if asked to; or train a part of one.
 
     python -m experiments.run codec=… datamodule=… [key=value …]
     python -m experiments.run -m codec=jpeg,webp,avif …
+    python -m experiments.run experiment=sdedit/prior …
 
-The second is a run per codec, and a table of them all at the end.
+The second is a run per codec, and a table of them all at the end. The third trains what a codec is
+built on (`part`), which makes no bytes and is only validated.
 """
 
 import sys
@@ -14,7 +16,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, refuse_untrained
+from experiments.build import build_codec, fix_threads, refuse_untrained
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -27,6 +29,38 @@ from experiments.multirun import needs_own_process, run_in_own_process
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
+
+
+OF_CODECS = ("evaluation", "curves", "reconstructions")  # callbacks that need bytes
+
+
+def train_part(cfg: DictConfig) -> None:
+    """Fit what a codec is built on, validate it, and leave its checkpoint and weights."""
+    import torch
+    from hydra.utils import instantiate
+    from lightning.pytorch import LightningModule, seed_everything
+
+    from experiments.report import report
+
+    quiet_libraries()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    fix_threads(cfg.threads)
+    part: LightningModule = instantiate(cfg.part)
+    if cfg.channels_last:
+        part.to(memory_format=torch.channels_last)
+    part.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
+    callbacks = [
+        instantiate(callback)
+        for name, callback in cfg.callbacks.items()
+        if callback and name not in OF_CODECS
+    ]
+    trainer: Trainer = instantiate(cfg.trainer, logger=instantiate(cfg.logger), callbacks=callbacks)
+    datamodule: LightningDataModule = instantiate(cfg.datamodule)
+    if cfg.fit:
+        trainer.fit(part, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    trainer.validate(part, datamodule=datamodule, ckpt_path=None if cfg.fit else cfg.ckpt_path)
+    report(trainer)
 
 
 def run(cfg: DictConfig) -> None:
@@ -74,6 +108,8 @@ def main(cfg: DictConfig) -> Any:
     """Entry point of `python -m experiments.run`."""
     if needs_own_process(cfg):
         run_in_own_process()
+    elif cfg.get("part"):
+        train_part(cfg)
     else:
         run(cfg)
 

@@ -20,8 +20,6 @@ OVERRIDES = {
         *("codec.prior.channels=[8,12]", "codec.prior.layers=1"),
         *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
     ],
-    "sdedit_prior": ["codec.channels=[8,12]", "codec.layers=1"],
-    "sdedit_consistency": ["codec.channels=[8,12]", "codec.layers=1"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "cheng2020_anchor": ["codec.size=[16]"],
     "cheng2020_attn": ["codec.size=[16]"],

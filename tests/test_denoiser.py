@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from diffcodec.diffusion.denoiser import PREDICTIONS, VPDenoiser, like
+from diffcodec.diffusion.denoiser import (
+    PREDICTIONS,
+    ConsistencyDenoiser,
+    EDMDenoiser,
+    VPDenoiser,
+    like,
+    min_snr,
+)
 from tests.gaussian import Gaussian, log_sigma
 
 
@@ -62,3 +69,52 @@ def test_like_broadcasts_over_everything_but_the_batch():
     assert like(x, torch.tensor(1.0, dtype=torch.float64)).shape == (1, 1, 1, 1)
     assert like(x, torch.tensor([1.0, 2.0], dtype=torch.float64)).shape == (2, 1, 1, 1)
     assert like(x, torch.tensor(1.0, dtype=torch.float64)).dtype == torch.float32
+
+
+SIGMAS = torch.tensor([0.01, 0.5, 3.0, 200.0], dtype=torch.float64)
+
+
+def draws() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x0, noise and what the network predicts, whatever it sees: (4, 3, 4, 4) each."""
+    return torch.randn(3, 4, 3, 4, 4, dtype=torch.float64).unbind()
+
+
+def each(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_networks_loss_is_the_error_of_what_it_predicts(prediction):
+    x0, noise, output = draws()
+    abar = each(1 / (1 + SIGMAS**2))
+    v = abar.sqrt() * noise - (1 - abar).sqrt() * x0
+    target = {"x0": x0, "eps": noise, "v": v}[prediction]
+    one = VPDenoiser(lambda x, t: output, prediction=prediction, time_of=log_sigma)
+    loss, x0_hat = one.loss(x0, noise, SIGMAS)
+    torch.testing.assert_close(loss, (output - target).square().mean((1, 2, 3)))
+    torch.testing.assert_close(x0_hat, one(x0 + each(SIGMAS) * noise, SIGMAS))
+    loss, _ = one.loss(x0, noise, SIGMAS, error=torch.abs)
+    torch.testing.assert_close(loss, (output - target).abs().mean((1, 2, 3)))
+    loss, _ = one.loss(x0, noise, SIGMAS, weight=one.v_weight)
+    v_error = each((1 + SIGMAS**2) / SIGMAS**2) * (x0_hat - x0).square()
+    torch.testing.assert_close(loss, v_error.mean((1, 2, 3)), rtol=1e-6, atol=0)
+
+
+def test_the_weight_of_x0_is_the_snr_up_to_a_maximum():
+    x0, noise, output = draws()
+    one = VPDenoiser(lambda x, t: output, prediction="x0", time_of=log_sigma)
+    loss, _ = one.loss(x0, noise, SIGMAS, weight=lambda sigma: min_snr(sigma, 5.0))
+    weight = torch.tensor([5.0, 4.0, 1 / 9, 1 / 40_000], dtype=torch.float64)
+    torch.testing.assert_close(loss, weight * (output - x0).square().mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("kind", [EDMDenoiser, ConsistencyDenoiser])
+def test_edms_loss_is_the_error_of_x0_in_units_of_its_output(kind):
+    x0, noise, output = draws()
+    one = kind(lambda x, c_noise: output)
+    loss, x0_hat = one.loss(x0, noise, SIGMAS)
+    _, c_out, _ = one.scalings(SIGMAS)
+    torch.testing.assert_close(loss, (x0_hat - x0).square().mean((1, 2, 3)) / c_out**2)
+    if kind is EDMDenoiser:  # lambda(sigma) of Karras et al. (2022), Table 1
+        weight = (SIGMAS**2 + 0.25) / (0.5 * SIGMAS) ** 2
+        torch.testing.assert_close(loss, weight * (x0_hat - x0).square().mean((1, 2, 3)))

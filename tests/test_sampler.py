@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffcodec.diffusion.denoiser import PREDICTIONS, VPDenoiser
-from diffcodec.diffusion.sampler import ddim
+from diffcodec.diffusion.sampler import SAMPLERS, ddim, find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import (
     TimeTable,
     linear_alphas_cumprod,
@@ -82,3 +82,17 @@ def test_ddim_agrees_with_diffusers():
 def test_spaced_steps_of_a_schedule_make_falling_levels():
     sigmas = sigmas_of(linear_alphas_cumprod(1000))[spaced_timesteps(1000, 5)].flip(0)
     assert (sigmas.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_are_found_by_name_and_called_alike(name):
+    gaussian = Gaussian()
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64) * 10
+    out = find_sampler(name)(gaussian.denoise, x, _ramp(10, 0, 30), noise=seeded_noise(0))
+    assert out.shape == x.shape
+    assert (out - gaussian.mean).abs().max() < 5 * gaussian.std
+
+
+def test_an_unknown_sampler_lists_the_choices():
+    with pytest.raises(ValueError, match="sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"):
+        find_sampler("heun")

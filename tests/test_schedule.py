@@ -82,13 +82,11 @@ def test_facts_of_a_diffusers_scheduler():
         "num_train_timesteps": 10,
         "clip_sample": True,
     }
-    abar, prediction = schedule.scheduler_facts(config, {"epsilon": "eps", "v_prediction": "v"})
+    abar, prediction = schedule.scheduler_facts(config)
     torch.testing.assert_close(abar, (1 - torch.linspace(1e-4, 2e-2, 10)).cumprod(0).double())
     assert prediction == "v"
 
 
 def test_another_prediction_is_refused():
-    with pytest.raises(ValueError, match="'sample', choose from epsilon, v_prediction"):
-        schedule.scheduler_facts(
-            {"prediction_type": "sample"}, {"epsilon": "eps", "v_prediction": "v"}
-        )
+    with pytest.raises(ValueError, match="'score', choose from epsilon, v_prediction, sample"):
+        schedule.scheduler_facts({"prediction_type": "score"})

@@ -1,11 +1,12 @@
-"""The optimizer of codecs with a learned prior: the network, and the quantiles of that prior."""
+"""Optimizers and learning rates: of codecs with a learned prior, and of latent diffusion models."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 
@@ -53,3 +54,33 @@ def annealed(num_steps: float) -> Callable[[Optimizer], LRScheduler]:
     if math.isinf(num_steps):
         return lambda optimizer: LambdaLR(optimizer, lambda step: 1.0)
     return lambda optimizer: CosineAnnealingLR(optimizer, T_max=int(num_steps))
+
+
+def warmed_up_adamw(
+    parameters: Sequence[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    warmup_steps: int,
+    num_steps: int | float | None,
+) -> OptimizerLRScheduler:
+    """AdamW with a linear warm-up, for Lightning's `configure_optimizers` (PerCo, App. A).
+
+    Args:
+        parameters: what is trained.
+        lr, weight_decay: of AdamW.
+        warmup_steps: in which the learning rate grows.
+        num_steps: after the warm-up the learning rate falls linearly to zero at this step; None or
+            infinite keeps it.
+    """
+    optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        if num_steps is None or num_steps == float("inf"):
+            return 1.0
+        return max(0.0, 1 - (step - warmup_steps) / max(1, num_steps - warmup_steps))
+
+    scheduler = LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -115,6 +115,17 @@ def test_bf16_and_channels_last_change_nothing_beyond_rounding(prediction, steps
     assert (codec.decompress(stream) - expected).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_sde"])
+def test_the_sampler_is_the_decoders_choice(x, sampler):
+    codec, other = build(gamma=0.8), build(gamma=0.8, sampler=sampler)
+    stream = codec.compress(x[:1])
+    assert other.compress(x[:1]) == stream
+    x_hat = other.decompress(stream)
+    assert not torch.equal(x_hat, codec.decompress(stream))
+    assert torch.equal(x_hat, other.decompress(stream))  # noise of the SDE is the stream's, too
+    assert not torch.equal(x_hat, other.decompress(stream, seed=0))
+
+
 @pytest.mark.slow
 def test_compiling_changes_nothing_beyond_rounding(x):
     codec, compiled = build(steps=1), build(steps=1, compile=True)
@@ -132,6 +143,7 @@ def test_compiling_changes_nothing_beyond_rounding(x):
         ({"gamma": [0, -1]}, "gamma must be at least 0"),
         ({"rho": 1.0}, r"rho must be in \[0, 1\), got 1.0"),
         ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
+        ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
         ({"steps": [3, 3]}, "named twice"),
         ({"context_steps": 5}, "context_steps=5 needs a context_weight above 0"),
         ({"width": 0}, "width must be at least 1"),

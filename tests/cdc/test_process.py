@@ -41,7 +41,8 @@ def test_only_x0_is_clamped_and_only_while_sampling():
 def test_the_weight_is_the_snr_up_to_five():
     process = build_process("x0", 1000)
     x0, t = torch.zeros(2, 3, 4, 4), torch.tensor([0, 900])
-    error = process.error(torch.ones_like(x0), x0, x0, t)
+    error, x0_hat = process.loss(lambda x, time: torch.ones_like(x), x0, x0, t)
+    assert torch.equal(x0_hat, torch.ones_like(x0))
     abar = process.alphas_cumprod[900].double()
     assert error[0].item() == 5
     assert error[1].item() == pytest.approx((abar / (1 - abar)).item(), rel=1e-5)
@@ -50,4 +51,8 @@ def test_the_weight_is_the_snr_up_to_five():
 def test_eps_has_an_absolute_error_without_weight():
     process = build_process("eps", 1000)
     zero, t = torch.zeros(2, 3, 4, 4), torch.tensor([0, 900])
-    torch.testing.assert_close(process.error(zero + 2, zero, zero, t), torch.tensor([2.0, 2.0]))
+    eps = torch.randn_like(zero)
+    error, x0_hat = process.loss(lambda x, time: eps + 2, zero, eps, t)
+    torch.testing.assert_close(error, torch.tensor([2.0, 2.0]))
+    expected = -2 * process.sigmas[t].float().reshape(-1, 1, 1, 1).expand_as(zero)
+    torch.testing.assert_close(x0_hat, expected, rtol=1e-4, atol=1e-4)

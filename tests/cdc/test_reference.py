@@ -84,12 +84,10 @@ def test_training_errors(reference_x0):
     codec = reference_x0.codec()
     terms = context_terms(codec, reference_x0)
     noise = reference_x0.outputs["noise"]
-    denoiser = codec.process.training_denoiser(codec.unet)
     for t, expected in reference_x0.matching("weighted_l2_t").items():
-        sigma = codec.process.sigmas[int(t)]
-        x = (reference_x0.x + sigma * noise).float()
-        output = denoiser.output(x, sigma, terms=terms)
-        error = codec.process.error(output, reference_x0.x, noise, torch.tensor([int(t)]))
+        error, _ = codec.process.loss(
+            codec.unet, reference_x0.x, noise, torch.tensor([int(t)]), terms=terms
+        )
         assert relative_error(error, expected) < 1e-5
 
 

@@ -63,3 +63,17 @@ def test_it_is_recognisable_and_noise_trades_fidelity_for_texture(codec, photo):
     assert scores[0] > 22
     assert scores[0] > scores[1]
     assert roughness[0] < roughness[1]
+
+
+def test_the_second_order_sampler_converges_to_the_picture_that_ddim_ends_in(photo):
+    x = photo[..., 100:164, 180:244]
+
+    def decoded(sampler: str, steps: int) -> torch.Tensor:
+        options = ("codec.gamma=0.8", f"codec.sampler={sampler}", f"codec.steps={steps}")
+        built = build_codec(compose_config(["codec=cdc", *options])).eval()
+        return built.decompress(built.compress(x), seed=0)
+
+    end = decoded("ddim", 300)
+    far, near = ((decoded("dpmpp_2m", n) - end).square().mean().sqrt() for n in (5, 100))
+    assert near < 0.4 * far
+    assert near < (decoded("ddim", 50) - end).square().mean().sqrt()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from diffcodec.contact_sheet import CELL, GAP
 from tests.wandb_file import read_records
@@ -122,6 +123,26 @@ def test_a_checkpoint_is_evaluated_and_resumed(trained, runner):
     )
     state = torch.load(runner.root / "resumed" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 5
+
+
+def test_a_part_is_trained_and_validated_but_not_measured(runner):
+    part = ("part.channels=[8]", "part.layers=1", "part.sigmas=[0.1]")
+    images = ("datamodule.train.path=.", "datamodule.val.path=.", "datamodule.test.path=.")
+    done = runner.run(
+        *("part", "experiment=sdedit/prior", *part, *images, "logger=csv", *SHORT),
+        *("trainer.precision=32-true", "callbacks.average=null"),
+    )
+    folder = runner.root / "part"
+    assert str(folder / "model.safetensors") in done.stdout
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 3
+    weights = load_file(folder / "model.safetensors")
+    assert {name for name in state["state_dict"] if name.startswith("network.")} == set(weights)
+    assert not (folder / "curve.json").exists()
+    (log,) = folder.rglob("metrics.csv")
+    with log.open() as file:
+        logged = [row["val/psnr@sigma=0.1"] for row in csv.DictReader(file)]
+    assert float([value for value in logged if value][-1]) > 10
 
 
 def test_ctrl_c_leaves_a_checkpoint(runner):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from diffcodec.perco import PerCo
-from diffcodec.perco.backbone import Backbone
-from diffcodec.perco.small import small_backbone
+from tests.latent.tiny import tiny_backbone
 
 # By its folder or, where a checkout lies elsewhere, by the environment.
 SHARED = Path(os.environ.get("DIFFCODEC_SHARED", Path(__file__).parents[3] / "shared"))
@@ -24,7 +23,7 @@ def reference_folder() -> Path:
 @pytest.fixture(scope="session")
 def make_backbone():
     """Options -> a tiny backbone, the same weights every time."""
-    return _backbone
+    return tiny_backbone
 
 
 @pytest.fixture(scope="session")
@@ -33,22 +32,9 @@ def make_codec():
     return _codec
 
 
-def _backbone(**options) -> Backbone:
-    torch.manual_seed(0)
-    sizes = {
-        "vae_channels": (16, 16),
-        "vae_layers": 1,
-        "unet_channels": (16, 32),
-        "text_channels": 16,
-        "text_layers": 1,
-        "text_length": 12,
-    }
-    return small_backbone(**{**sizes, **options})
-
-
 def _codec(rates=("8x8/16", "16x16/16", "64x64/256"), **options) -> PerCo:
     small = {"N": 8, "M": 6, "codebook_dim": 4, "steps": 2, "text_coder": "dictionary"}
-    codec = PerCo(_backbone(), rates, **{**small, **options}).eval()
+    codec = PerCo(tiny_backbone(), rates, **{**small, **options}).eval()
     with torch.no_grad():
         codec.model.backbone.latents.scale.fill_(20.0)
         for encoder in codec.model.hyper_encoders.values():

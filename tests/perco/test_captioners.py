@@ -2,8 +2,11 @@ import json
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from diffcodec.perco.captioners import QUALITY, FileCaptioner, FixedCaptioner
+from experiments.cli import compose_config, root_cause
 
 X = torch.zeros(2, 3, 8, 8)
 
@@ -14,32 +17,15 @@ def test_fixed():
     assert FixedCaptioner(QUALITY)(X) == [QUALITY] * 2
 
 
-def test_json_by_name_with_or_without_folder_and_suffix(tmp_path):
-    path = tmp_path / "captions.json"
-    path.write_text(json.dumps({"a.png": "one", "b": "two", "sub/c.jpg": "three"}))
-    captioner = FileCaptioner(str(path))
+def test_by_name_with_or_without_folder_and_suffix():
+    captions = {"a.png": "one", "b": "two", "sub/c.jpg": "three"}
+    captioner = FileCaptioner(captions, path="captions.json")
     assert captioner(X, {"name": ["val/a.png", "b.jpg"]}) == ["one", "two"]
     assert captioner(X[:1], {"name": ["sub/c.jpg"]}) == ["three"]
-    with pytest.raises(ValueError, match=r"no caption for 'd\.png'"):
+    with pytest.raises(ValueError, match=r"captions\.json has no caption for 'd\.png'"):
         captioner(X[:1], {"name": ["d.png"]})
-    with pytest.raises(ValueError, match="need the images' names"):
+    with pytest.raises(ValueError, match=r"captions from captions\.json need the images' names"):
         captioner(X)
-
-
-def test_coco_takes_the_first_caption(tmp_path):
-    path = tmp_path / "captions_val2014.json"
-    path.write_text(
-        json.dumps(
-            {
-                "images": [{"id": 7, "file_name": "COCO_7.jpg"}],
-                "annotations": [
-                    {"image_id": 7, "caption": " A cat. "},
-                    {"image_id": 7, "caption": "Another."},
-                ],
-            }
-        )
-    )
-    assert FileCaptioner(str(path))(X[:1], {"name": ["COCO_7.jpg"]}) == ["A cat."]
 
 
 def test_the_data_sets_own():
@@ -48,11 +34,21 @@ def test_the_data_sets_own():
         FileCaptioner()(X, {"name": ["a", "b"]})
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"a": 1}', '{"annotations": [{}]}'])
-def test_other_files_are_refused(tmp_path, text):
+def test_the_config_reads_a_file(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"a.png": "one"}))
+    cfg = compose_config(["codec=perco", "codec/captioner=file", f"codec.captioner.path={path}"])
+    captioner = instantiate(cfg.codec.captioner)
+    assert captioner(X[:1], {"name": ["a.png"]}) == ["one"]
+    with pytest.raises(ValueError, match=r"captions\.json has no caption for 'b\.png'"):
+        captioner(X[:1], {"name": ["b.png"]})
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}"])
+def test_a_file_without_captions_is_named(tmp_path, text):
     path = tmp_path / "captions.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"captions\.json"):
-        FileCaptioner(str(path))
-    with pytest.raises(ValueError, match="cannot read captions"):
-        FileCaptioner(str(tmp_path / "none.json"))
+    cfg = compose_config(["codec=perco", "codec/captioner=file", f"codec.captioner.path={path}"])
+    with pytest.raises(InstantiationException) as error:
+        instantiate(cfg.codec.captioner)
+    assert "captions.json" in str(root_cause(error.value))

@@ -185,6 +185,7 @@ def test_malformed_sections_are_refused(perco, x):
         ({"steps": 51}, "steps must be in 1 to 50, got 51"),
         ({"condition": "edges"}, "'edges', choose from both, text, local"),
         ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
         ({"finetune": "half"}, "'half', choose from linear, all, lora"),
         ({"caption_drop": 2}, r"caption_drop must be in \[0, 1\], got 2"),
         ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
@@ -201,6 +202,17 @@ def test_bf16_changes_nothing_beyond_rounding(make_codec, x):
     expected = make_codec(steps=1).decompress(stream)
     other = make_codec(steps=1, decode_precision="bf16")
     assert (other.decompress(stream) - expected).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_sde"])
+def test_the_sampler_is_the_decoders_choice(make_codec, x, sampler):
+    codec, other = make_codec(steps=3), make_codec(steps=3, sampler=sampler)
+    stream = codec.compress(x[:1])
+    assert other.compress(x[:1]) == stream
+    x_hat = other.decompress(stream)
+    assert not torch.equal(x_hat, codec.decompress(stream))
+    assert torch.equal(x_hat, other.decompress(stream))  # noise of the SDE is the stream's, too
+    assert not torch.equal(x_hat, other.decompress(stream, seed=0))
 
 
 def test_the_ceiling_is_what_the_autoencoder_alone_does(make_codec, x):

@@ -5,7 +5,9 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+import diffcodec.latent
 import diffcodec.perco
+from diffcodec.latent.training import AutoencoderTraining, TextToImageTraining
 from experiments.build import build_codec, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 
@@ -84,17 +86,24 @@ def test_every_captioner_is_built_without_its_model(name):
 def test_stable_diffusion_is_one_override(name):
     cfg = compose_config(["codec=perco", f"codec/backbone={name}", "codec.backbone.source=x"])
     assert OmegaConf.to_container(cfg.codec.backbone) == {
-        "_target_": "diffcodec.perco.stable_diffusion.stable_diffusion",
+        "_target_": "diffcodec.perco.released.stable_diffusion",
         "source": "x",
         "revision": None,
     }
 
 
-@pytest.mark.parametrize("name", ["perco_autoencoder", "perco_backbone"])
-def test_what_pretrains_is_a_codec(name):
-    codec = build_codec(compose_config([f"codec={name}"]))
-    assert codec.trainable
-    assert tuple(p.name for p in codec.points) == ("default",)
+def test_the_small_one_goes_through_three_recipes():
+    first, second, third = (
+        compose_config([f"experiment=perco/{name}"])
+        for name in ("autoencoder", "backbone", "small")
+    )
+    assert isinstance(instantiate(first.part), AutoencoderTraining)
+    assert isinstance(instantiate(second.part), TextToImageTraining)
+    assert "codec" not in first
+    assert "codec" not in second
+    assert "part" not in third
+    assert third.codec.export_backbone
+    assert third.trainer.max_steps == 5000
 
 
 HEAVY = {"diffusers", "transformers", "compressai", "lpips", "vector_quantize_pytorch"}
@@ -112,6 +121,6 @@ def imports_of(body) -> set[str]:
 
 
 def test_importing_it_imports_no_model_library():
-    folder = Path(diffcodec.perco.__file__).parent
-    for path in folder.glob("*.py"):
+    folders = (Path(package.__file__).parent for package in (diffcodec.perco, diffcodec.latent))
+    for path in (path for folder in folders for path in folder.glob("*.py")):
         assert not imports_of(ast.parse(path.read_text()).body) & HEAVY, path.name

@@ -3,11 +3,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from diffcodec.latent.training import TextToImageTraining
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
+from diffcodec.perco.finetune import drop, spread_over
 from diffcodec.perco.palette import PaletteCaptioner
-from diffcodec.perco.pretrain import TextToImage
-from diffcodec.perco.training import drop, spread_over
 from tests.trainers import quiet_trainer
 
 
@@ -228,5 +228,5 @@ def test_a_whole_codec_is_a_backbone_that_brings_its_hyper_encoders(
     assert torch.equal(more.model.state_dict()[name], first.model.state_dict()[name])
     with pytest.raises(ValueError, match="set M=6"):
         PerCo(make_backbone(weights=path), ["8x8/16"], **{**sizes, "M": 8})
-    text = TextToImage(make_backbone(weights=path), captioner=PaletteCaptioner())
-    assert text.model.backbone.local_channels == 0
+    text = TextToImageTraining(make_backbone(weights=path), captioner=PaletteCaptioner())
+    assert text.backbone.local_channels == 0

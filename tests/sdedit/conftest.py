@@ -7,7 +7,7 @@ from diffcodec.base.vbr import VariableRateCodec
 from diffcodec.codec import Codec
 from diffcodec.sdedit import SDEdit
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.small import SmallPrior
+from diffcodec.sdedit.small_prior import SmallPrior
 
 PRESETS = {
     "fast": Preset("consistency"),

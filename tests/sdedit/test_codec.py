@@ -23,7 +23,7 @@ def test_streams_are_the_base_codecs_and_each_decodes_the_others(make_codec, x):
         assert streams == base.compress(x)
         assert codec.num_payload_bytes(streams[0]) == base.num_payload_bytes(streams[0])
     x_hat = base.decompress(streams)
-    assert codec.series == "base"
+    assert codec.point.series == "base"
     assert torch.equal(codec.decompress(streams), x_hat)
     codec.select("fast,quality=60")
     assert not torch.equal(codec.decompress(streams), x_hat)
@@ -114,7 +114,7 @@ def test_strengths_of_another_run_are_taken(make_codec, x, tmp_path):
     path = tmp_path / "strengths.json"
     path.write_text('{"fast": {"quality=10": 0.25}}')
     codec = make_codec("fast", strength=str(path))
-    assert codec.point_facts() == {"strength": 0.25}
+    assert codec.point_facts(codec.point) == {"strength": 0.25}
     expected = make_codec("fast", strength=0.25)
     streams = codec.compress(x)
     assert torch.equal(codec.decompress(streams), expected.decompress(streams))
@@ -228,7 +228,10 @@ def test_bad_settings_are_refused(make_codec, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "heun"}, "unknown solver 'heun', choose from consistency, dpmpp_2m"),
+        (
+            {"solver": "heun"},
+            "unknown solver 'heun', choose from consistency, ddim, dpmpp_2m, euler_sde",
+        ),
         ({"steps": 0}, "steps must be at least 1"),
         ({"sigma_min": 0}, "sigma_min must be above 0"),
         ({"rho": 0.5}, "rho must be at least 1"),

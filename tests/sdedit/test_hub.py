@@ -11,7 +11,7 @@ from diffusers import (
 
 from diffcodec.diffusion.schedule import sigmas_of
 from diffcodec.sdedit.hub import HubPrior
-from diffcodec.sdedit.openai import ARCHITECTURES, convert, openai_key
+from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert, openai_key
 
 TINY = {
     "sample_size": 16,

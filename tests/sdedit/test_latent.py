@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 
 from diffcodec.diffusion.schedule import sigmas_of
 from diffcodec.sdedit.latent import LatentPrior, guidance_embedding
-from tests.perco.test_stable_diffusion import save_pipeline
+from tests.latent.tiny import save_pipeline
 
 STEP = 250
 
@@ -44,7 +44,9 @@ def test_latents_there_and_back(pipeline):
     with torch.no_grad():
         z = prior.encode(x)
         assert z.shape == (1, 4, 4, 6)
-        torch.testing.assert_close(prior.decode(z), (prior.vae.decode(z / 0.18215).sample + 1) / 2)
+        torch.testing.assert_close(
+            prior.decode(z), (prior.latents.vae.decode(z / 0.18215).sample + 1) / 2
+        )
 
 
 @torch.no_grad()
@@ -110,7 +112,7 @@ def test_it_enhances_any_codec(pipeline, save_unet, make_codec, x):
         x_hat = codec.decompress(streams)
         assert x_hat.shape == x.shape
         same = torch.equal(x_hat, codec.base.decompress(streams))
-        assert same == point.startswith("base")
+        assert same == point.name.startswith("base")
 
 
 def test_what_is_missing_is_said(pipeline, tmp_path):

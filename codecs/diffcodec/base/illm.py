@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
+from diffcodec.padding import pad_to_multiple
 from diffcodec.points import Point, combine, listed
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class MsIllm(Codec):
     def reconstruct(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         model = self.model
-        y = model.encoder(F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate"))
+        y = model.encoder(pad_to_multiple(x, STRIDE))
         with torch.no_grad():
             z = model.hyper_analysis(y.cpu())
             z_hat, _ = model.hyper_bottleneck(z, training=False)

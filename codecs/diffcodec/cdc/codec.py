@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from diffcodec.bitstream import derive_seed
 from diffcodec.cdc.coder import LatentCoder
 from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.process import build_process
@@ -22,16 +22,17 @@ from diffcodec.cdc.training import warmed_up
 from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
-from diffcodec.diffusion.sampler import ddim
+from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.optimization import clip_network, hyperprior_optimizer
+from diffcodec.padding import pad_to_multiple
 from diffcodec.perceptual import PerceptualLoss
+from diffcodec.precision import check_precision, decoding_in
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 STRIDE = 64  # of z
 MULTIPLIERS = (1, 2, 3, 4)
 HYPER_MULTIPLIERS = (4, 4, 4)
 UNET_MULTIPLIERS = (1, 2, 3, 4, 5, 6)
-PRECISIONS = ("32", "bf16")
 
 
 class CDC(Codec):
@@ -60,6 +61,7 @@ class CDC(Codec):
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
             zero over the run.
+        sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net in decoding.
         weights: null (from scratch), or a source of `diffcodec.weights`: this project's or the
@@ -91,15 +93,16 @@ class CDC(Codec):
         lr: float = 5e-5,
         aux_lr: float = 1e-3,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        sampler: str = "ddim",
         decode_precision: str | int = "32",
         compile: bool = False,
         weights: str | None = None,
     ) -> None:
         process = build_process(prediction, num_timesteps)
+        find_sampler(sampler)  # is there
+        check_precision(decode_precision)
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
-        if str(decode_precision) not in PRECISIONS:
-            raise ValueError(f"decode_precision {decode_precision!r} is none of {PRECISIONS}")
         if context_steps and not context_weight:
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
@@ -122,7 +125,8 @@ class CDC(Codec):
         self.lr = lr
         self.aux_lr = aux_lr
         self.scheduler = scheduler
-        self.decode_precision = str(decode_precision)
+        self.sampler = sampler
+        self.decode_precision = check_precision(decode_precision)
         self.compile_unet = compile
         self._coder: LatentCoder | None = None
         self._perceptual: PerceptualLoss | None = None
@@ -172,7 +176,7 @@ class CDC(Codec):
         coder = self._prepared()
         payloads = []
         for image in x.split(1):
-            y = self.compressor.g_a(_pad(image * 2 - 1))
+            y = self.compressor.g_a(pad_to_multiple(image * 2 - 1, STRIDE))
             sections, _ = coder.encode(y, self.compressor.h_a(y))
             payloads.append(sections)
         return payloads
@@ -199,15 +203,15 @@ class CDC(Codec):
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)
         network = _compiled() if self.compile_unet else UNet.forward
-        bf16 = self.decode_precision == "bf16"
-        with torch.autocast(y_hat.device.type, torch.bfloat16, enabled=bf16):
+        added = seeded_noise(derive_seed([self.sampler.encode(), str(seed).encode()]))
+        with decoding_in(self.decode_precision, y_hat.device):
             terms = self.unet.context_terms(contexts)
             denoiser, sigmas = self.process.sampling(
                 lambda x, time: network(self.unet, x, time, terms).float(), num_steps
             )
             # gamma is the noise of x_N, at the scale of the variance-preserving process
             x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise
-            return ddim(denoiser, x, sigmas)
+            return find_sampler(self.sampler)(denoiser, x, sigmas, noise=added)
 
     def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.
@@ -220,7 +224,7 @@ class CDC(Codec):
             `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and
             `lpips_loss`; scalars.
         """
-        x0 = _pad(x * 2 - 1)
+        x0 = pad_to_multiple(x * 2 - 1, STRIDE)
         latents = self.compressor(x0)
         contexts = self.compressor.contexts(latents.y_hat)
         out = {"bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1])}
@@ -229,14 +233,11 @@ class CDC(Codec):
         if not denoise:
             return out
         t = torch.randint(self.process.num_timesteps, (len(x0),))
-        sigma = self.process.sigmas[t]
         eps = torch.randn_like(x0)
-        x_noisy = x0 + like(x0, sigma) * eps
-        denoiser = self.process.training_denoiser(self.unet)
-        output = denoiser.output(x_noisy, sigma, terms=self.unet.context_terms(contexts))
-        out["diffusion_loss"] = self.process.error(output, x0, eps, t).mean()
+        terms = self.unet.context_terms(contexts)
+        loss, x0_hat = self.process.loss(self.unet, x0, eps, t, terms=terms)
+        out["diffusion_loss"] = loss.mean()
         if self._perceptual is not None:
-            x0_hat = denoiser.x0_of(output, x_noisy, sigma)
             if self.process.prediction == "eps":  # far off at the noisiest timesteps
                 x0_hat = x0_hat.clamp(-1, 1)
             out["lpips_loss"] = self._perceptual(x0_hat, x0)
@@ -286,12 +287,6 @@ class CDC(Codec):
             self.prepare_coding()
         assert self._coder is not None
         return self._coder
-
-
-def _pad(x: Tensor) -> Tensor:
-    """Repeat the right and lower border up to multiples of `STRIDE`."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
 
 
 @cache

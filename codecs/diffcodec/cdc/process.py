@@ -9,12 +9,13 @@ time         t / N                           t / N; while sampling in S steps, s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffcodec.diffusion.denoiser import VPDenoiser
+from diffcodec.diffusion.denoiser import VPDenoiser, min_snr
 from diffcodec.diffusion.schedule import (
     TimeTable,
     cosine_alphas_cumprod,
@@ -105,19 +106,30 @@ class Process:
         denoiser = self._denoiser(network, sigmas, times, clip=self.prediction == "x0")
         return denoiser, torch.cat([sigmas.flip(0), sigmas.new_zeros(1)])
 
-    def error(self, output: Tensor, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Diffusion loss of what the network predicted (Eq. 6), per image (B,).
+    def loss(
+        self,
+        network: Callable[..., Tensor],
+        x0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        **condition: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Diffusion loss (Eq. 6) of what the network predicts at x0 + sigma_t eps.
 
         Args:
-            output: of the network at x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, (B, 3, H, W).
-            x0, eps: image in [-1, 1] and noise, of the same shape.
+            network: that is told t / N.
+            x0, eps: images in [-1, 1] and noise, (B, 3, H, W).
             t: timesteps, (B,) in 0 … N - 1.
+            condition: handed to the network.
+
+        Returns:
+            The loss of each image, (B,), and the estimate of x0, (B, 3, H, W).
         """
+        denoiser, sigma = self.training_denoiser(network), self.sigmas[t.cpu()]
         if self.prediction == "eps":
-            return (eps - output).abs().flatten(1).mean(1)
-        snr = self.sigmas[t.cpu()] ** -2
-        weight = snr.clamp(max=MAX_SNR).to(output.device, output.dtype)
-        return weight * (x0 - output).square().flatten(1).mean(1)
+            return denoiser.loss(x0, eps, sigma, error=torch.abs, **condition)
+        weight = partial(min_snr, maximum=MAX_SNR)
+        return denoiser.loss(x0, eps, sigma, weight=weight, **condition)
 
     def _denoiser(
         self, network: Callable[..., Tensor], sigmas: Tensor, times: Tensor, *, clip: bool

@@ -1,4 +1,8 @@
-"""Samplers: free functions that walk a denoiser down a list of noise levels."""
+"""Samplers: free functions that walk a denoiser down a list of noise levels.
+
+All are called alike, `(denoiser, x, sigmas, *, noise, **condition)`, and those of `SAMPLERS` may
+stand in for each other.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -19,7 +23,14 @@ def seeded_noise(seed: int) -> Noise:
     return lambda x: torch.randn(x.shape, generator=generator).to(x)
 
 
-def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Tensor:
+def ddim(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise | None = None,
+    **condition: Any,
+) -> Tensor:
     """Deterministic DDIM (Song et al. 2021, eta = 0): Euler steps in sigma.
 
     The ODE is dx/dsigma = (x - D(x; sigma)) / sigma.
@@ -28,6 +39,7 @@ def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Ten
         denoiser: D(x; sigma).
         x: the noisy image at `sigmas[0]`, (B, …).
         sigmas: noise levels, (S + 1,) falling; where the last is 0 the result is D's own estimate.
+        noise: is not drawn.
         condition: handed to the denoiser.
     """
     for sigma, sigma_next in pairwise(sigmas):
@@ -36,7 +48,14 @@ def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Ten
     return x
 
 
-def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) -> Tensor:
+def dpmpp_2m(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise | None = None,
+    **condition: Any,
+) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the same ODE at second order.
 
     Of the estimates of x0 at the last two levels it extrapolates the one that is best held over
@@ -44,7 +63,7 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor, **condition: Any) ->
     DDIM's.
 
     Args:
-        denoiser, x, condition: as of `ddim`.
+        denoiser, x, noise, condition: as of `ddim`.
         sigmas: as of `ddim`, or (S + 1, B): levels for each image.
     """
     previous: Tensor | None = None
@@ -119,3 +138,20 @@ def consistency(
         added = (sigma**2 - sigma_min**2).clamp(min=0).sqrt()
         x0 = denoiser(x0 + like(x, added) * noise(x), sigma, **condition)
     return x0
+
+
+Sampler = Callable[..., Tensor]
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "euler_sde": euler_sde}
+"""Those that go down any noise levels with any denoiser: two of the ODE, one of the SDE."""
+
+
+def find_sampler(name: str) -> Sampler:
+    """A sampler by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}, choose from {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]

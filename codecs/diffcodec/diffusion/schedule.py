@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+"""What a network may predict: diffusers' names -> those of `VPDenoiser`."""
+
 
 def cosine_alphas_cumprod(
     num_timesteps: int, *, s: float = 0.008, max_beta: float = 0.999
@@ -47,27 +50,24 @@ def linear_alphas_cumprod(
     return (1 - betas).cumprod(0)
 
 
-def scheduler_facts(
-    config: Mapping[str, Any], predictions: Mapping[str, str]
-) -> tuple[Tensor, str]:
+def scheduler_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
     """A diffusers scheduler config -> abar (N,) of its timesteps and what the network predicts.
 
     Args:
         config: as saved next to a model; of no class or of any discrete scheduler's.
-        predictions: those that are understood, diffusers' names -> `VPDenoiser`'s.
 
     Raises:
-        ValueError: another prediction than these.
+        ValueError: another prediction than those of `PREDICTIONS`.
     """
     from diffusers import DDPMScheduler
 
     name = config.get("prediction_type", "epsilon")
-    if name not in predictions:
-        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(predictions)}")
+    if name not in PREDICTIONS:
+        raise ValueError(f"unknown prediction_type {name!r}, choose from {', '.join(PREDICTIONS)}")
     known = re.compile("num_train_timesteps|beta_|trained_betas|rescale_betas")
     options = {key: value for key, value in config.items() if known.match(key)}
     scheduler: Any = DDPMScheduler(**options)
-    return scheduler.alphas_cumprod.double(), predictions[name]
+    return scheduler.alphas_cumprod.double(), PREDICTIONS[name]
 
 
 def sigmas_of(alphas_cumprod: Tensor) -> Tensor:

@@ -1,11 +1,19 @@
-"""Where captions come from: nowhere, a file, the data set. Models are in files of their own."""
+"""Captions and the codec that sends them: from nowhere, a file or the data set.
 
-import json
-from collections.abc import Mapping
-from pathlib import Path, PurePath
+Those that are computed from the image have files of their own: `palette` and `blip2`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from diffcodec.codec import Codec
+from diffcodec.perco.payload import find_text_coder
+from diffcodec.points import Point
 
 QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablation (Sec. 4.3)
 
@@ -33,17 +41,18 @@ class FileCaptioner:
     """Captions by the image's name, from a file or from the data set itself.
 
     Args:
-        path: a JSON object of name -> caption, or a COCO caption file, of which each image's first
-            caption is taken; null uses the captions that the datamodule has.
+        captions: name -> caption; null uses the captions that the datamodule has.
+        path: the file that they were read from, for messages.
 
     Raises:
-        ValueError: the file is missing or neither of the two; when called, an image's caption is
-            missing.
+        ValueError: when called, an image's caption is missing.
     """
 
-    def __init__(self, path: str | None = None) -> None:
-        self.path = path
-        self._captions = None if path is None else _read_captions(Path(path).expanduser())
+    def __init__(
+        self, captions: Mapping[str, str] | None = None, *, path: str | None = None
+    ) -> None:
+        self._captions = None if captions is None else dict(captions)
+        self._origin = "the given captions" if path is None else path
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]:
         batch = batch or {}
@@ -52,7 +61,7 @@ class FileCaptioner:
                 raise ValueError("the data set has no captions: give codec.captioner.path=FILE")
             return list(batch["caption"])
         if "name" not in batch:
-            raise ValueError(f"captions from {self.path} need the images' names")
+            raise ValueError(f"captions from {self._origin} need the images' names")
         return [self._find(name) for name in batch["name"]]
 
     def _find(self, name: str) -> str:
@@ -61,24 +70,53 @@ class FileCaptioner:
         for key in (name, path.name, str(path.with_suffix("")), path.stem):
             if key in self._captions:
                 return self._captions[key]
-        raise ValueError(f"{self.path} has no caption for {name!r}")
+        raise ValueError(f"{self._origin} has no caption for {name!r}")
 
 
-def _read_captions(path: Path) -> dict[str, str]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read captions from {path}: {error}") from error
-    captions: dict[str, str] = {}
-    try:
-        if "annotations" in data:
-            names = {image["id"]: image["file_name"] for image in data["images"]}
-            for annotation in data["annotations"]:
-                captions.setdefault(names[annotation["image_id"]], annotation["caption"].strip())
-        else:
-            captions = dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        captions = {}
-    if not captions or not all(isinstance(caption, str) for caption in captions.values()):
-        raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
-    return captions
+class CaptionedCodec(Codec):
+    """A codec that sends a caption with each image.
+
+    Args:
+        points: the operating points.
+        captioner: images -> captions, a `Captioner`.
+        text_coder: `zlib` or `dictionary`, see `diffcodec.perco.payload`.
+
+    Raises:
+        ValueError: there is no such text coder.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point] = (Point("default"),),
+        *,
+        captioner: Captioner,
+        text_coder: str,
+    ) -> None:
+        super().__init__(points)
+        self.captioner = captioner
+        self.text_coder = text_coder
+        self._encode_text, self._decode_text = find_text_coder(text_coder)
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, captions: Sequence[str | None] | None = None) -> list[bytes]:
+        """As `Codec.compress`, with captions given in place of the captioner's, if any."""
+        if captions is None:
+            return super().compress(x)
+        if len(captions) != len(x):
+            raise ValueError(f"{len(captions)} captions for {len(x)} images")
+        with self._captioned_by(lambda *_: list(captions)):
+            return super().compress(x)
+
+    def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
+        # Captions may come from the data set, or by the images' names.
+        captioner = self.captioner
+        with self._captioned_by(lambda x, _=None: captioner(x, batch)):
+            return super().compress_batch(batch)
+
+    @contextmanager
+    def _captioned_by(self, captioner: Captioner) -> Iterator[None]:
+        own, self.captioner = self.captioner, captioner
+        try:
+            yield
+        finally:
+            self.captioner = own

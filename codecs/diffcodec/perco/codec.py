@@ -13,25 +13,27 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.entropy import encode_indices
+from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.tokenizer import WordTokenizer, caption_words
+from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perceptual import PerceptualLoss
-from diffcodec.perco.backbone import Backbone
-from diffcodec.perco.captioned import CaptionedCodec
-from diffcodec.perco.captioners import Captioner, FixedCaptioner
-from diffcodec.perco.finetune import prepare_unet
-from diffcodec.perco.model import FROZEN, LatentDiffusion, choose_hyper_encoders
+from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
+from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
+from diffcodec.perco.model import (
+    FROZEN,
+    LatentDiffusion,
+    choose_hyper_encoders,
+    seed_of_sample,
+)
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
-from diffcodec.perco.process import GRID_STEPS
-from diffcodec.perco.rates import Rate
-from diffcodec.perco.sampling import seed_of_sample
-from diffcodec.perco.text import caption_words
-from diffcodec.perco.tokenizer import WordTokenizer
-from diffcodec.perco.training import several_processes, spread_over, warmed_up_adamw
+from diffcodec.perco.rates import GRID_STEPS, Rate
+from diffcodec.precision import check_precision
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 _FROZEN = tuple(f"model.{prefix}" for prefix in FROZEN)
-PRECISIONS = ("32", "bf16")
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
@@ -63,6 +65,7 @@ class PerCo(CaptionedCodec):
             embedding, and whose codes by zeros.
         commitment: weight of the commitment loss.
         lpips_weight: of LPIPS at rates of 0.05 bpp and more.
+        sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         export_backbone: weights that are written hold the frozen autoencoder and text encoder, too.
         weights: null, or a source of `diffcodec.weights`.
@@ -103,20 +106,19 @@ class PerCo(CaptionedCodec):
         local_drop: float = 0.0,
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
+        sampler: str = "ddim",
         decode_precision: str | int = "32",
         export_backbone: bool = False,
         weights: str | None = None,
     ) -> None:
+        find_sampler(sampler)  # is there
+        check_precision(decode_precision)
         parsed, options, state = choose_hyper_encoders(
             backbone, rate, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
         )
         for name, value in (("caption_drop", caption_drop), ("local_drop", local_drop)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if str(decode_precision) not in PRECISIONS:
-            raise ValueError(
-                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
-            )
         points = build_points(
             parsed,
             steps=steps,
@@ -142,7 +144,8 @@ class PerCo(CaptionedCodec):
         self.commitment = commitment
         self.lpips_weight = lpips_weight
         self.noise_seed = noise_seed
-        self.decode_precision = str(decode_precision)
+        self.sampler = sampler
+        self.decode_precision = check_precision(decode_precision)
         self.export_backbone = export_backbone
         self._perceptual: PerceptualLoss | None = None
         if weights is not None:
@@ -248,7 +251,8 @@ class PerCo(CaptionedCodec):
                 seed=seed_of_sample(seed, settings["sample"]),
                 num_steps=settings["steps"] or rate.default_steps,
                 guidance=settings["guidance"],
-                bf16=self.decode_precision == "bf16",
+                sampler=self.sampler,
+                precision=self.decode_precision,
             )
             images.append(x_hat)
         return torch.cat(images)

@@ -1,8 +1,9 @@
-"""Which of the U-Net's weights are fine-tuned."""
+"""Fine-tuning: which of the U-Net's weights, dropped conditions, and what many processes need."""
 
 import re
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -56,3 +57,33 @@ def prepare_unet(unet: nn.Module, mode: str, *, lora_rank: int = 16) -> None:
                 module, "weight", LowRank(module.weight, lora_rank)
             )
     unet.conv_in.requires_grad_(True)
+
+
+def drop(
+    condition: Tensor, null: Tensor, probability: float, always: Tensor | None = None
+) -> Tensor:
+    """Replace the condition of random images.
+
+    Args:
+        condition: (B, …).
+        null: what it is replaced by, (B, …) or (1, …).
+        probability: for each image.
+        always: (B,), where it is replaced in any case.
+    """
+    dropped = torch.rand(len(condition), device=condition.device) < probability
+    if always is not None:
+        dropped = dropped | always
+    return torch.where(dropped.reshape(-1, *(1,) * (condition.ndim - 1)), null, condition)
+
+
+def spread_over(module: nn.Module) -> Tensor:
+    """A zero that depends on all trained parameters.
+
+    Under DDP every process waits for every gradient, also of the rates that a step does not use.
+    """
+    return torch.stack([0 * p.sum() for p in module.parameters() if p.requires_grad]).sum()
+
+
+def several_processes() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

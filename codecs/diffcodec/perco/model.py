@@ -1,4 +1,7 @@
-"""PerCo's networks as one module: hyper-encoders of several rates over one backbone."""
+"""PerCo's networks as one module: hyper-encoders of several rates over one backbone.
+
+It codes images to indices, makes pictures of what was sent, and has the terms of the loss.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.perco.backbone import Backbone, frozen
+from diffcodec.bitstream import derive_seed
+from diffcodec.diffusion.guidance import ClassifierFreeGuidance
+from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.latent.backbone import Backbone, frozen
+from diffcodec.latent.process import LatentProcess, pure_noise
+from diffcodec.padding import pad_to_multiple
+from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
-from diffcodec.perco.latents import pad
-from diffcodec.perco.process import LatentProcess
 from diffcodec.perco.rates import Rate, parse_rate
-from diffcodec.perco.sampling import sample_latent
-from diffcodec.perco.training import drop
 from diffcodec.points import listed
+from diffcodec.precision import decoding_in
 from diffcodec.weights import load_strict, state_dict_of
 
 FROZEN = ("backbone.latents.", "backbone.text_encoder.")
@@ -23,9 +29,8 @@ class LatentDiffusion(nn.Module):
     """A backbone with a learned null text and, for each rate, a hyper-encoder.
 
     Args:
-        backbone: its autoencoder and text encoder are frozen; its U-Net is widened, if there are
-            rates.
-        rates: in the order in which streams number them; none makes it the backbone alone.
+        backbone: its autoencoder and text encoder are frozen; its U-Net is widened.
+        rates: in the order in which streams number them.
         hyper_encoder: options of `HyperEncoder`.
         grid_steps: timesteps that are trained and sampled.
     """
@@ -55,7 +60,7 @@ class LatentDiffusion(nn.Module):
                 for rate in self.rates
             }
         )
-        self.local_channels = int(hyper_encoder["M"]) if self.rates else 0
+        self.local_channels = int(hyper_encoder["M"])
         backbone.widen(self.local_channels)
         frozen(backbone.latents)
         frozen(backbone.text_encoder)
@@ -86,9 +91,8 @@ class LatentDiffusion(nn.Module):
     def train(self, mode: bool = True) -> "LatentDiffusion":
         super().train(mode)
         # Frozen parts never train; the quantisers must, or their codebooks stand still.
-        for part in (self.backbone.latents, self.backbone.text_encoder):
-            if not any(p.requires_grad for p in part.parameters()):
-                part.eval()
+        self.backbone.latents.eval()
+        self.backbone.text_encoder.eval()
         return self
 
     def encoder(self, index: int) -> HyperEncoder:
@@ -113,8 +117,8 @@ class LatentDiffusion(nn.Module):
 
     def indices(self, x: Tensor, index: int) -> Tensor:
         """Image (1, 3, H, W) in [0, 1] -> the indices (1, h, w) of a rate."""
-        latent = self.backbone.latents.encode(pad(x, self.rates[index].pixels_per_code))
-        return self.encoder(index).indices(latent)
+        x = pad_to_multiple(x, self.rates[index].pixels_per_code)
+        return self.encoder(index).indices(self.backbone.latents.encode(x))
 
     def reconstruct(
         self,
@@ -122,54 +126,86 @@ class LatentDiffusion(nn.Module):
         height: int,
         width: int,
         caption: str | None,
-        index: int | None,
+        index: int,
         indices: Tensor | None,
         seed: int,
         num_steps: int,
         guidance: float,
-        bf16: bool = False,
+        sampler: str = "ddim",
+        precision: str = "32",
     ) -> Tensor:
         """What was sent -> the picture (1, 3, height, width), not clamped.
 
         Args:
             height, width: of the image.
             caption: None is the learned embedding, without guidance.
-            index: of the rate; None where there is none.
+            index: of the rate.
             indices: (1, h, w); None is a z_hat of zeros.
-            seed, num_steps, guidance, bf16: see `sample_latent`.
+            seed, num_steps, guidance, sampler, precision: see `sample_latent`.
         """
-        stride = self.backbone.latents.stride
-        multiple = stride if index is None else self.rates[index].pixels_per_code
+        stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
         size = (
             -(-height // multiple) * multiple // stride,
             -(-width // multiple) * multiple // stride,
         )
-        local = None
-        if index is not None:
-            if indices is None:
-                local = self.null_text.new_zeros(1, self.local_channels, *size)
-            else:
-                local = self.encoder(index).dequantize(indices)
-        text = self.null_text if caption is None else self.backbone.embed_text([caption])
-        latent = sample_latent(
-            self.backbone,
-            self.process,
+        if indices is None:
+            local = self.null_text.new_zeros(1, self.local_channels, *size)
+        else:
+            local = self.encoder(index).dequantize(indices)
+        latent = self.sample_latent(
             size=size,
-            text=text,
-            null=self.null_text,
+            text=self.null_text if caption is None else self.backbone.embed_text([caption]),
             local=local,
             seed=seed,
             num_steps=num_steps,
             guidance=1.0 if caption is None else guidance,
-            bf16=bf16,
+            sampler=sampler,
+            precision=precision,
         )
         return self.backbone.latents.decode(latent)[..., :height, :width]
+
+    def sample_latent(
+        self,
+        *,
+        size: tuple[int, int],
+        text: Tensor,
+        local: Tensor,
+        seed: int,
+        num_steps: int,
+        guidance: float,
+        sampler: str = "ddim",
+        precision: str = "32",
+    ) -> Tensor:
+        """From text and codes to a latent (1, C, H, W), from pure noise (Sec. 4.1, App. A).
+
+        Args:
+            size: H and W of the latent.
+            text: embedding of the caption, (1, L, D).
+            local: z_hat (1, M, h, w).
+            seed: of all noise, drawn on the CPU: it is the same on every device.
+            num_steps: evaluations of the U-Net, twice as many where there is guidance.
+            guidance: lambda_s of Eq. 5, on the text alone.
+            sampler: one of `diffusion.sampler`; the paper's is `ddim`.
+            precision: of the U-Net, see `diffcodec.precision`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        shape = (1, self.backbone.latents.channels, *size)
+        start = torch.randn(shape, generator=generator).to(text)
+        noise = seeded_noise(derive_seed([sampler.encode(), str(seed).encode()]))
+        sigmas = self.process.sampling_sigmas(num_steps)
+        with decoding_in(precision, text.device):
+            denoiser = self.process.denoiser(
+                lambda *args, **condition: self.backbone.network(*args, **condition).float()
+            )
+            guided = ClassifierFreeGuidance(denoiser, guidance, {"text": self.null_text})
+            x = pure_noise(start, sigmas[0])
+            return find_sampler(sampler)(guided, x, sigmas, noise=noise, text=text, local=local)
 
     def losses(
         self,
         x: Tensor,
         captions: Sequence[str | None],
-        index: int | None,
+        index: int,
         *,
         caption_drop: float = 0.0,
         local_drop: float = 0.0,
@@ -180,42 +216,40 @@ class LatentDiffusion(nn.Module):
         Args:
             x: images (B, 3, H, W) in [0, 1].
             captions: one per image; None is the learned embedding.
-            index: of the rate; None where there is none.
+            index: of the rate.
             caption_drop, local_drop: share of images without caption, and without codes.
             perceptual: distance of images in [-1, 1].
 
         Returns:
-            `v_loss` and, where there is one, `commit_loss` and `lpips_loss`; scalars. Beside a
-            `commit_loss`, `codes_used`: the share of the codebook that occurs in this batch.
+            `v_loss`, `commit_loss` and, with a perceptual distance, `lpips_loss`; scalars. Beside
+            them `codes_used`: the share of the codebook that occurs in this batch.
         """
-        multiple = self.backbone.latents.stride
-        if index is not None:
-            multiple = self.rates[index].pixels_per_code
-        x = pad(x, multiple)
+        x = pad_to_multiple(x, self.rates[index].pixels_per_code)
         with torch.no_grad():
             # Under autocast in half precision; noise of a large sigma would swallow it there.
             x0 = self.backbone.latents.encode(x).float()
-        # The text encoder is trained with the backbone, and frozen in PerCo.
         text = self.backbone.embed_text([caption or "" for caption in captions])
         absent = torch.tensor([caption is None for caption in captions], device=x.device)
         text = drop(text, self.null_text, caption_drop, always=absent)
-        out = {}
-        local = None
-        if index is not None:
-            encoding = self.encoder(index)(x0)
-            local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
-            out["commit_loss"] = encoding.commit_loss
-            used = encoding.indices.unique().numel() / self.rates[index].num_codes
-            out["codes_used"] = torch.tensor(used)
-        x_noisy, sigma = self.process.add_noise(x0)
-        denoiser = self.process.denoiser(self.backbone.network)
-        x0_hat = denoiser(x_noisy, sigma, text=text, local=local)
-        out["v_loss"] = self.process.v_loss(x0_hat, x0, sigma)
+        encoding = self.encoder(index)(x0)
+        local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
+        used = encoding.indices.unique().numel() / self.rates[index].num_codes
+        out = {"commit_loss": encoding.commit_loss, "codes_used": torch.tensor(used)}
+        sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
+        loss, x0_hat = self.process.v_loss(
+            self.backbone.network, x0, noise, sigma, text=text, local=local
+        )
+        out["v_loss"] = loss.mean()
         if perceptual is not None:
             # Gradients go through the frozen decoder, to the U-Net and the hyper-encoder.
             x_hat = self.backbone.latents.decode(x0_hat)
             out["lpips_loss"] = perceptual(x_hat.clamp(0, 1) * 2 - 1, x * 2 - 1)
         return out
+
+
+def seed_of_sample(seed: int, sample: int) -> int:
+    """The seed of the i-th reconstruction of one stream; the first is the stream's own."""
+    return seed if sample == 0 else derive_seed([f"{seed} {sample}".encode()])
 
 
 def choose_hyper_encoders(

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from diffcodec.perco.process import GRID_STEPS
-from diffcodec.perco.rates import Rate
+from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.points import Point, combine, listed
 
 CONDITIONS = ("both", "text", "local")

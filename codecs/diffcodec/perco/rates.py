@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 REFERENCE_SIDE = 512  # grids are named by their size on a 512x512 image
 GRIDS = (64, 32, 16, 8)
+GRID_STEPS = 50  # timesteps that the model is fine-tuned on (App. A)
 
 # Spatial grid and codebook of every model of the paper (Table 2).
 TABLE_2 = (

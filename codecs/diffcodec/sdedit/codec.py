@@ -18,6 +18,7 @@ from diffcodec.codec import Codec, Decoding
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.points import Point
+from diffcodec.precision import check_precision, decoding_in
 from diffcodec.sdedit.calibration import Calibration
 from diffcodec.sdedit.points import build_points
 from diffcodec.sdedit.presets import Preset
@@ -32,8 +33,6 @@ from diffcodec.sdedit.strength import (
     read_strengths,
     write_strengths,
 )
-
-PRECISIONS = ("32", "bf16")
 
 
 class SDEdit(Codec):
@@ -75,10 +74,7 @@ class SDEdit(Codec):
         calibration: Callable[[], Iterable[Tensor]] | None = None,
         decode_precision: str | int = "32",
     ) -> None:
-        if str(decode_precision) not in PRECISIONS:
-            raise ValueError(
-                f"unknown decode_precision {decode_precision!r}, choose from {PRECISIONS}"
-            )
+        check_precision(decode_precision)
         constrained = [name for name, p in preset.items() if p.zeta]
         if constrained and not base.differentiable:
             raise ValueError(
@@ -99,7 +95,7 @@ class SDEdit(Codec):
         self._calibration = Calibration(calibration)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
-        self.decode_precision = str(decode_precision)
+        self.decode_precision = check_precision(decode_precision)
         for p in self._presets.values():
             self._network(p)  # is there
         self.num_sections = base.num_sections
@@ -253,11 +249,9 @@ class SDEdit(Codec):
     def _network(self, preset: Preset) -> Denoiser:
         prior = self.prior
         network = prior.consistency() if preset.needs_consistency else prior.denoiser()
-        if self.decode_precision == "32":
-            return network
 
         def rounded(x: Tensor, sigma: Tensor, **condition: object) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16):
+            with decoding_in(self.decode_precision, x.device):
                 return network(x, sigma, **condition)
 
         return rounded

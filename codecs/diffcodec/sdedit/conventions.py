@@ -18,7 +18,6 @@ from diffcodec.diffusion.schedule import TimeTable, scheduler_facts, sigmas_of
 Network = Callable[..., Tensor]
 """network(x, time) -> prediction, of the shape of x; time is () or (B,)."""
 
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
 TIME_SCALE = 1000  # of consistency models: c_noise as if it were one of 1000 timesteps
 
 
@@ -64,7 +63,7 @@ def convention_of(config: Mapping[str, Any]) -> Convention:
         return Convention(
             lambda network: EDMDenoiser(network, sigma_data=sigma_data), False, sigma_max
         )
-    alphas_cumprod, prediction = scheduler_facts(config, PREDICTIONS)
+    alphas_cumprod, prediction = scheduler_facts(config)
     sigmas = sigmas_of(alphas_cumprod)
     table = TimeTable(sigmas, torch.arange(len(sigmas)))
 

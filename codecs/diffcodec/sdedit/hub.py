@@ -14,7 +14,7 @@ from diffcodec.sdedit.conventions import (
     convention_of,
     openai_edm_convention,
 )
-from diffcodec.sdedit.openai import ARCHITECTURES, convert
+from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert
 from diffcodec.sdedit.prior import Prior
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 

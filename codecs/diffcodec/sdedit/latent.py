@@ -1,7 +1,6 @@
 """Stable Diffusion as the prior: noise on latents, and away again with an empty prompt."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import Denoiser, VPDenoiser, like
 from diffcodec.diffusion.schedule import TimeTable
+from diffcodec.latent.stable_diffusion import load_pipeline, local_or_hub
 from diffcodec.sdedit.conventions import Convention, convention_of
 from diffcodec.sdedit.prior import Prior
 
@@ -27,6 +27,7 @@ class LatentPrior(Prior):
         consistency: of a U-Net for the fast preset, in the same latent space, in the same form; a
             latent consistency model is known by its guidance embedding, all others (turbo) are
             evaluated once as they are. None is none.
+        revision: of the source's repository.
         guidance: what a latent consistency model is told; with an empty prompt there is nothing to
             guide to, but it was only trained for some values.
         window: side of the tiles in pixels, a multiple of 64; None takes images whole.
@@ -42,20 +43,25 @@ class LatentPrior(Prior):
         source: str,
         consistency: str | None = None,
         *,
+        revision: str | None = None,
         guidance: float = 7.5,
         window: int | None = None,
     ) -> None:
-        vae, unet, text, scheduler = _load_pipeline(source)
-        stride = int(2 ** (len(vae.config.block_out_channels) - 1))
+        pipeline = load_pipeline(source, revision=revision)
+        unet: Any = pipeline.unet
+        stride = pipeline.latents.stride
         multiple = stride * int(2 ** (len(unet.config.block_out_channels) - 1))
         if window is not None and window % multiple:
             raise ValueError(f"window must be a multiple of {multiple}, got {window}")
         super().__init__(None if window is None else window // stride)
         self._stride, self.multiple = stride, multiple
-        self.vae: Any = vae
-        self.unet: Any = unet
+        self.latents = pipeline.latents
+        self.unet = unet
+        with torch.no_grad():
+            tokens = pipeline.tokenizer([""])
+            text: Tensor = pipeline.text_encoder(tokens).last_hidden_state
         self.register_buffer("text", text)
-        self._convention: Convention = convention_of(scheduler)
+        self._convention: Convention = convention_of(pipeline.scheduler)
         if self._convention.table is None:
             raise ValueError(f"the scheduler of {source!r} is of no latent diffusion model")
         self.max_sigma = self._convention.max_sigma
@@ -67,16 +73,10 @@ class LatentPrior(Prior):
         return (self.window or 0) * self._stride
 
     def encode(self, x: Tensor) -> Tensor:
-        z: Tensor = self.vae.encode(x * 2 - 1).latent_dist.mode()
-        return (z - self._shift) * self.vae.config.scaling_factor
+        return self.latents.encode(x)
 
     def decode(self, z: Tensor) -> Tensor:
-        x: Tensor = self.vae.decode(z / self.vae.config.scaling_factor + self._shift).sample
-        return (x + 1) / 2
-
-    @property
-    def _shift(self) -> float:
-        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+        return self.latents.decode(z)
 
     def build_denoiser(self) -> Denoiser:
         return self._convention.wrap(self._network(self.unet))
@@ -137,35 +137,10 @@ def guidance_embedding(guidance: float, size: int) -> Tensor:
     return nn.functional.pad(embedding, (0, size % 2))[None]
 
 
-def _load_pipeline(source: str) -> tuple[Any, Any, Tensor, Any]:
-    """Autoencoder, U-Net, embedding (1, L, D) of the empty prompt, and the scheduler's config."""
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    source = _expanded(source)
-    try:
-        vae: Any = AutoencoderKL.from_pretrained(source, subfolder="vae")
-        unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
-        text_encoder: Any = CLIPTextModel.from_pretrained(source, subfolder="text_encoder")
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-        scheduler = DDPMScheduler.load_config(source, subfolder="scheduler")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"could not load a Stable Diffusion pipeline from {source!r} (owner/repository on the "
-            f"hub, or a folder in diffusers' layout): {error}"
-        ) from error
-    tokens: Any = tokenizer(
-        [""], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt"
-    )
-    with torch.no_grad():
-        text: Tensor = text_encoder.float()(tokens.input_ids).last_hidden_state
-    return vae.float(), unet.float(), text, scheduler
-
-
 def _load_unet(source: str) -> Any:
     from diffusers import UNet2DConditionModel
 
-    source = _expanded(source)
+    source = local_or_hub(source)
     try:
         try:
             unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
@@ -174,8 +149,3 @@ def _load_unet(source: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"could not load a U-Net from {source!r}: {error}") from error
     return unet.float()
-
-
-def _expanded(source: str) -> str:
-    folder = Path(source).expanduser()
-    return str(folder) if folder.is_dir() else source

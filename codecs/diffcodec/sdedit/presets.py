@@ -7,10 +7,10 @@ from torch import Tensor
 
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.guidance import dps
-from diffcodec.diffusion.sampler import Noise, consistency, ddim, dpmpp_2m, euler_sde
+from diffcodec.diffusion.sampler import SAMPLERS, Noise, consistency, find_sampler
 from diffcodec.diffusion.schedule import karras_sigmas
 
-SOLVERS = ("consistency", "dpmpp_2m", "ddim", "euler_sde")
+SOLVERS = ("consistency", *SAMPLERS)
 MOST_ODE_STEPS = 20
 
 
@@ -96,6 +96,4 @@ class Preset:
             return dps(denoiser, x, sigmas, distance=distance, zeta=self.zeta, noise=noise)
         if self.method == "consistency":
             return consistency(denoiser, x, sigmas, noise=noise)
-        if self.method == "euler_sde":
-            return euler_sde(denoiser, x, sigmas, noise=noise)
-        return {"dpmpp_2m": dpmpp_2m, "ddim": ddim}[self.method](denoiser, x, sigmas)
+        return find_sampler(self.method)(denoiser, x, sigmas, noise=noise)

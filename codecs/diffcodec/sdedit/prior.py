@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.tiling import TiledDenoiser
+from diffcodec.padding import pad_to_multiple
 
 
 class Prior(nn.Module, ABC):
@@ -40,11 +40,7 @@ class Prior(nn.Module, ABC):
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the right and lower border up to what `encode` and the window take."""
-        height, width = x.shape[-2:]
-        smallest = self.min_side
-        down = max(-height % self.multiple, smallest - height)
-        right = max(-width % self.multiple, smallest - width)
-        return F.pad(x, (0, right, 0, down), mode="replicate")
+        return pad_to_multiple(x, self.multiple, min_side=self.min_side)
 
     @property
     def min_side(self) -> int:

@@ -1,6 +1,6 @@
 import torch
 
-from diffcodec.perco.tokenizer import BEGIN, END, WordTokenizer
+from diffcodec.latent.tokenizer import BEGIN, END, WordTokenizer
 
 
 def test_known_words_are_one_token_and_others_their_bytes():

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffcodec.diffusion.schedule import cosine_alphas_cumprod
-from diffcodec.perco.backbone import Backbone
-from diffcodec.perco.latents import LatentSpace
-from diffcodec.perco.tokenizer import BEGIN, END, WordTokenizer
+from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.tokenizer import BEGIN, END, WordTokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -82,13 +82,12 @@ def small_backbone(
         )
     )
     backbone = Backbone(
-        _vae(vae_channels, vae_layers, 4),
+        LatentSpace(_vae(vae_channels, vae_layers, 4), patch=PATCH),
         unet,
         text_encoder,
         tokenizer,
         alphas_cumprod=cosine_alphas_cumprod(NUM_TIMESTEPS),
         prediction="v",
-        patch=PATCH,
     )
     if autoencoder_weights is not None:
         backbone.load_latents(autoencoder_weights)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffcodec.padding import pad_to_multiple
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
@@ -63,16 +65,10 @@ class LatentSpace(nn.Module):
         One image at a time, as they are coded.
         """
         height, width = x.shape[-2:]
-        latents = (self.encode(pad(image, self.stride)) for image in x.split(1))
+        latents = (self.encode(pad_to_multiple(image, self.stride)) for image in x.split(1))
         images = [self.decode(latent)[..., :height, :width] for latent in latents]
         return torch.cat(images).clamp(0, 1)
 
     def posterior(self, x: Tensor) -> Any:
         """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
         return self.vae.encode(F.pixel_unshuffle(x * 2 - 1, self.patch)).latent_dist
-
-
-def pad(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and lower border up to multiples of so many pixels."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")

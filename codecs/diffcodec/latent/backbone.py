@@ -1,4 +1,4 @@
-"""The latent diffusion model that PerCo is built on: autoencoder, U-Net, text encoder, schedule."""
+"""A text-conditioned latent diffusion model: autoencoder, U-Net, text encoder, schedule."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -7,63 +7,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffcodec.perco.latents import LatentSpace
+from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
 Tokenizer = Callable[[list[str]], Tensor]
+"""Texts -> token indices (B, L)."""
+
+SHIPPED_WITH = "diffcodec.perco"  # the small one's weights, as part of a whole PerCo
 
 
 class Backbone(nn.Module):
     """A text-conditioned latent diffusion model.
 
     Args:
-        vae, unet, text_encoder: its networks, of the classes of Stable Diffusion.
+        latents: images <-> latents.
+        unet, text_encoder: the other networks, of the classes of Stable Diffusion.
         tokenizer: texts -> token indices (B, L).
         alphas_cumprod: abar of its training timesteps, (N,) falling.
-        prediction: `eps` or `v`, what the U-Net predicts.
-        patch, latent_scale, latent_shift: of the latent space.
-        hyper_encoder_weights: what a checkpoint of PerCo (SD) has beside the backbone: HyperEncoder
-            options and state dict.
+        prediction: `x0`, `eps` or `v`, what the U-Net predicts.
 
     Attributes:
         perco_state: what this project's PerCo files hold beside the backbone, see `load_weights`.
+        hyper_encoder_weights: what a released checkpoint of PerCo (SD) has beside the backbone:
+            options of its hyper-encoder and a state dict; None of any other.
     """
 
     def __init__(
         self,
-        vae: "AutoencoderKL",
+        latents: LatentSpace,
         unet: "UNet2DConditionModel",
         text_encoder: "CLIPTextModel",
         tokenizer: Tokenizer,
         *,
         alphas_cumprod: Tensor,
         prediction: str,
-        patch: int = 1,
-        latent_scale: float = 1.0,
-        latent_shift: float = 0.0,
-        hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
     ) -> None:
         super().__init__()
-        self.latents = LatentSpace(vae, patch=patch, scale=latent_scale, shift=latent_shift)
+        self.latents = latents
         self.unet: Any = unet
         self.text_encoder: Any = text_encoder
         self.tokenizer = tokenizer
         self.alphas_cumprod = alphas_cumprod.double()
         self.prediction = prediction
-        self.hyper_encoder_weights = hyper_encoder_weights
         self.perco_state: dict[str, Tensor] = {}
+        self.hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
     @property
     def local_channels(self) -> int:
-        """Channels that the U-Net takes beside the noisy latent: those of z_hat."""
+        """Channels of a spatial condition that the U-Net takes beside the noisy latent."""
         return int(self.unet.config.in_channels) - self.latents.channels
 
     def widen(self, local_channels: int) -> None:
-        """Let the U-Net's first convolution see z_hat beside the noisy latent (Sec. 3.2).
+        """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
+
+        This is how PerCo's codes z_hat get in (Careil et al. 2024, Sec. 3.2).
 
         The old channels' weights are kept, the new ones random; a convolution that is already that
         wide is left as it is. Without local channels it becomes what it does when they are zero.
@@ -105,8 +106,8 @@ class Backbone(nn.Module):
             x_t: noisy latents (B, C, H, W) of unit variance.
             time: timestep, () or (B,).
             text: embeddings (B, L, D).
-            local: z_hat (B, M, h, w), upsampled to the latents' size; a U-Net that was not widened
-                takes none.
+            local: a spatial condition (B, M, h, w), upsampled to the latents' size; a U-Net that
+                was not widened takes none.
         """
         if local is not None:
             x_t = torch.cat([x_t, F.interpolate(local, size=x_t.shape[-2:], mode="nearest")], 1)
@@ -122,7 +123,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: it cannot be had or does not fit.
         """
-        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"), prefix="model.")
+        state = state_dict_of(load_checkpoint(source, package=SHIPPED_WITH), prefix="model.")
         beside = {k: v for k, v in state.items() if not k.startswith("backbone.")}
         state = state_dict_of(state, prefix="backbone.")
         first = state.get("unet.conv_in.weight")
@@ -137,7 +138,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: it cannot be had or does not fit.
         """
-        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"), prefix="latents.")
+        state = state_dict_of(load_checkpoint(source, package=SHIPPED_WITH), prefix="latents.")
         load_strict(self.latents, state, source=source)
 
 

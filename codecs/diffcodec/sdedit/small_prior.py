@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser
-from diffcodec.sdedit.network import SmallUNet
 from diffcodec.sdedit.prior import Prior
+from diffcodec.sdedit.small_unet import SmallUNet
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 log = logging.getLogger(__name__)

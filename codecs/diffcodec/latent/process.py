@@ -1,6 +1,7 @@
-"""The diffusion process of the latents: a grid of timesteps, a denoiser, the v-prediction loss."""
+"""The diffusion process of the latents: a grid of timesteps, a denoiser, the loss of v."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,6 @@ from torch import Tensor
 from diffcodec.diffusion.denoiser import VPDenoiser, like
 from diffcodec.diffusion.schedule import TimeTable, sigmas_of, spaced_timesteps
 
-GRID_STEPS = 50  # timesteps that the model is fine-tuned on (App. A)
 # A schedule that ends in pure noise would have an infinite sigma.
 MIN_ALPHAS_CUMPROD = 1e-8
 
@@ -18,16 +18,14 @@ class LatentProcess:
 
     Args:
         alphas_cumprod: abar of all N timesteps, (N,) falling.
-        prediction: `v` or `eps`, what the network predicts; the loss is that of v for either.
+        prediction: `x0`, `eps` or `v`, what the network predicts; the loss is that of v for any.
         grid_steps: how many of the timesteps are trained and sampled, evenly spaced up to the last.
 
     Raises:
         ValueError: the grid has more timesteps than the process, or less than one.
     """
 
-    def __init__(
-        self, alphas_cumprod: Tensor, *, prediction: str, grid_steps: int = GRID_STEPS
-    ) -> None:
+    def __init__(self, alphas_cumprod: Tensor, *, prediction: str, grid_steps: int) -> None:
         num_timesteps = len(alphas_cumprod)
         if not 1 <= grid_steps <= num_timesteps:
             raise ValueError(f"grid_steps must be in 1 to {num_timesteps}, got {grid_steps}")
@@ -50,20 +48,31 @@ class LatentProcess:
         sigmas = self.sigmas[spaced_timesteps(len(self.sigmas), num_steps)]
         return torch.cat([sigmas.flip(0), sigmas.new_zeros(1)])
 
-    def add_noise(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, …) -> noisy latents x0 + sigma eps and their sigmas (B,), random."""
-        sigma = self.sigmas[torch.randint(len(self.sigmas), (len(x0),))]
-        return x0 + like(x0, sigma) * torch.randn_like(x0), sigma
+    def draw_sigmas(self, count: int) -> Tensor:
+        """Random noise levels of the grid, (count,)."""
+        return self.sigmas[torch.randint(len(self.sigmas), (count,))]
 
-    @staticmethod
-    def v_loss(x0_hat: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-        """Squared error of v (Salimans & Ho 2022) that an estimate of x0 makes, a scalar.
+    def v_loss(
+        self,
+        network: Callable[..., Tensor],
+        x0: Tensor,
+        noise: Tensor,
+        sigma: Tensor,
+        **condition: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Squared error of v, whatever the network itself predicts.
 
-        v = sqrt(abar) eps - sqrt(1 - abar) x0 at a given x: its error is that of x0 divided by
-        sqrt(1 - abar), whatever the network itself predicts.
+        Args:
+            network: that is told the timestep.
+            x0, noise: latents and standard normal noise, (B, …).
+            sigma: noise levels of the grid, (B,).
+            condition: handed to the network.
+
+        Returns:
+            The loss of each latent, (B,), and the estimate of x0, (B, …).
         """
-        weight = (1 + sigma.double() ** 2) / sigma.double() ** 2
-        return (like(x0, weight) * (x0_hat - x0).square()).mean()
+        denoiser = self.denoiser(network)
+        return denoiser.loss(x0, noise, sigma, weight=denoiser.v_weight, **condition)
 
 
 def pure_noise(noise: Tensor, sigma: Tensor) -> Tensor:

@@ -1,29 +1,33 @@
-"""The small backbone's own training: its autoencoder, then its U-Net and text encoder.
+"""Training of a latent diffusion model: its autoencoder, then its U-Net and text encoder.
 
-Both are codecs, so that they are measured like any other: the autoencoder's stream is its latent in
-single precision, whose PSNR is the ceiling of what PerCo can reach (Fig. 9; Table 1), and the
-latent diffusion model's is the caption.
+Neither is a codec. What tells whether the autoencoder gets better is the PSNR of its round trip,
+which is the ceiling of what is coded in its latents (PerCo, Fig. 9; Table 1); what tells it of the
+other two is their loss on the same noise and timesteps every time.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 
-from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec
-from diffcodec.perco.backbone import Backbone
-from diffcodec.perco.captioned import CaptionedCodec
-from diffcodec.perco.captioners import Captioner
-from diffcodec.perco.latents import LatentSpace, pad
-from diffcodec.perco.model import LatentDiffusion
-from diffcodec.perco.training import warmed_up_adamw
+from diffcodec.bitstream import derive_seed
+from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.backbone import SHIPPED_WITH, Backbone, frozen
+from diffcodec.latent.process import LatentProcess
+from diffcodec.optimization import warmed_up_adamw
+from diffcodec.padding import pad_to_multiple
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
+Captioner = Callable[..., list[str | None]]
+"""captioner(x, batch) -> a caption of each image, see `TextToImageTraining`."""
 
-class Autoencoder(Codec):
+
+class AutoencoderTraining(LightningModule):
     """Trains a latent space: squared error and a divergence that keeps latents compact.
 
     Latents are brought to zero mean and unit variance per channel by statistics that are averaged
@@ -59,32 +63,17 @@ class Autoencoder(Codec):
         self.kl_weight = kl_weight
         self.momentum = momentum
         self.decoder_only = decoder_only
+        self._mse, self._psnr = MeanMetric(), MeanMetric()
         if weights is not None:
-            state = state_dict_of(load_checkpoint(weights, package="diffcodec.perco"))
+            state = state_dict_of(load_checkpoint(weights, package=SHIPPED_WITH))
             load_strict(self, state, source=weights)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        # One at a time: what a convolution rounds depends on the batch it is part of.
-        latents = [self.latents.encode(pad(image, self.latents.stride)) for image in x.split(1)]
-        return [[z.cpu().numpy().astype("<f4").tobytes()] for z in latents]
-
-    def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        stride = self.latents.stride
-        shape = (self.latents.channels, -(-height // stride), -(-width // stride))
-        images = []
-        for (payload,) in payloads:
-            if len(payload) != 4 * shape[0] * shape[1] * shape[2]:
-                raise BitstreamError(f"{len(payload)} bytes are no latent of {shape} values")
-            values = np.frombuffer(payload, dtype="<f4").astype(np.float32)
-            z = torch.from_numpy(values).reshape(1, *shape).to(self.device)
-            # Finite, so that no stream makes a picture of what is no number.
-            images.append(self.latents.decode(z)[..., :height, :width].nan_to_num())
-        return torch.cat(images)
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a backbone loads as its `autoencoder_weights`."""
+        return self.state_dict()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        x = pad(batch["image"], self.latents.stride)
+        x = pad_to_multiple(batch["image"], self.latents.stride)
         if self.decoder_only:
             with torch.no_grad():
                 latent = self.latents.encode(x)
@@ -104,6 +93,14 @@ class Autoencoder(Codec):
         self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
         self.log("train/mse", mse)
         return mse
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        x = batch["image"]
+        mse = (self.latents.round_trip(x) - x).square().mean((1, 2, 3))
+        self._mse.update(mse)
+        self._psnr.update(-10 * mse.log10())
+        self.log("val/mse", self._mse)
+        self.log("val/psnr", self._psnr, prog_bar=True)
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
@@ -128,16 +125,17 @@ class Autoencoder(Codec):
         )
 
 
-class TextToImage(CaptionedCodec):
+class TextToImageTraining(LightningModule):
     """Trains U-Net and text encoder of a backbone to make images of captions.
 
     Args:
         backbone: with a trained autoencoder, which stays as it is.
-        captioner: images -> captions.
-        text_coder: `zlib` or `dictionary`.
-        caption_drop: share of the images in training without caption.
-        steps, guidance: of the decoder.
-        grid_steps: timesteps that are trained and sampled.
+        captioner: images (B, 3, H, W) in [0, 1] and the batch that they are of -> a caption each;
+            None is an empty one.
+        caption_drop: share of the images in training whose caption is replaced by the empty one,
+            which is what guidance leads away from.
+        grid_steps: timesteps that are trained.
+        validation_levels: noise levels at which each image is validated, evenly spaced timesteps.
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         weights: null, or a source of `diffcodec.weights`.
     """
@@ -147,76 +145,72 @@ class TextToImage(CaptionedCodec):
         backbone: Backbone,
         *,
         captioner: Captioner,
-        text_coder: str = "dictionary",
         caption_drop: float = 0.1,
-        steps: int = 20,
-        guidance: float = 3.0,
         grid_steps: int = 1000,
+        validation_levels: int = 8,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 500,
         weights: str | None = None,
     ) -> None:
-        super().__init__(captioner=captioner, text_coder=text_coder)
-        model = LatentDiffusion(backbone, [], hyper_encoder={}, grid_steps=grid_steps)
-        # The null text is that of "", which PerCo starts from.
-        model.null_text.requires_grad_(False)
-        backbone.text_encoder.requires_grad_(True)
-        self.model = model
-        self.caption_drop = caption_drop
-        self.steps, self.guidance = steps, guidance
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        super().__init__()
+        self.process = LatentProcess(
+            backbone.alphas_cumprod, prediction=backbone.prediction, grid_steps=grid_steps
+        )
         if weights is not None:
             backbone.load_weights(weights)
-            backbone.widen(0)
+        backbone.widen(0)
+        frozen(backbone.latents)
+        self.backbone = backbone
+        self.captioner = captioner
+        self.caption_drop = caption_drop
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        # Not the lowest: v is the noise there, of which almost nothing can be seen.
+        self._levels = self.process.sampling_sigmas(validation_levels + 1)[:-2]
+        self._v_loss = MeanMetric()
+
+    def train(self, mode: bool = True) -> "TextToImageTraining":
+        super().train(mode)
+        self.backbone.latents.eval()
+        return self
 
     def trained_state(self) -> dict[str, Tensor]:
-        return {f"backbone.{k}": v for k, v in self.model.backbone.state_dict().items()}
-
-    def format_config(self) -> dict[str, Any]:
-        return {"text_coder": self.text_coder}
-
-    def decoding_state(self) -> dict[str, Tensor]:
-        return self.model.decoding_state()
-
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        captions = self.captioner(x)
-        return [[self._encode_text(caption or "")] for caption in captions]
-
-    def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        captions = [self._decode_text(text) for (text,) in payloads]
-        images = [
-            self.model.reconstruct(
-                height=height,
-                width=width,
-                caption=caption,
-                index=None,
-                indices=None,
-                seed=seed,
-                num_steps=self.steps,
-                guidance=self.guidance,
-            )
-            for caption, seed in zip(captions, seeds, strict=True)
-        ]
-        return torch.cat(images)
-
-    def ceiling(self, x: Tensor) -> Tensor:
-        return self.model.backbone.latents.round_trip(x)
+        """What a backbone loads as its `weights`."""
+        return {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         captions = self.captioner(batch["image"], batch)
-        # Dropped captions are "", through the text encoder: the null text moves with it.
         dropped = torch.rand(len(captions)) < self.caption_drop
-        captions = ["" if d else c for c, d in zip(captions, dropped.tolist(), strict=True)]
-        loss = self.model.losses(batch["image"], captions, None)["v_loss"]
+        captions = [None if d else c for c, d in zip(captions, dropped.tolist(), strict=True)]
+        x0 = self._latents(batch["image"])
+        sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
+        loss = self._loss(x0, captions, noise, sigma).mean()
         self.log("train/v_loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        with torch.no_grad():
-            self.model.null_text.copy_(self.model.backbone.embed_text([""]))
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        captions = self.captioner(batch["image"], batch)
+        for index, x, caption in zip(
+            batch["index"].tolist(), batch["image"].split(1), captions, strict=True
+        ):
+            count = len(self._levels)
+            x0 = self._latents(x).expand(count, -1, -1, -1)
+            noise = seeded_noise(derive_seed([f"validation {index}".encode()]))(x0)
+            self._v_loss.update(self._loss(x0, [caption] * count, noise, self._levels).mean())
+        self.log("val/v_loss", self._v_loss, prog_bar=True)
+
+    @torch.no_grad()
+    def _latents(self, x: Tensor) -> Tensor:
+        latents = self.backbone.latents
+        # Under autocast in half precision; noise of a large sigma would swallow it there.
+        return latents.encode(pad_to_multiple(x, latents.stride)).float()
+
+    def _loss(
+        self, x0: Tensor, captions: Sequence[str | None], noise: Tensor, sigma: Tensor
+    ) -> Tensor:
+        text = self.backbone.embed_text([caption or "" for caption in captions])
+        loss, _ = self.process.v_loss(self.backbone.network, x0, noise, sigma, text=text)
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(

@@ -6,11 +6,11 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from callbacks.export import ExportWeights
-from diffcodec.bitstream import BitstreamError
+from diffcodec.bitstream import derive_seed
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.pretrain import ConsistencyTraining, PriorTraining, _heun_step, _walk
-from diffcodec.sdedit.small import SmallPrior
+from diffcodec.sdedit.small_prior import SmallPrior
+from diffcodec.sdedit.training import ConsistencyTraining, DenoiserTraining, _heun_step, _walk
 from tests.trainers import quiet_trainer
 
 SMALL = {"channels": [8, 12], "layers": 1}
@@ -29,28 +29,59 @@ def fit(codec, steps, tmp_path, ckpt_path=None) -> Trainer:
     return trainer
 
 
-def psnr(codec, x) -> float:
-    return -10 * math.log10(float((codec.decompress(codec.compress(x)) - x).square().mean()))
+def validated(part, images, tmp_path) -> dict[str, float]:
+    data = [{"image": x, "index": i} for i, x in enumerate(images)]
+    trainer = quiet_trainer(tmp_path)
+    (logged,) = trainer.validate(part, DataLoader(data), verbose=False)
+    return logged
 
 
-def test_the_denoiser_learns_and_is_measured_by_denoising(tmp_path):
+def psnr(x_hat, x) -> float:
+    return -10 * math.log10(float((x_hat - x).square().mean()))
+
+
+def test_the_denoiser_learns_and_validation_shows_it(tmp_path):
     torch.manual_seed(0)
-    codec = PriorTraining(**SMALL, sigmas=[0.1, 0.4], lr=5e-3, warmup_steps=5)
+    part = DenoiserTraining(**SMALL, sigmas=[0.1, 0.4], lr=5e-3, warmup_steps=5)
     x = blocks(2, seed=1)[..., :30, :25]
-    codec.select("sigma=0.4")
+    before = validated(part, x, tmp_path)
     # D(x) = c_skip x at first: noise of 0.4 in [-1, 1], less what shrinking takes away.
-    assert 13 < psnr(codec, x) < 18
-    before = psnr(codec, x)
-    fit(codec, 60, tmp_path)
-    assert psnr(codec.eval(), x) > before + 1
-    assert codec.decompress(codec.compress(x)).shape == x.shape
-    codec.select("sigma=0.1")
-    assert psnr(codec, x) > 20
+    assert 13 < before["val/psnr@sigma=0.4"] < 18
+    assert before["val/psnr@sigma=0.1"] > 20
+    assert validated(part, x, tmp_path) == before  # the same noise every time
+    fit(part, 60, tmp_path)
+    assert validated(part, x, tmp_path)["val/psnr@sigma=0.4"] > before["val/psnr@sigma=0.4"] + 1
+
+
+def test_validation_is_the_mean_over_images_of_any_size(tmp_path):
+    part = DenoiserTraining(**SMALL, sigmas=[0.2])
+    images = [blocks(1)[0], blocks(1)[0][:, :17, :31]]
+    single = []
+    for index, x in enumerate(images):
+        seed = derive_seed([f"validation {index}".encode()])
+        single.append(psnr(part.denoise(x[None], 0.2, seed), x[None]))
+    logged = validated(part, images, tmp_path)["val/psnr@sigma=0.2"]
+    assert logged == pytest.approx(sum(single) / 2, rel=1e-5)
+
+
+def test_the_loss_is_edms(tmp_path):
+    part = DenoiserTraining(**SMALL, p_mean=math.log(0.3), p_std=0.0)
+    with torch.no_grad():
+        part.network.conv_out.weight.normal_(std=0.1)
+        x = blocks(2) * 2 - 1
+        torch.manual_seed(3)
+        loss = part.loss(x)
+        torch.manual_seed(3)
+        torch.randn(2)  # of the noise levels, which are all 0.3
+        noisy = x + 0.3 * torch.randn_like(x)
+        error = (part.denoiser(noisy, torch.tensor(0.3)) - x).square().mean()
+    weight = (0.3**2 + 0.5**2) / (0.3 * 0.5) ** 2  # Karras et al. (2022), Table 1
+    torch.testing.assert_close(loss, weight * error, rtol=1e-5, atol=0)
 
 
 def test_what_they_write_the_small_prior_loads(tmp_path):
     torch.manual_seed(0)
-    fit(PriorTraining(**SMALL), 2, tmp_path / "prior")
+    fit(DenoiserTraining(**SMALL), 2, tmp_path / "prior")
     teacher = str(tmp_path / "prior" / "model.safetensors")
     codec = ConsistencyTraining(**SMALL, teacher=teacher, warmup_steps=1)
     before = {k: v.clone() for k, v in codec.state_dict().items()}
@@ -78,7 +109,7 @@ def test_a_perfect_consistency_model_has_no_loss():
         def __call__(self, noisy, c_noise):
             sigma = (4 * c_noise.double()).exp()
             scale = (sigma**2 + 0.25).sqrt().reshape(-1, 1, 1, 1)
-            c_skip, c_out = (c.reshape(-1, 1, 1, 1) for c in self.denoiser.scalings(sigma))
+            c_skip, c_out, _ = (c.reshape(-1, 1, 1, 1) for c in self.denoiser.scalings(sigma))
             return (x[: len(noisy)] - c_skip * scale * noisy) / c_out.clamp(min=1e-9)
 
     denoiser = EDMDenoiser(Known(EDMDenoiser(None)))
@@ -105,8 +136,8 @@ def test_with_a_walk_the_loss_is_the_distance_from_its_end(monkeypatch):
     # f of an untrained network is c_skip x: the loss against a known end in closed form.
     codec = ConsistencyTraining(**SMALL, walk_steps=2, p_mean=math.log(0.5), p_std=0.0)
     x = torch.zeros(4, 3, 64, 64)
-    monkeypatch.setattr("diffcodec.sdedit.pretrain._walk", lambda *_: torch.ones_like(x))
-    c_skip, c_out = codec.denoiser.scalings(torch.tensor(0.5))
+    monkeypatch.setattr("diffcodec.sdedit.training._walk", lambda *_: torch.ones_like(x))
+    c_skip, c_out, _ = codec.denoiser.scalings(torch.tensor(0.5))
     expected = (1 + (0.5 * c_skip) ** 2) / c_out**2
     torch.manual_seed(0)
     assert float(codec.loss(x).detach()) == pytest.approx(float(expected), rel=0.02)
@@ -114,10 +145,10 @@ def test_with_a_walk_the_loss_is_the_distance_from_its_end(monkeypatch):
 
 def test_training_resumes_where_it_was(tmp_path):
     torch.manual_seed(0)
-    trainer = fit(PriorTraining(**SMALL), 4, tmp_path)
+    trainer = fit(DenoiserTraining(**SMALL), 4, tmp_path)
     path = tmp_path / "last.ckpt"
     trainer.save_checkpoint(path)
-    codec = PriorTraining(**SMALL)
+    codec = DenoiserTraining(**SMALL)
     again = fit(codec, 6, tmp_path, ckpt_path=path)
     assert again.global_step == 6
     state = torch.load(path, weights_only=True)
@@ -129,12 +160,9 @@ def test_training_resumes_where_it_was(tmp_path):
     assert 0 < moved.abs().max() < 0.1  # it went on from there, not from new random weights
 
 
-def test_bad_streams_and_settings_are_refused():
-    codec = PriorTraining(**SMALL)
-    with pytest.raises(BitstreamError, match="5 bytes are no picture of 4x4"):
-        codec.decode([[b"12345"]], 4, 4, [0])
+def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="sigmas must be above 0"):
-        PriorTraining(**SMALL, sigmas=[0.1, 0])
+        DenoiserTraining(**SMALL, sigmas=[0.1, 0])
     with pytest.raises(ValueError, match="num_levels must be at least 2"):
         ConsistencyTraining(**SMALL, num_levels=1)
     with pytest.raises(ValueError, match="walk_steps must be null or at least 2, got 1"):

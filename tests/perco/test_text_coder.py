@@ -3,7 +3,8 @@ import zlib
 import pytest
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.perco.text import TEXT_CODERS, caption_words, find_text_coder
+from diffcodec.latent.tokenizer import caption_words
+from diffcodec.perco.payload import TEXT_CODERS, find_text_coder
 
 # Made up in the manner of COCO's annotators and of BLIP-2.
 CAPTIONS = (

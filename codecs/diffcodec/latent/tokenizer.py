@@ -2,15 +2,25 @@
 
 import re
 from functools import cache
+from importlib.resources import files
 
 import torch
 from torch import Tensor
 
-from diffcodec.perco.text import caption_words
-
 END, BEGIN = 0, 1  # END also fills up
 _NUM_SPECIAL = 2
 _PIECE = re.compile(r"[a-z]+|[^a-z\s]")
+
+
+@cache
+def caption_words() -> str:
+    """Words and phrases of captions, the most common last, where a reference to them is cheapest.
+
+    The small tokenizer's vocabulary and PerCo's text coder depend on it: changing it changes the
+    format of streams.
+    """
+    path = files("diffcodec.latent") / "caption_words.txt"
+    return " ".join(path.read_text(encoding="utf-8").splitlines())
 
 
 class WordTokenizer:

@@ -1,8 +1,7 @@
 """Training of the small prior: a denoiser with EDM's loss, then its consistency model.
 
-Both are codecs, so that they are measured like any other: the stream holds the picture itself, and
-what is decoded is the picture after noise of a certain level and one evaluation. At the operating
-point `sigma=0.1` the PSNR is that of denoising noise of that level in [-1, 1].
+Neither is a codec. What tells whether they get better is the PSNR of what one evaluation makes of
+images after noise of certain levels in [-1, 1], the same noise every time.
 """
 
 import copy
@@ -10,24 +9,23 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
-from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec, to_uint8
+from diffcodec.bitstream import derive_seed
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser, like
 from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
-from diffcodec.points import combine
-from diffcodec.sdedit.network import SmallUNet
+from diffcodec.padding import pad_to_multiple
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.small import SIGMA_MIN, load_network
+from diffcodec.sdedit.small_prior import SIGMA_MIN, load_network
+from diffcodec.sdedit.small_unet import SmallUNet
 
 
-class PriorTraining(Codec):
+class DenoiserTraining(LightningModule):
     """Trains the denoiser (Karras et al. 2022, Eq. 8 and Table 1).
 
     EDM draws noise levels for making images of nothing. The enhancer starts from a picture, and
@@ -37,7 +35,7 @@ class PriorTraining(Codec):
     Args:
         channels, layers: of the network.
         p_mean, p_std: of ln(sigma) in training.
-        sigmas: noise levels in [-1, 1] at which it is measured.
+        sigmas: noise levels in [-1, 1] at which it is validated.
         lr, warmup_steps: of Adam; the learning rate falls to zero along a cosine.
         weights: null, or a source of `diffcodec.weights`.
 
@@ -59,46 +57,55 @@ class PriorTraining(Codec):
     ) -> None:
         if not all(sigma > 0 for sigma in sigmas):
             raise ValueError(f"sigmas must be above 0, got {list(sigmas)}")
-        super().__init__(combine(decoding={"sigmas": list(sigmas)}))
+        super().__init__()
+        self.sigmas = tuple(float(sigma) for sigma in sigmas)
+        self._psnr: Any = nn.ModuleList(MeanMetric() for _ in self.sigmas)
         self.network = load_network(channels, layers, weights)
         self.p_mean, self.p_std = p_mean, p_std
         self.lr, self.warmup_steps = lr, warmup_steps
 
     @property
-    def denoiser(self) -> Denoiser:
+    def denoiser(self) -> EDMDenoiser:
         """What is trained."""
         return EDMDenoiser(self.network)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        return [[image.cpu().numpy().tobytes()] for image in to_uint8(x)]
-
-    def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        images = []
-        sigma = torch.tensor(self.point.decoding["sigmas"])
-        for (pixels,), seed in zip(payloads, seeds, strict=True):
-            if len(pixels) != 3 * height * width:
-                raise BitstreamError(f"{len(pixels)} bytes are no picture of {height}x{width}")
-            x = torch.from_numpy(np.frombuffer(pixels, dtype=np.uint8).copy())
-            x = x.reshape(1, 3, height, width).to(self.device) / 127.5 - 1
-            x = _pad(x, self.network)
-            x0 = self.denoiser(x + sigma * seeded_noise(seed)(x), sigma)
-            images.append((x0[..., :height, :width] + 1) / 2)
-        return torch.cat(images)
+    def trained_state(self) -> dict[str, Tensor]:
+        """What the small prior loads: the network's weights."""
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()}
 
     def loss(self, x: Tensor) -> Tensor:
         """EDM's loss of images (B, 3, H, W) in [-1, 1], at random noise levels."""
         sigma = (self.p_mean + self.p_std * torch.randn(len(x), device=x.device)).exp()
-        denoiser = EDMDenoiser(self.network)
-        x0 = denoiser(x + like(x, sigma) * torch.randn_like(x), sigma)
-        weight = (sigma**2 + denoiser.sigma_data**2) / (sigma * denoiser.sigma_data) ** 2
-        return (like(x, weight) * (x0 - x) ** 2).mean()
+        loss, _ = self.denoiser.loss(x, torch.randn_like(x), sigma)
+        return loss.mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        loss = self.loss(_pad(batch["image"] * 2 - 1, self.network))
+        loss = self.loss(pad_to_multiple(batch["image"] * 2 - 1, self.network.multiple))
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    @torch.no_grad()
+    def denoise(self, x: Tensor, sigma: float, seed: int) -> Tensor:
+        """Add noise to an image (1, 3, H, W) in [0, 1], any size, and take it away again.
+
+        Args:
+            x: the image.
+            sigma: noise level in [-1, 1].
+            seed: of the noise.
+        """
+        height, width = x.shape[-2:]
+        padded = pad_to_multiple(x * 2 - 1, self.network.multiple)
+        noisy = padded + sigma * seeded_noise(seed)(padded)
+        x0 = self.denoiser(noisy, torch.tensor(sigma))
+        return ((x0[..., :height, :width] + 1) / 2).clamp(0, 1)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        for index, x in zip(batch["index"].tolist(), batch["image"].split(1), strict=True):
+            for sigma, metric in zip(self.sigmas, self._psnr, strict=True):
+                x0 = self.denoise(x, sigma, derive_seed([f"validation {index}".encode()]))
+                metric.update(-10 * (x0 - x).square().mean().log10())
+        for sigma, metric in zip(self.sigmas, self._psnr, strict=True):
+            self.log(f"val/psnr@sigma={sigma:g}", metric)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(self.network.parameters(), lr=self.lr)
@@ -116,7 +123,7 @@ class PriorTraining(Codec):
         }
 
 
-class ConsistencyTraining(PriorTraining):
+class ConsistencyTraining(DenoiserTraining):
     """Distils a denoiser into its consistency model.
 
     f(x, sigma) is to give the same at both ends of a step of the probability-flow ODE, and at the
@@ -135,8 +142,8 @@ class ConsistencyTraining(PriorTraining):
         walk_end: the last level above 0 of that walk.
         max_sigma: the highest noise level.
         num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
-        channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `PriorTraining`; p_mean and
-            p_std say how often each level is drawn.
+        channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `DenoiserTraining`; p_mean
+            and p_std say how often each level is drawn.
         weights: null (the teacher's), or a source of `diffcodec.weights`.
 
     Raises:
@@ -190,12 +197,6 @@ class ConsistencyTraining(PriorTraining):
     def denoiser(self) -> ConsistencyDenoiser:
         return ConsistencyDenoiser(self.network, sigma_min=SIGMA_MIN)
 
-    def decoding_state(self) -> dict[str, Tensor]:
-        return self.trained_state()
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()}
-
     def loss(self, x: Tensor) -> Tensor:
         """The distillation loss of images (B, 3, H, W) in [-1, 1], at random levels."""
         teacher = EDMDenoiser(self.teacher)
@@ -211,7 +212,7 @@ class ConsistencyTraining(PriorTraining):
             with torch.no_grad():
                 target = _walk(teacher, noisy, sigma, self.walk_steps, self.walk_end)
         error = (self.denoiser(noisy, sigma) - target).square().mean((1, 2, 3))
-        _, c_out = self.denoiser.scalings(sigma)
+        _, c_out, _ = self.denoiser.scalings(sigma)
         return (error / c_out**2).mean()
 
     def _draw_neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,9 +238,3 @@ def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int, end: float) 
     """From noisy images at a level each, (B,), to none: what preset medium does, and from where."""
     levels = [karras_sigmas(float(s), steps, sigma_min=end, rho=1.0) for s in sigma]
     return dpmpp_2m(denoiser, x, torch.stack(levels, dim=1).to(x.device))
-
-
-def _pad(x: Tensor, network: SmallUNet) -> Tensor:
-    height, width = x.shape[-2:]
-    multiple = network.multiple
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")

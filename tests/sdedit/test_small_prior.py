@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from diffcodec.sdedit.network import SmallUNet
-from diffcodec.sdedit.small import SmallPrior
+from diffcodec.sdedit.small_prior import SmallPrior
+from diffcodec.sdedit.small_unet import SmallUNet
 from experiments.build import build_codec
 from experiments.cli import compose_config
 

@@ -1,0 +1,119 @@
+"""Stable Diffusion 1.x and 2.x: the one loader of its parts, and the backbone that they make.
+
+Source: a repository of the hub or a folder in diffusers' layout (`vae/`, `unet/`, `text_encoder/`,
+`tokenizer/`, `scheduler/`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from diffcodec.diffusion.schedule import scheduler_facts
+from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.backbone import Backbone
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The parts of a Stable Diffusion, networks in float32.
+
+    Attributes:
+        latents: the autoencoder, with the scale and shift of its latents.
+        unet, text_encoder: the other networks.
+        tokenizer: texts -> token indices (B, L).
+        scheduler: the scheduler's config, which holds the noise schedule and what is predicted.
+    """
+
+    latents: LatentSpace
+    unet: "UNet2DConditionModel"
+    text_encoder: "CLIPTextModel"
+    tokenizer: "HubTokenizer"
+    scheduler: dict[str, Any]
+
+
+class HubTokenizer:
+    """A CLIP tokenizer: texts -> indices (B, L), filled up and cut to the model's length."""
+
+    def __init__(self, source: str, **options: Any) -> None:
+        from transformers import CLIPTokenizer
+
+        self._tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        indices: Tensor = self._tokenizer(
+            texts,
+            padding="max_length",
+            max_length=self._tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return indices
+
+
+def load_pipeline(source: str, *, revision: str | None = None) -> Pipeline:
+    """Load the parts of a Stable Diffusion.
+
+    Args:
+        source: `owner/repository` or a folder.
+        revision: of the repository.
+
+    Raises:
+        ValueError: it cannot be had, or is no such pipeline.
+    """
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    source = local_or_hub(source)
+    try:
+        vae: Any = AutoencoderKL.from_pretrained(source, subfolder="vae", **options)
+        unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
+        text_encoder: Any = CLIPTextModel.from_pretrained(
+            source, subfolder="text_encoder", **options
+        )
+        tokenizer = HubTokenizer(source, **options)
+        scheduler: Any = DDPMScheduler.load_config(source, subfolder="scheduler", **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"could not load a Stable Diffusion pipeline from {source!r} (owner/repository on the "
+            f"hub, or a folder in diffusers' layout): {error}"
+        ) from error
+    latents = LatentSpace(
+        vae.float(),
+        scale=vae.config.scaling_factor,
+        shift=getattr(vae.config, "shift_factor", None) or 0.0,
+    )
+    return Pipeline(latents, unet.float(), text_encoder.float(), tokenizer, dict(scheduler))
+
+
+def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
+    """Load a Stable Diffusion as a backbone, in float32.
+
+    Args:
+        source, revision: as of `load_pipeline`.
+
+    Raises:
+        ValueError: it cannot be had, or is no such pipeline.
+    """
+    pipeline = load_pipeline(source, revision=revision)
+    alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
+    return Backbone(
+        pipeline.latents,
+        pipeline.unet,
+        pipeline.text_encoder,
+        pipeline.tokenizer,
+        alphas_cumprod=alphas_cumprod,
+        prediction=prediction,
+    )
+
+
+def local_or_hub(source: str) -> str:
+    """A folder of this machine with `~` written out, or the repository of the hub as it is."""
+    folder = Path(source).expanduser()
+    return str(folder) if folder.is_dir() else source

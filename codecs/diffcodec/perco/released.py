@@ -1,0 +1,90 @@
+"""The public PerCo (SD): a reimplementation's checkpoints, on Stable Diffusion.
+
+They have the layout of a Stable Diffusion in diffusers and beside it `hyper_enc/`; their U-Net has
+the widened first convolution as `conv_in_extended`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcodec.latent import stable_diffusion as pipelines
+from diffcodec.latent.backbone import Backbone
+
+HYPER_ENCODER = "hyper_enc"
+EXTENDED = "conv_in_extended."
+
+
+def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
+    """Load a Stable Diffusion, or a checkpoint of PerCo (SD), as a backbone in float32.
+
+    Args:
+        source: `owner/repository` or a folder, in diffusers' layout; a checkpoint of PerCo (SD) is
+            a folder.
+        revision: of the repository.
+
+    Raises:
+        ValueError: it cannot be had, or is no such pipeline.
+    """
+    backbone = pipelines.stable_diffusion(source, revision=revision)
+    folder = Path(source).expanduser()
+    if (folder / HYPER_ENCODER).is_dir():
+        _use_extended(backbone.unet, _read_tensors(folder / "unet"))
+        backbone.hyper_encoder_weights = read_hyper_encoder(folder / HYPER_ENCODER)
+    return backbone
+
+
+def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The public reimplementation's `hyper_enc/` -> its settings and state dict.
+
+    Settings: `grid`, `num_codes`, `N`, `M` and `codebook_dim`. Its search is Euclidean.
+
+    Raises:
+        ValueError: the folder holds another design than the authors' hyper-encoder.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {folder / 'config.json'}: {error}") from error
+    state = _read_tensors(folder)
+    if not any(key.startswith("backbone.") for key in state):
+        raise ValueError(
+            f"{folder} does not hold the authors' hyper-encoder but another design: its weights "
+            f"begin with {sorted({key.partition('.')[0] for key in state})}"
+        )
+    settings = {
+        "grid": config.get("cfg_ss", 64),
+        "num_codes": config.get("cfg_cs", 256),
+        "N": config.get("N", 192),
+        "M": config.get("M", 320),
+        "codebook_dim": config.get("codebook_dim", 32),
+    }
+    return settings, state
+
+
+def _use_extended(unet: Any, state: dict[str, Tensor]) -> None:
+    """Put `conv_in_extended` of a checkpoint in the place of the U-Net's first convolution."""
+    weight = state.get(EXTENDED + "weight")
+    if weight is None:
+        raise ValueError(f"the U-Net beside {HYPER_ENCODER}/ has no {EXTENDED}weight")
+    old = unet.conv_in
+    unet.conv_in = nn.Conv2d(weight.shape[1], weight.shape[0], old.kernel_size, padding=old.padding)
+    with torch.no_grad():
+        unet.conv_in.weight.copy_(weight)
+        unet.conv_in.bias.copy_(state[EXTENDED + "bias"])
+    unet.register_to_config(in_channels=weight.shape[1])
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ValueError(f"no safetensors in {folder}")
+    for path in paths:
+        state |= load_file(path)
+    return state

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 24)])
+def test_latents_are_an_eighth_of_the_image(make_backbone, size):
+    latents = make_backbone().latents
+    x = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        z = latents.encode(x)
+        assert z.shape == (2, 4, size[0] // 8, size[1] // 8)
+        assert latents.decode(z).shape == x.shape
+        latents.shift.fill_(0.5)
+        latents.scale.fill_(2.0)
+        torch.testing.assert_close(latents.encode(x), (z - 0.5) * 2)
+        torch.testing.assert_close(
+            latents.decode(latents.encode(x)), small_scale(latents, z), rtol=1e-4, atol=1e-5
+        )
+
+
+def small_scale(latents, z):
+    latents.shift.fill_(0.0)
+    latents.scale.fill_(1.0)
+    out = latents.decode(z)
+    latents.shift.fill_(0.5)
+    latents.scale.fill_(2.0)
+    return out
+
+
+@pytest.mark.parametrize("size", [(8, 8), (33, 50)])
+def test_the_round_trip_keeps_the_size_and_does_not_depend_on_the_batch(make_backbone, size):
+    latents = make_backbone().latents.eval()
+    x = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        x_hat = latents.round_trip(x)
+        assert x_hat.shape == x.shape
+        assert x_hat.min() >= 0
+        assert x_hat.max() <= 1
+        assert torch.equal(latents.round_trip(x[1:]), x_hat[1:])

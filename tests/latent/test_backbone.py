@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+
+def test_widening_twice_is_refused(make_backbone):
+    backbone = make_backbone()
+    backbone.widen(6)
+    backbone.widen(6)
+    with pytest.raises(ValueError, match="takes 6 local channels, not 8: set M=6"):
+        backbone.widen(8)
+
+
+def test_codes_reach_every_latent_they_stand_for(make_backbone):
+    backbone = make_backbone()
+    backbone.widen(6)
+    local = torch.randn(1, 6, 2, 2)
+    text = backbone.embed_text(["red"])
+    x_t, time = torch.randn(1, 4, 8, 8), torch.tensor(3.0)
+    with torch.no_grad():
+        upsampled = local.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        expected = backbone.unet(
+            torch.cat([x_t, upsampled], 1), time, encoder_hidden_states=text
+        ).sample
+        assert torch.equal(backbone.network(x_t, time, text=text, local=local), expected)
+
+
+def test_without_local_channels_it_is_what_zeros_give(make_backbone):
+    backbone = make_backbone()
+    backbone.widen(6)
+    text = backbone.embed_text(["red"])
+    x_t, time = torch.randn(1, 4, 8, 8), torch.tensor(3.0)
+    with torch.no_grad():
+        expected = backbone.network(x_t, time, text=text, local=torch.zeros(1, 6, 8, 8))
+        backbone.widen(0)
+        assert backbone.unet.config.in_channels == 4
+        torch.testing.assert_close(backbone.network(x_t, time, text=text), expected)

@@ -40,10 +40,9 @@ def allowed(path: Path, name: str) -> bool:
     if top == "experiments":
         return True
     if top == "callbacks":
-        return (
-            name.startswith("callbacks")
-            or name in {"diffcodec", "diffcodec.codec"}
-            or (name.startswith("diffcodec.codec."))
+        # Of the library what every codec shares, and no method.
+        return name.startswith("callbacks") or (
+            name.startswith("diffcodec") and name.split(".")[1:2] not in [[m] for m in METHODS]
         )
     if top == "datamodules":
         return name.startswith("datamodules")

@@ -1,0 +1,32 @@
+"""The command `diffcodec`: every command line of this project under one name.
+
+diffcodec run codec=perco              as python -m experiments.run codec=perco
+diffcodec compare outputs/**/curve.json
+"""
+
+import runpy
+import sys
+
+COMMANDS = {
+    "run": "measure a codec at every operating point, or train one",
+    "compare": "draw the curves of several runs, with a table and a page",
+    "benchmark": "measure how fast a codec is, and where its time goes",
+    "compress": "turn an image into a stream",
+    "decompress": "turn a stream into a picture",
+}
+
+
+def main() -> None:
+    """Entry point of `diffcodec`."""
+    name, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if name not in COMMANDS:
+        told = "\n".join(f"  {command:<12}{what}" for command, what in COMMANDS.items())
+        wrong = f"error: unknown command {name!r}\n" if name not in ("", "-h", "--help") else ""
+        usage = f"usage: diffcodec COMMAND …\n{told}"
+        if wrong or not name:
+            sys.exit(wrong + usage)
+        print(usage)
+        return
+    sys.argv = [f"diffcodec {name}", *arguments]
+    # As the main module, whose name Lightning starts further processes by.
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)

@@ -81,26 +81,6 @@ def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictCo
     return wrapped
 
 
-def file_command(
-    function: Callable[[Path, Path, DictConfig], str], arguments: list[str], usage: str | None
-) -> None:
-    """Run `function(INPUT, OUTPUT, config)` for a command line `INPUT OUTPUT [key=value …]`."""
-    paths = arguments[:2]
-    if len(paths) < 2 or any(a.startswith("-") for a in arguments):
-        sys.exit((usage or "").strip())
-    source, target = map(Path, paths)
-    try:
-        if not source.is_file():
-            raise ValueError(f"no such file: {source}")
-        if not target.parent.is_dir():
-            raise ValueError(f"no such folder: {target.parent}")
-        cfg = compose_config(arguments[2:])
-        quiet_libraries()
-        print(function(source, target, cfg))
-    except (ValueError, OSError, HydraException) as error:
-        fail(error)
-
-
 def quiet_libraries() -> None:
     """Keep Lightning from saying everything twice, and libraries from warning of one another."""
     logging.getLogger("lightning.pytorch").propagate = False

@@ -1,35 +1,59 @@
-"""Compress an image file: the output file is the stream.
+"""Compress image files: each becomes a file that is its stream.
 
     python -m experiments.compress INPUT OUTPUT codec=… [point=…] [key=value …]
+    python -m experiments.compress INPUT… FOLDER codec=… [point=…] [key=value …]
 
-INPUT is any image that Pillow reads. `point=` chooses the operating point; the default is the
-first. `ckpt_path=` gives a trained checkpoint.
+INPUT is any image that Pillow reads, or a folder of them. One image goes to the file OUTPUT;
+several images, or those of a folder, go into FOLDER, whose `codec.yaml` is all that
+`experiments.decompress FOLDER` needs to know. `point=` chooses the operating point; the default is
+the first. `ckpt_path=` gives a trained checkpoint.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffcodec.points import find_points
-from experiments.build import build_coder
-from experiments.cli import file_command
+from experiments.file_commands import Job, file_command, find_inputs, write_codec_file
+
+SUFFIX = ".bin"
 
 
-def compress(source: Path, target: Path, cfg: DictConfig) -> str:
-    """Write the stream of an image; returns a line about it."""
+def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
+    """Which image becomes which stream.
+
+    Raises:
+        ValueError: an input is missing, there is no image, or two would share a name.
+    """
+    from datamodules.files import list_images
+
+    return find_inputs(inputs, output, list_images, SUFFIX)
+
+
+def compress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Write the stream of every image; returns a line about each."""
+    from rich.progress import track
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     from datamodules.files import read_rgb
+    from diffcodec.points import find_points
+    from experiments.build import build_coder
 
-    image = read_rgb(source)
     codec = build_coder(cfg)
     codec.select(find_points(codec.points, cfg.point)[0])
-    (stream,) = codec.compress(pil_to_tensor(image)[None].float().div(255))
-    target.write_bytes(stream)
-    bpp = 8 * len(stream) / (image.width * image.height)
-    return f"{target}: {len(stream)} bytes, {bpp:.4f} bpp at {codec.point.name}"
+    lines = []
+    for job in track(jobs, "compressing", disable=len(jobs) < 2, transient=True):
+        image = read_rgb(job.source)
+        (stream,) = codec.compress(pil_to_tensor(image)[None].float().div(255))
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.write_bytes(stream)
+        bpp = 8 * len(stream) / (image.width * image.height)
+        lines.append(f"{job.target}: {len(stream)} bytes, {bpp:.4f} bpp at {codec.point.name}")
+    for folder in {job.folder for job in jobs if job.folder is not None}:
+        lines.append(str(write_codec_file(folder, overrides)))
+    return lines
 
 
 if __name__ == "__main__":
-    file_command(compress, sys.argv[1:], __doc__)
+    file_command(plan, compress, sys.argv[1:], __doc__)

@@ -27,7 +27,7 @@ def run(*arguments: str, module: str = "experiments.run") -> subprocess.Complete
     [
         ("codec=mbt2019", "mbt2018_mean_vbr"),
         ("datamodule=kodack", "kodak"),
-        ("codec.levls=[1]", "no key 'levls' in 'codec'. Did you mean 'levels'?"),
+        ("codec.levl=[1]", "no key 'levls' in 'codec'. Did you mean 'levels'?"),
         ("trainer.max_step=3", "Did you mean 'max_steps'?"),
         ("fitt=false", "no key 'fitt' in the config. Did you mean 'fit'?"),
         ("callbacks.evaluation.protcol=whole", "Did you mean 'protocol'?"),
@@ -115,6 +115,34 @@ def test_compress_and_decompress_are_inverse_in_fresh_processes(tmp_path):
     )
     assert done.returncode != 0
     assert "checksum mismatch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_is_decompressed_without_saying_how_it_was_compressed(tmp_path):
+    from PIL import Image
+    from skimage import data
+
+    from datamodules.files import read_rgb
+
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name, image in (("a.png", data.chelsea()[:40, :50]), ("deep/b.png", data.cat()[:30, :20])):
+        Image.fromarray(image).save(tmp_path / "in" / name)
+    done = run(
+        *(str(tmp_path / "in"), str(tmp_path / "streams"), "codec=jpeg", "codec.quality=[90]"),
+        module="experiments.compress",
+    )
+    assert done.returncode == 0, done.stderr
+    streams = {p.relative_to(tmp_path / "streams").as_posix() for p in tmp_path.rglob("*.bin")}
+    assert streams == {"a.bin", "deep/b.bin"}
+    assert "bpp at quality=90" in done.stdout
+    done = run(str(tmp_path / "streams"), str(tmp_path / "out"), module="experiments.decompress")
+    assert done.returncode == 0, done.stderr
+    assert read_rgb(tmp_path / "out" / "a.png").size == (50, 40)
+    assert read_rgb(tmp_path / "out" / "deep" / "b.png").size == (20, 30)
+    (tmp_path / "streams" / "a.bin").write_bytes(b"no stream")
+    done = run(str(tmp_path / "streams"), str(tmp_path / "out"), module="experiments.decompress")
+    assert done.returncode != 0
+    assert "a.bin: " in done.stderr
     assert "Traceback" not in done.stderr
 
 

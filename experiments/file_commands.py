@@ -1,0 +1,144 @@
+"""What `compress` and `decompress` share: files of a command line, `codec.yaml` beside streams.
+
+`codec.yaml` holds the overrides that chose the codec, as they were typed. It may come with streams
+from anywhere, so it can name nothing but the choices that this project's own configs have.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.cli import compose_config, fail, quiet_libraries
+
+CODEC_FILE = "codec.yaml"
+TRUSTED = ("diffcodec.", "datamodules.", "torchvision.transforms.v2.")
+_PATHS = ("ckpt_path", "weights", "source")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to read and one to write.
+
+    Attributes:
+        source, target: where from and where to.
+        folder: the output folder that several files share; None for one file to another.
+    """
+
+    source: Path
+    target: Path
+    folder: Path | None = None
+
+
+def find_inputs(
+    inputs: Sequence[Path], output: Path, list_files: Callable[[Path], list[Path]], suffix: str
+) -> list[Job]:
+    """Files and folders to read -> what is read and where each is written.
+
+    Args:
+        inputs: files, or folders whose files `list_files` names.
+        output: a file where the only input is one, unless it is a folder already; else a folder.
+        list_files: folder -> the files below it that are meant.
+        suffix: of what is written into a folder.
+
+    Raises:
+        ValueError: an input is missing, the output's folder is missing, or two files would be
+            written under one name.
+    """
+    for path in inputs:
+        if not path.exists():
+            raise ValueError(f"no such file: {path}")
+    if len(inputs) == 1 and inputs[0].is_file() and not output.is_dir():
+        if not output.parent.is_dir():
+            raise ValueError(f"no such folder: {output.parent}")
+        return [Job(inputs[0], output)]
+    if output.is_file():
+        raise ValueError(f"{output} is a file: several files go into a folder")
+    jobs: dict[Path, Job] = {}
+    for path in inputs:
+        for source in list_files(path) if path.is_dir() else [path]:
+            below = source.relative_to(path) if path.is_dir() else Path(source.name)
+            target = output / below.with_suffix(suffix)
+            if target in jobs:
+                raise ValueError(f"{jobs[target].source} and {source} would both become {target}")
+            jobs[target] = Job(source, target, output)
+    if not jobs:
+        raise ValueError(f"no image below {', '.join(map(str, inputs))}")
+    return list(jobs.values())
+
+
+def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:
+    """Write what `decompress` needs to know beside the streams; paths become absolute."""
+    path = folder / CODEC_FILE
+    lasting = [_absolute(override) for override in overrides]
+    path.write_text(yaml.safe_dump({"overrides": lasting}, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def read_codec_file(path: Path) -> list[str]:
+    """The overrides of a `codec.yaml`.
+
+    Raises:
+        ValueError: it is no such file, or it names code that is not this project's.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    overrides = data.get("overrides") if isinstance(data, dict) else None
+    if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
+        raise ValueError(f"{path} holds no overrides: expected {{overrides: [key=value, …]}}")
+    config: Any = OmegaConf.to_container(compose_config(overrides).codec, resolve=True)
+    foreign = sorted({str(t) for t in _targets(config) if not str(t).startswith(TRUSTED)})
+    if foreign:
+        raise ValueError(f"{path} names code that is not this project's: {', '.join(foreign)}")
+    return overrides
+
+
+def file_command(
+    plan: Callable[[Sequence[Path], Path], list[Job]],
+    function: Callable[[Sequence[Job], DictConfig, Sequence[str]], list[str]],
+    arguments: list[str],
+    usage: str | None,
+) -> None:
+    """Run a command line `INPUT… OUTPUT [key=value …]`: plan first, then load the codec once."""
+    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
+    overrides = [a for a in arguments if Path(a) not in paths]
+    if len(paths) < 2 or any(a.startswith("-") for a in arguments):
+        sys.exit((usage or "").strip())
+    *inputs, output = paths
+    try:
+        jobs = plan(inputs, output)
+        beside = [path / CODEC_FILE for path in inputs if (path / CODEC_FILE).is_file()]
+        if len(beside) > 1:
+            raise ValueError(f"one folder of streams at a time, got {len(beside)}")
+        known = read_codec_file(beside[0]) if beside else []
+        cfg = compose_config([*known, *overrides])
+        quiet_libraries()
+        for line in function(jobs, cfg, overrides):
+            print(line)
+    except (ValueError, OSError, HydraException) as error:
+        fail(error)
+
+
+def _targets(config: Any) -> Iterator[Any]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config["_target_"]
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)
+
+
+def _absolute(override: str) -> str:
+    """An override whose value is an existing file or folder, with its full path."""
+    key, separator, value = override.partition("=")
+    is_path = separator and key.rpartition(".")[2] in _PATHS and Path(value).expanduser().exists()
+    return f"{key}={Path(value).expanduser().resolve()}" if is_path else override

@@ -1,0 +1,63 @@
+import pytest
+
+from experiments.file_commands import Job, find_inputs, read_codec_file, write_codec_file
+
+
+def files_of(folder):
+    return sorted(folder.rglob("*.png"))
+
+
+def test_one_file_goes_to_one_file_and_several_into_a_folder(tmp_path):
+    for name in ("a.png", "b.png", "folder/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    one, two, folder = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "folder"
+    out = tmp_path / "out"
+    assert find_inputs([one], tmp_path / "x.bin", files_of, ".bin") == [
+        Job(one, tmp_path / "x.bin")
+    ]
+    assert find_inputs([one, two], out, files_of, ".bin") == [
+        *(Job(one, out / "a.bin", out), Job(two, out / "b.bin", out)),
+    ]
+    assert find_inputs([folder], out, files_of, ".bin") == [
+        Job(folder / "a.png", out / "a.bin", out)
+    ]
+    with pytest.raises(ValueError, match="would both become"):
+        find_inputs([one, folder], out, files_of, ".bin")
+    with pytest.raises(ValueError, match="no such file"):
+        find_inputs([tmp_path / "c.png"], out, files_of, ".bin")
+    with pytest.raises(ValueError, match="is a file: several files"):
+        find_inputs([one, two], one, files_of, ".bin")
+    with pytest.raises(ValueError, match="no such folder"):
+        find_inputs([one], tmp_path / "no" / "x.bin", files_of, ".bin")
+
+
+def test_the_codec_is_remembered_with_full_paths(tmp_path, monkeypatch):
+    (tmp_path / "w.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    overrides = ["codec=cdc", "codec.weights=w.safetensors", "point=0"]
+    path = write_codec_file(tmp_path, overrides)
+    assert read_codec_file(path) == [
+        *("codec=cdc", f"codec.weights={tmp_path / 'w.safetensors'}", "point=0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "cannot read"),
+        ("[1]", "holds no overrides"),
+        ("overrides: {a: 1}", "holds no overrides"),
+        ("overrides: [codec=jpg]", "codec"),
+        ("overrides: [codec=jpeg, codec._target_=os.system]", "code that is not this project's"),
+        (
+            "overrides: ['codec=jpeg', '+codec.more={_target_: subprocess.run}']",
+            "code that is not this project's: subprocess.run",
+        ),
+        ("!!python/object/apply:os.system [ls]", "cannot read"),
+    ],
+)
+def test_a_file_from_anywhere_cannot_run_code(tmp_path, text, message):
+    (tmp_path / "codec.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_codec_file(tmp_path / "codec.yaml")

@@ -76,10 +76,10 @@ def test_the_number_of_threads_is_checked_before_anything_is_built():
 def test_every_experiment_composes(path):
     name = path.relative_to(Path(CONFIG_DIR) / "experiment").with_suffix("")
     cfg = compose_config([f"experiment={name}"])
-    assert "_target_" in cfg.codec
+    assert "_target_" in (cfg.codec if "codec" in cfg else cfg.part)
 
 
-@pytest.mark.parametrize("group", ["trainer", "logger", "codec"])
+@pytest.mark.parametrize("group", ["trainer", "logger", "codec", "part"])
 def test_every_choice_of_a_group_composes(group):
     for path in sorted((Path(CONFIG_DIR) / group).glob("*.yaml")):
         assert "_target_" in compose_config([f"{group}={path.stem}"])[group]

@@ -96,7 +96,9 @@ class AutoencoderTraining(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         x = batch["image"]
-        mse = (self.latents.round_trip(x) - x).square().mean((1, 2, 3))
+        with torch.autocast(x.device.type, enabled=False):
+            x_hat = self.latents.round_trip(x)
+        mse = (x_hat - x).square().mean((1, 2, 3))
         self._mse.update(mse)
         self._psnr.update(-10 * mse.log10())
         self.log("val/mse", self._mse)
@@ -196,7 +198,9 @@ class TextToImageTraining(LightningModule):
             count = len(self._levels)
             x0 = self._latents(x).expand(count, -1, -1, -1)
             noise = seeded_noise(derive_seed([f"validation {index}".encode()]))(x0)
-            self._v_loss.update(self._loss(x0, [caption] * count, noise, self._levels).mean())
+            with torch.autocast(x.device.type, enabled=False):
+                loss = self._loss(x0, [caption] * count, noise, self._levels)
+            self._v_loss.update(loss.mean())
         self.log("val/v_loss", self._v_loss, prog_bar=True)
 
     @torch.no_grad()

@@ -88,6 +88,8 @@ class DenoiserTraining(LightningModule):
     def denoise(self, x: Tensor, sigma: float, seed: int) -> Tensor:
         """Add noise to an image (1, 3, H, W) in [0, 1], any size, and take it away again.
 
+        In float32, also where training is in half precision.
+
         Args:
             x: the image.
             sigma: noise level in [-1, 1].
@@ -96,7 +98,8 @@ class DenoiserTraining(LightningModule):
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x * 2 - 1, self.network.multiple)
         noisy = padded + sigma * seeded_noise(seed)(padded)
-        x0 = self.denoiser(noisy, torch.tensor(sigma))
+        with torch.autocast(x.device.type, enabled=False):
+            x0 = self.denoiser(noisy, torch.tensor(sigma))
         return ((x0[..., :height, :width] + 1) / 2).clamp(0, 1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

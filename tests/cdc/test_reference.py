@@ -1,4 +1,8 @@
-"""Agreement with the authors' implementation, for both parameterizations."""
+"""Agreement with the authors' implementation, for both parameterizations.
+
+The references of width 4 are part of the tests. Those of width 8 lie beside the project, hold more
+outputs, and are skipped where they are not there.
+"""
 
 import pytest
 import torch
@@ -51,22 +55,29 @@ def test_contexts(reference):
         assert relative_error(contexts[int(i)], expected) < 1e-5
 
 
-def test_schedule(reference):
-    expected = reference.outputs["alphas_cumprod"]
-    process = reference.codec().process
+def test_schedule(larger_reference):
+    expected = larger_reference.outputs["alphas_cumprod"]
+    process = larger_reference.codec().process
     torch.testing.assert_close(process.alphas_cumprod, expected, rtol=1e-6, atol=0)
 
 
-def test_noisy_images_and_denoiser_outputs(reference):
+def test_noisy_images(larger_reference):
+    process = larger_reference.codec().process
+    for t, expected in larger_reference.matching("x_noisy_t").items():
+        sigma = process.sigmas[int(t)]
+        x = larger_reference.x + sigma * larger_reference.outputs["noise"]
+        assert relative_error((x / (1 + sigma**2).sqrt()).float(), expected) < 1e-5
+
+
+def test_denoiser_outputs(reference):
     codec = reference.codec()
     terms = context_terms(codec, reference)
     denoiser = codec.process.training_denoiser(codec.unet)
-    for t, x_noisy in reference.matching("x_noisy_t").items():
+    for t, expected in reference.matching("denoise_out_t").items():
         sigma = codec.process.sigmas[int(t)]
         x = reference.x + sigma * reference.outputs["noise"]
-        assert relative_error((x / (1 + sigma**2).sqrt()).float(), x_noisy) < 1e-5
         output = denoiser.output(x.float(), sigma, terms=terms)
-        assert relative_error(output, reference.outputs[f"denoise_out_t{t}"]) < 1e-5
+        assert relative_error(output, expected) < 1e-5
 
 
 def test_samples(reference):
@@ -77,16 +88,17 @@ def test_samples(reference):
         denoiser, sigmas = codec.process.sampling(codec.unet, int(steps))
         x = float(gamma) * (1 + sigmas[0] ** 2).sqrt() * reference.outputs["noise"]
         sample = ddim(denoiser, x.float(), sigmas, terms=terms)
-        assert relative_error(sample, expected) < 1e-4
+        tolerance = reference.five_step_tolerance if steps == "5" else 1e-4
+        assert relative_error(sample, expected) < tolerance
 
 
-def test_training_errors(reference_x0):
-    codec = reference_x0.codec()
-    terms = context_terms(codec, reference_x0)
-    noise = reference_x0.outputs["noise"]
-    for t, expected in reference_x0.matching("weighted_l2_t").items():
+def test_training_errors(larger_reference_x0):
+    codec = larger_reference_x0.codec()
+    terms = context_terms(codec, larger_reference_x0)
+    noise = larger_reference_x0.outputs["noise"]
+    for t, expected in larger_reference_x0.matching("weighted_l2_t").items():
         error, _ = codec.process.loss(
-            codec.unet, reference_x0.x, noise, torch.tensor([int(t)]), terms=terms
+            codec.unet, larger_reference_x0.x, noise, torch.tensor([int(t)]), terms=terms
         )
         assert relative_error(error, expected) < 1e-5
 

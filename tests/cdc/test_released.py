@@ -4,29 +4,30 @@ from safetensors.torch import load_file
 
 from diffcodec.cdc import CDC
 from diffcodec.cdc.released import convert, released_state
+from tests.cdc.drawn import WIDTH
 
 
 @pytest.fixture
-def released(reference_x0):
+def released(drawn_reference_x0):
     """The released tensors, with what else the authors' checkpoints hold."""
-    state = load_file(reference_x0.path)
+    state = load_file(drawn_reference_x0.path)
     state["loss_fn_vgg.lin0.model.1.weight"] = torch.zeros(1)
-    state["train_alphas_cumprod"] = reference_x0.outputs["alphas_cumprod"]
+    state["train_alphas_cumprod"] = CDC("x0", width=WIDTH).process.alphas_cumprod
     state["train_betas"] = torch.zeros(8193)
     return state
 
 
 def load(state, tmp_path, prediction="x0", **options) -> CDC:
     torch.save(state, tmp_path / "checkpoint.pt")
-    return CDC(prediction, width=8, weights=str(tmp_path / "checkpoint.pt"), **options)
+    return CDC(prediction, width=WIDTH, weights=str(tmp_path / "checkpoint.pt"), **options)
 
 
-def test_every_layout_loads_the_same(reference_x0, released, tmp_path):
+def test_every_layout_loads_the_same(drawn_reference_x0, released, tmp_path):
     other = {name: tensor + 1 for name, tensor in released.items()}
     ema = {f"ema_model.{name}": tensor for name, tensor in released.items()}
     ema |= {f"online_model.{name}": tensor for name, tensor in other.items()}
     ema |= {"initted": torch.tensor([True]), "step": torch.tensor([3])}
-    expected = reference_x0.codec().fingerprint()
+    expected = drawn_reference_x0.codec().fingerprint()
     for checkpoint in (
         {"step": 3, "model": other, "ema": ema},
         {"step": 3, "model": released},

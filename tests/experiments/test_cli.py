@@ -27,7 +27,7 @@ def run(*arguments: str, module: str = "experiments.run") -> subprocess.Complete
     [
         ("codec=mbt2019", "mbt2018_mean_vbr"),
         ("datamodule=kodack", "kodak"),
-        ("codec.levl=[1]", "no key 'levls' in 'codec'. Did you mean 'levels'?"),
+        ("codec.levl=[1]", "no key 'levl' in 'codec'. Did you mean 'level'?"),
         ("trainer.max_step=3", "Did you mean 'max_steps'?"),
         ("fitt=false", "no key 'fitt' in the config. Did you mean 'fit'?"),
         ("callbacks.evaluation.protcol=whole", "Did you mean 'protocol'?"),

@@ -81,7 +81,7 @@ class Codec(LightningModule, ABC):
     """Whether `reconstruct` is there."""
 
     pretrained: bool = False
-    """Whether what it was built from brought trained weights, without `weights=`."""
+    """Whether it has trained weights from the parts that it was built from, such as its backbone."""
 
     def __init__(self, points: Sequence[Point] = (Point("default"),)) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import torch
 from diffcodec.base.classical import PillowCodec
 from diffcodec.bitstream import BitstreamError
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.strength import level
+from diffcodec.sdedit.strength import level_sigma
 
 
 def mse(a, b) -> float:
@@ -139,7 +139,7 @@ def test_a_missing_strength_is_a_bad_stream(make_codec):
     codec = make_codec("fast", strength="per_image")
     with pytest.raises(BitstreamError, match="byte of the strength"):
         codec.decode([[b""]], 8, 8, [0])
-    assert level(0) == 0
+    assert level_sigma(0) == 0
 
 
 def test_slow_on_a_codec_without_gradients_is_an_error_at_once(make_codec):

@@ -12,8 +12,8 @@ from diffcodec.sdedit.strength import (
     LOWEST,
     NUM_LEVELS,
     find_index,
-    growth,
-    level,
+    log2_growth,
+    level_sigma,
     read_strengths,
     write_strengths,
 )
@@ -79,13 +79,13 @@ def test_a_preset_is_needed_and_its_name_is_its_own():
 
 
 def test_levels_rise_from_nothing_in_equal_ratios():
-    levels = [level(i) for i in range(NUM_LEVELS)]
+    levels = [level_sigma(i) for i in range(NUM_LEVELS)]
     assert levels[:2] == [0.0, LOWEST]
     assert levels[-1] == pytest.approx(HIGHEST)
     ratios = [b / a for a, b in pairwise(levels[1:])]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
     with pytest.raises(ValueError, match="0 to 255"):
-        level(256)
+        level_sigma(256)
 
 
 def test_bisection_finds_the_last_level_below_twice_the_error():
@@ -93,14 +93,14 @@ def test_bisection_finds_the_last_level_below_twice_the_error():
 
     def excess(sigma):
         calls.append(sigma)
-        return growth(1 + (sigma / 0.2) ** 2, 1.0)
+        return log2_growth(1 + (sigma / 0.2) ** 2, 1.0)
 
     index = find_index(excess, max_sigma=10)
-    assert level(index) <= 0.2 < level(index + 1)
+    assert level_sigma(index) <= 0.2 < level_sigma(index + 1)
     assert len(calls) == 8
-    assert level(find_index(excess, max_sigma=0.1)) <= 0.1
+    assert level_sigma(find_index(excess, max_sigma=0.1)) <= 0.1
     assert find_index(lambda sigma: math.inf, 1.0) == 0
-    assert growth(0.1, 0.0) == math.inf
+    assert log2_growth(0.1, 0.0) == math.inf
 
 
 def test_strengths_are_written_and_read(tmp_path):

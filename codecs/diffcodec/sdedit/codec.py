@@ -28,8 +28,8 @@ from diffcodec.sdedit.strength import (
     PER_IMAGE,
     Strengths,
     find_index,
-    growth,
-    level,
+    log2_growth,
+    level_sigma,
     read_strengths,
     write_strengths,
 )
@@ -279,10 +279,10 @@ class SDEdit(Codec):
         def excess(sigma: float) -> float:
             total = 0.0
             for i, (x, x_hat) in enumerate(pairs):
-                total += growth(_mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
+                total += log2_growth(_mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
             return total / len(pairs)
 
-        return level(find_index(excess, self.prior.max_sigma))
+        return level_sigma(find_index(excess, self.prior.max_sigma))
 
     @torch.no_grad()
     def _search(self, x: Tensor, payload: list[bytes]) -> list[bytes]:
@@ -297,7 +297,7 @@ class SDEdit(Codec):
             base_mse = _mse(x, x_hat)
 
             def excess(sigma: float) -> float:
-                return growth(_mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
+                return log2_growth(_mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
 
             index = find_index(excess, self.prior.max_sigma)
         return [*sections, last + bytes([index])]
@@ -308,7 +308,7 @@ def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list
     if not all(payload[-1] for payload in payloads):
         raise BitstreamError("the byte of the strength is missing")
     stripped = [[*payload[:-1], payload[-1][:-1]] for payload in payloads]
-    return stripped, [level(payload[-1][-1]) for payload in payloads]
+    return stripped, [level_sigma(payload[-1][-1]) for payload in payloads]
 
 
 def _mse(x: Tensor, x_hat: Tensor) -> float:

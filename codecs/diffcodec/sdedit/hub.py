@@ -29,8 +29,8 @@ class HubPrior(Prior):
     file (as in `diffcodec.weights`) of OpenAI's consistency models.
 
     Args:
-        source: of the denoiser, for medium and slow; None is none.
-        consistency: of the consistency model, for fast; None is none.
+        source: of the denoiser, for medium and slow; None leaves it out.
+        consistency: of the consistency model, for fast; None leaves it out.
         architecture: of OpenAI's files, `lsun256` or `imagenet64`, or the options of UNet2DModel.
         class_label: of networks that are conditioned on a class.
         window: side of the tiles; None is the size that the networks were trained on.

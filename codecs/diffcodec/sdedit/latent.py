@@ -26,7 +26,7 @@ class LatentPrior(Prior):
         source: a Stable Diffusion 1.x or 2.x in diffusers' layout: `owner/repository` or a folder.
         consistency: of a U-Net for the fast preset, in the same latent space, in the same form; a
             latent consistency model is known by its guidance embedding, all others (turbo) are
-            evaluated once as they are. None is none.
+            evaluated once as they are. None leaves it out, and then there is no preset fast.
         revision: of the source's repository.
         guidance: what a latent consistency model is told; with an empty prompt there is nothing to
             guide to, but it was only trained for some values.

@@ -26,8 +26,8 @@ class Preset:
         sigma_min: the last noise level above 0, in the prior's space; 0.002 is EDM's (Karras et al.
             2022, Table 1). The lower it is, the farther dpmpp_2m extrapolates with few steps, and
             the more texture it makes.
-        rho: how densely the low levels are covered, see `karras_sigmas`. What makes pictures of
-            nothing has 7; from the middle levels that the enhancer starts at, few steps keep more
+        rho: how densely the low levels are covered, see `karras_sigmas`. What makes pictures from
+            pure noise has 7; from the middle levels that the enhancer starts at, few steps keep more
             texture where they are evenly spaced.
         zeta: step size of the constraint through the base codec (slow); 0 is none.
 

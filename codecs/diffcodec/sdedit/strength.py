@@ -12,7 +12,7 @@ LOWEST, HIGHEST = 0.005, 4.0
 AUTO, PER_IMAGE = "auto", "per_image"
 
 
-def level(index: int) -> float:
+def level_sigma(index: int) -> float:
     """Index 0 … 255 -> sigma: 0, then from `LOWEST` to `HIGHEST` in equal ratios."""
     if not 0 <= index < NUM_LEVELS:
         raise ValueError(f"a strength's index must be in 0 to {NUM_LEVELS - 1}, got {index}")
@@ -27,22 +27,22 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
     On this grid, so that machines which round otherwise find the same.
 
     Args:
-        excess: sigma > 0 -> log2 of the error's growth, rising: 1 where the MSE has doubled, which
+        excess: sigma > 0 -> log2 of the error's log2_growth, rising: 1 where the MSE has doubled, which
             is what perfect realism costs at most (Sec. 3.1, Eq. 14).
         max_sigma: levels above are not tried.
     """
-    low, high = 0, max(i for i in range(NUM_LEVELS) if level(i) <= max_sigma)
+    low, high = 0, max(i for i in range(NUM_LEVELS) if level_sigma(i) <= max_sigma)
     while low < high:
         middle = (low + high + 1) // 2
-        if excess(level(middle)) <= 1:
+        if excess(level_sigma(middle)) <= 1:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def growth(mse: float, base_mse: float) -> float:
-    """log2(mse / base_mse); where the base has no error, none is small enough."""
+def log2_growth(mse: float, base_mse: float) -> float:
+    """log2(mse / base_mse); infinite where the base makes no error, so that no noise is added."""
     if base_mse <= 0:
         return math.inf
     return math.log2(max(mse, 1e-12) / base_mse)

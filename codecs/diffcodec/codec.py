@@ -81,7 +81,7 @@ class Codec(LightningModule, ABC):
     """Whether `reconstruct` is there."""
 
     pretrained: bool = False
-    """Whether it has trained weights from the parts that it was built from, such as its backbone."""
+    """Whether the parts that it was built from, such as its backbone, brought trained weights."""
 
     def __init__(self, points: Sequence[Point] = (Point("default"),)) -> None:
         super().__init__()

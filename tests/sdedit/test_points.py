@@ -12,8 +12,8 @@ from diffcodec.sdedit.strength import (
     LOWEST,
     NUM_LEVELS,
     find_index,
-    log2_growth,
     level_sigma,
+    log2_growth,
     read_strengths,
     write_strengths,
 )

@@ -28,8 +28,8 @@ from diffcodec.sdedit.strength import (
     PER_IMAGE,
     Strengths,
     find_index,
-    log2_growth,
     level_sigma,
+    log2_growth,
     read_strengths,
     write_strengths,
 )

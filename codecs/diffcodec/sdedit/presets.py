@@ -27,8 +27,8 @@ class Preset:
             2022, Table 1). The lower it is, the farther dpmpp_2m extrapolates with few steps, and
             the more texture it makes.
         rho: how densely the low levels are covered, see `karras_sigmas`. What makes pictures from
-            pure noise has 7; from the middle levels that the enhancer starts at, few steps keep more
-            texture where they are evenly spaced.
+            pure noise has 7; from the middle levels that the enhancer starts at, few steps keep
+            more texture where they are evenly spaced.
         zeta: step size of the constraint through the base codec (slow); 0 is none.
 
     Raises:

@@ -27,7 +27,7 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
     On this grid, so that machines which round otherwise find the same.
 
     Args:
-        excess: sigma > 0 -> log2 of the error's log2_growth, rising: 1 where the MSE has doubled, which
+        excess: sigma > 0 -> `log2_growth` of the error, rising: 1 where the MSE has doubled, which
             is what perfect realism costs at most (Sec. 3.1, Eq. 14).
         max_sigma: levels above are not tried.
     """

@@ -28,9 +28,9 @@ from diffcodec.sdedit.small_unet import SmallUNet
 class DenoiserTraining(LightningModule):
     """Trains the denoiser (Karras et al. 2022, Eq. 8 and Table 1).
 
-    EDM draws noise levels for making images from pure noise. The enhancer starts from a picture, and
-    what doubles its error is noise between 0.02 and 0.6 in [-1, 1] at rates of 0.1 to 2 bits per
-    pixel: training draws those, ln(sigma) ~ N(p_mean, p_std^2) around 0.14 rather than 0.3.
+    EDM draws noise levels for making images from pure noise. The enhancer starts from a picture,
+    and what doubles its error is noise between 0.02 and 0.6 in [-1, 1] at rates of 0.1 to 2 bits
+    per pixel: training draws those, ln(sigma) ~ N(p_mean, p_std^2) around 0.14 rather than 0.3.
 
     Args:
         channels, layers: of the network.

@@ -11,8 +11,9 @@ COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
     "compare": "draw the curves of several runs, with a table and a page",
     "benchmark": "measure how fast a codec is, and where its time goes",
-    "compress": "turn an image into a stream",
-    "decompress": "turn a stream into a picture",
+    "calibrate": "find the strengths of the enhancer",
+    "compress": "turn images into streams",
+    "decompress": "turn streams into pictures",
 }
 
 

@@ -1,7 +1,7 @@
 """Operating points as data: what chooses the bytes, what the picture, and which line it is on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -115,8 +115,14 @@ def combine(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"operating points are named twice: {', '.join(twice)}")
-    lines = {point.series for point in points}
-    return tuple(points) if len(lines) > 1 else tuple(_alone(point) for point in points)
+    return name_lines(points)
+
+
+def name_lines(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points; if all are of one series, it needs no name and has none."""
+    if len({point.series for point in points}) > 1:
+        return tuple(points)
+    return tuple(replace(point, series="") for point in points)
 
 
 def listed(value: Any) -> list[Any]:
@@ -168,8 +174,3 @@ def find_points(points: Sequence[Point], wanted: object) -> tuple[Point, ...]:
 
 
 _SCALARS = (str, int, float, bool, type(None))
-
-
-def _alone(point: Point) -> Point:
-    """A point of the only line there is: its series needs no name."""
-    return Point(point.name, point.rate, point.encoding, point.decoding)

@@ -50,7 +50,7 @@ def test_base_and_enhanced_curves_lie_side_by_side(enhanced):
 
 def test_strengths_are_kept_and_can_be_given_back(enhanced, runner):
     path, curves = enhanced
-    strengths = json.loads((path / "strengths.json").read_text())
+    strengths = json.loads((path / "strengths.json").read_text())["strengths"]
     for name in ("fast", "medium", "slow"):
         found = [strengths[name][point] for point in ("level=1", "level=5")]
         assert curves[name]["results"]["strength"] == found

@@ -79,6 +79,7 @@ def test_blends_lie_between_the_base_and_the_enhanced_picture(make_codec, x):
 @pytest.mark.parametrize("preset", ["fast", "medium"])
 def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset):
     codec = make_codec(preset, strength="auto", calibration=lambda: list(x.split(1)))
+    codec.calibrate()
     for point in codec.points[:2]:
         codec.select(point)
         sigma = codec.point_facts(point)["strength"]
@@ -99,15 +100,26 @@ def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec,
     coded = []
     compress = codec.base.compress
     monkeypatch.setattr(codec.base, "compress", lambda x: coded.append(x) or compress(x))
-    for point in codec.points:
-        codec.point_facts(point)
+    codec.calibrate()
     assert len(coded) == len(x) * len(codec.base.points)
 
 
 def test_auto_without_images_says_what_to_give(make_codec, x):
-    codec = make_codec(strength="auto")
+    codec = make_codec("fast", strength="auto")
+    streams = codec.compress(x[:1])
+    with pytest.raises(ValueError, match=r"does not look for it: give codec\.strength=FILE"):
+        codec.decompress(streams)
     with pytest.raises(ValueError, match=r"codec\.calibration, codec\.strength=FILE"):
-        codec.decompress(codec.compress(x))
+        codec.calibrate()
+
+
+def test_what_was_calibrated_serves_another_decoder(make_codec, x, tmp_path):
+    codec = make_codec("fast", strength="auto", calibration=lambda: list(x.split(1)))
+    codec.calibrate()
+    codec.write_strengths(tmp_path / "strengths.json")
+    (stream,) = codec.compress(x[:1])
+    other = make_codec("fast", strength=str(tmp_path / "strengths.json"))
+    assert torch.equal(other.decompress([stream]), codec.decompress([stream]))
 
 
 def test_strengths_of_another_run_are_taken(make_codec, x, tmp_path):

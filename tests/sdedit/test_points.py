@@ -62,6 +62,11 @@ def test_lists_make_lines_of_their_own():
     }
 
 
+def test_one_line_alone_needs_no_name():
+    found = points(show_base=False, presets={"fast": PRESETS["fast"]})
+    assert {point.series for point, _ in found.values()} == {""}
+
+
 def test_lines_of_the_base_stay_apart():
     base = combine(rate={"q": 1}, decoding={"gamma": [0.0, 0.8]})
     found = [point for point, _ in points(base=base, presets={"fast": PRESETS["fast"]}).values()]
@@ -105,8 +110,10 @@ def test_bisection_finds_the_last_level_below_twice_the_error():
 
 def test_strengths_are_written_and_read(tmp_path):
     strengths = {"fast": {"q=1": 0.25}}
-    write_strengths(strengths, tmp_path / "s.json")
+    write_strengths(strengths, tmp_path / "s.json", {"base": "00"})
     assert read_strengths(str(tmp_path / "s.json")) == strengths
+    (tmp_path / "older.json").write_text(json.dumps(strengths))
+    assert read_strengths(str(tmp_path / "older.json")) == strengths
     for bad in ([1], {"fast": 3}, {"fast": {"q=1": -1}}, {"fast": {"q=1": "a"}}):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(ValueError, match="holds no strengths"):

@@ -6,7 +6,7 @@ bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no n
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from diffcodec.sdedit.strength import (
     level_sigma,
     log2_growth,
     read_strengths,
+    shipped_strengths,
     write_strengths,
 )
 
@@ -48,13 +49,14 @@ class SDEdit(Codec):
         preset: name -> what the decoder does. The curve has a line for each.
         strength: sigma of the added noise in the prior's space, which for image priors is [-1, 1];
             or `auto`: for each preset and point of the base, what doubles the squared error on the
-            calibration images (Sec. 3.1), or what a run wrote as `strengths.json`, given by its
-            path; or `per_image`: the encoder finds what doubles this image's error and sends it.
+            calibration images (Sec. 3.1), found by `calibrate` at the start of a run or shipped for
+            what ships; or what was found before, as the path of its `strengths.json`; or
+            `per_image`: the encoder finds what doubles this image's error and sends it.
             A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3).
         blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
             2022). A list as of strengths.
         show_base: measure the base codec's own pictures as well, as a line of their own.
-        calibration: -> images (1, 3, H, W) in [0, 1]; called once, where `auto` needs them.
+        calibration: -> images (1, 3, H, W) in [0, 1]; called once, by `calibrate`.
         decode_precision: `32` or `bf16`, of the diffusion model.
 
     Raises:
@@ -92,6 +94,7 @@ class SDEdit(Codec):
         self._presets = dict(preset)
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
+        self._shipped: Strengths | None = None
         self._calibration = Calibration(calibration)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
@@ -140,16 +143,56 @@ class SDEdit(Codec):
 
     def on_test_epoch_start(self) -> None:
         self.base.on_test_epoch_start()
-        # Here, so that it is no part of decoding time, and the same on all processes.
+        # Here, so that it is no part of decoding, and the same on all processes.
         for point in self._measured:
             if point.settings["strength"] == AUTO:
-                self.select(point)
-                sigma = self.trainer.strategy.broadcast(self._sigma(point))
-                self._strengths[str(point.settings["preset"])][self.base_point.name] = sigma
+                self.calibrate([point])
+                found = self._strengths[str(point.settings["preset"])]
+                name = self._base_points[point.name].name
+                found[name] = self.trainer.strategy.broadcast(found[name])
 
     def on_test_end(self) -> None:
         if self._strengths and self.trainer.is_global_zero:
-            write_strengths(self._strengths, Path(self.trainer.default_root_dir) / "strengths.json")
+            self.write_strengths(Path(self.trainer.default_root_dir) / "strengths.json")
+
+    def calibrate(self, points: Sequence[Point] | None = None) -> None:
+        """Find the strengths of points with `strength=auto`, where they are not known yet.
+
+        Decoding never does it: what it must know is found here, or given as a file.
+
+        Args:
+            points: None is all of them.
+
+        Raises:
+            ValueError: there are no calibration images.
+        """
+        before = self.point
+        for point in self.points if points is None else points:
+            preset: Any = point.settings["preset"]
+            base_point = self._base_points[point.name]
+            if point.settings["strength"] != AUTO or preset is None:
+                continue
+            found = self._strengths.setdefault(preset, {})
+            if base_point.name not in found:
+                self.base.select(base_point)
+                found[base_point.name] = self._calibrate(self._presets[preset])
+        self.select(before)
+
+    def write_strengths(self, path: Path) -> None:
+        """Write what `calibrate` found, for `strength=FILE`."""
+        write_strengths(self._strengths, path, self._made_for())
+
+    def _made_for(self) -> dict[str, Any]:
+        """What the strengths depend on beside the calibration images."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.prior.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return {
+            "base": self.base.fingerprint().hex(),
+            "prior": digest.hexdigest(),
+            "presets": {name: asdict(preset) for name, preset in self._presets.items()},
+        }
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
         # The base codec's, for its picture to be the same; the byte was chosen by that seed.
@@ -263,12 +306,18 @@ class SDEdit(Codec):
             return 0.0
         if isinstance(strength, float):
             return strength
-        found = self._strengths.setdefault(preset, {})
-        base_point = self._base_points[point.name]
-        if base_point.name not in found:
-            self.base.select(base_point)
-            found[base_point.name] = self._calibrate(self._presets[preset])
-        return found[base_point.name]
+        name = self._base_points[point.name].name
+        if name not in self._strengths.get(preset, {}):
+            if self._shipped is None:
+                self._shipped = shipped_strengths(self._made_for())
+            if name not in self._shipped.get(preset, {}):
+                raise ValueError(
+                    f"strength=auto is not known for preset {preset!r} at {name}, and decoding "
+                    "does not look for it: give codec.strength=FILE as experiments.calibrate or a "
+                    "run wrote it, or codec.strength=NUMBER"
+                )
+            return self._shipped[preset][name]
+        return self._strengths[preset][name]
 
     @torch.no_grad()
     def _calibrate(self, preset: Preset) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from diffcodec.points import Point, combine, listed
+from diffcodec.points import Point, combine, listed, name_lines
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.strength import AUTO, PER_IMAGE
 
@@ -69,7 +69,9 @@ def build_points(
                 series=",".join(filter(None, (BASE, point.series))),
             )
             found[plain.name] = (plain, point)
-    return found
+    named = name_lines([point for point, _ in found.values()])
+    bases = (base_point for _, base_point in found.values())
+    return {point.name: (point, base) for point, base in zip(named, bases, strict=True)}
 
 
 def _strength(value: str | float) -> str | float:

@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 NUM_LEVELS = 256
 LOWEST, HIGHEST = 0.005, 4.0
@@ -51,6 +53,27 @@ def log2_growth(mse: float, base_mse: float) -> float:
 Strengths = dict[str, dict[str, float]]
 """Preset -> operating point of the base -> sigma."""
 
+SHIPPED = "strengths.json"
+"""Beside the small prior's weights: what `strength=auto` finds for what ships."""
+
+
+def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
+    """The strengths that ship, if they were found for exactly this; else none.
+
+    Args:
+        made_for: what strengths depend on, as `write_strengths` wrote it.
+    """
+    path = files("diffcodec.sdedit") / "weights" / SHIPPED
+    data = json.loads(path.read_text(encoding="utf-8"))
+    found: Strengths = {}
+    for preset, points in data["strengths"].items():
+        same = all(data["made_for"][key] == made_for[key] for key in ("base", "prior")) and data[
+            "made_for"
+        ]["presets"][preset] == made_for["presets"].get(preset)
+        if same:
+            found[preset] = dict(points)
+    return found
+
 
 def read_strengths(path: str) -> Strengths:
     """Read what `write_strengths` wrote.
@@ -63,6 +86,8 @@ def read_strengths(path: str) -> Strengths:
     except (OSError, ValueError) as error:
         raise ValueError(f"could not read strengths from {path!r}: {error}") from error
     problem = f"{path!r} holds no strengths: expected {{preset: {{point: sigma}}}}"
+    if isinstance(data, Mapping):
+        data = data.get("strengths", data)  # files of before held nothing else
     if not isinstance(data, Mapping):
         raise ValueError(problem)
     for points in data.values():
@@ -73,6 +98,14 @@ def read_strengths(path: str) -> Strengths:
     return {name: {k: float(v) for k, v in points.items()} for name, points in data.items()}
 
 
-def write_strengths(strengths: Strengths, path: Path) -> None:
-    """Write them as JSON, for `codec.strength=FILE`."""
-    path.write_text(json.dumps(strengths, indent=2) + "\n", encoding="utf-8")
+def write_strengths(strengths: Strengths, path: Path, made_for: Mapping[str, Any]) -> None:
+    """Write them as JSON, for `codec.strength=FILE`.
+
+    Args:
+        strengths: what was found.
+        path: of the file.
+        made_for: what they depend on: fingerprints of `base` and `prior`, and the settings of the
+            `presets`.
+    """
+    data = {"made_for": dict(made_for), "strengths": strengths}
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -109,7 +109,7 @@ def test_gains_are_compressai_s_for_its_lambdas():
     ],
 )
 def test_rates_that_make_no_sense_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"lambdas|draw|levels"):
+    with pytest.raises(ValueError, match=r"lambdas|draw|level"):
         VariableRateCodec(8, 8, **arguments)
 
 

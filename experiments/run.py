@@ -95,8 +95,9 @@ def run(cfg: DictConfig) -> None:
 
     to_load = None if cfg.fit else cfg.ckpt_path
     # Images are encoded once for all points that share their bytes.
-    for i, shared in enumerate(group_by_bytes(points)):
-        codec.measure(shared, ceiling=i == 0)
+    passes = group_by_bytes(points)
+    for shared in passes:
+        codec.measure(shared, ceiling=shared is passes[-1])
         trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
         to_load = None
     report(trainer)

@@ -37,6 +37,8 @@ def build_codec(cfg: DictConfig) -> "Codec":
     import torch
     from hydra.utils import instantiate
 
+    if cfg.get("codec") is None:
+        raise ValueError("this recipe trains a part and has no codec: choose one by codec=…")
     fix_threads(cfg.threads)
     codec: Codec = instantiate(cfg.codec)
     if cfg.channels_last:

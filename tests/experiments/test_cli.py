@@ -67,6 +67,11 @@ def test_a_bad_value_is_one_line_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_a_recipe_of_a_part_has_no_codec_to_code_with():
+    with pytest.raises(ValueError, match="trains a part and has no codec"):
+        build_codec(compose_config(["experiment=sdedit/prior"]))
+
+
 def test_the_number_of_threads_is_checked_before_anything_is_built():
     with pytest.raises(ValueError, match="threads=0: must be at least 1"):
         build_codec(compose_config(["threads=0", "codec=jpeg"]))

@@ -25,6 +25,7 @@ OVERRIDES = {
     "sdedit": [
         *("codec.prior.channels=[8,12]", "codec.prior.layers=1"),
         *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
+        "codec.strength=0.02",  # none is known of another prior than the one that ships
     ],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "cheng2020_anchor": ["codec.size=[16]"],

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from callbacks.evaluation import Evaluation, PointResult
+from callbacks.evaluation import Evaluation, PointResult, find_evaluation
 from diffcodec.codec import Codec
 from diffcodec.curves import (
     CURVE_FILE,
@@ -179,8 +179,7 @@ def _rows(curves: Mapping[str, Curve], keys: Sequence[str]) -> list[list[Any]]:
 
 
 def _evaluation(trainer: Trainer) -> Evaluation:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, Evaluation):
-            return callback
-    raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
+    evaluation = find_evaluation(trainer)
+    if evaluation is None:
+        raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
+    return evaluation

@@ -268,6 +268,12 @@ class Evaluation(Callback):
         return count, found
 
 
+def find_evaluation(trainer: Trainer) -> Evaluation | None:
+    """The trainer's `Evaluation`, for callbacks that show what it measured."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
+
+
 _LOADED = (ImageMetric, SetMetric)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from callbacks.evaluation import Evaluation, PointResult
+from callbacks.evaluation import find_evaluation
 from diffcodec.codec import CodecOutput, to_uint8
 from diffcodec.contact_sheet import contact_sheet
 from diffcodec.curves import picture_name, safe_name
@@ -66,7 +66,8 @@ class Reconstructions(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        for result in _results(trainer):
+        evaluation = find_evaluation(trainer)
+        for result in evaluation.results if evaluation else []:
             folder = self.folder / safe_name(result.point.name)
             rate = result.metrics.get("bpp")
             told = "" if rate is None else f"{rate:.4f} bpp"
@@ -81,13 +82,6 @@ class Reconstructions(Callback):
         if names and len(self._columns) > 1:
             sheet = contact_sheet(self._columns, names[:SHEET_IMAGES])
             sheet.save(self.folder / "sheet.png")
-
-
-def _results(trainer: Trainer) -> list[PointResult]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Evaluation):
-            return callback.results
-    return []
 
 
 def _save(image: Tensor, path: Path) -> None:

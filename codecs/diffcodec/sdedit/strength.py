@@ -65,14 +65,14 @@ def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
     """
     path = files("diffcodec.sdedit") / "weights" / SHIPPED
     data = json.loads(path.read_text(encoding="utf-8"))
-    found: Strengths = {}
-    for preset, points in data["strengths"].items():
-        same = all(data["made_for"][key] == made_for[key] for key in ("base", "prior")) and data[
-            "made_for"
-        ]["presets"][preset] == made_for["presets"].get(preset)
-        if same:
-            found[preset] = dict(points)
-    return found
+    known = data["made_for"]
+    if (known["base"], known["prior"]) != (made_for["base"], made_for["prior"]):
+        return {}
+    return {
+        preset: dict(points)
+        for preset, points in data["strengths"].items()
+        if known["presets"][preset] == made_for["presets"].get(preset)
+    }
 
 
 def read_strengths(path: str) -> Strengths:

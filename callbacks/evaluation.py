@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PointResult:
-    """One operating point.
+    """The results at one operating point.
 
     Attributes:
         point: the operating point, or `CEILING`.

@@ -1,19 +1,31 @@
-"""Writing trained weights as one small safetensors file."""
+"""Writing what was trained as a folder that `diffcodec.load` and `weights=` take."""
 
+import logging
 from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from diffcodec.configuration import config_of
+from diffcodec.model_folder import save_model, saved_state
+
+log = logging.getLogger(__name__)
+
+FOLDER = "model"
 
 
-class ExportWeights(Callback):
-    """After training, write what was trained to `model.safetensors` in the run's folder.
+class ExportModel(Callback):
+    """After training, write `config.json` and `model.safetensors` to `model/` in the run's folder.
 
-    That is the module's `trained_state()`; one without it, no codec and no part of one, has none.
+    They are of the codec that was trained, or of the `product` of what trains a part.
 
     Args:
         dtype: `float16` halves the file; loading widens it again.
+
+    Raises:
+        ValueError: an unknown dtype; before the first step: the module cannot be written.
     """
 
     def __init__(self, dtype: str = "float16") -> None:
@@ -21,15 +33,23 @@ class ExportWeights(Callback):
             raise ValueError(f"unknown dtype {dtype!r}, choose from float16, bfloat16, float32")
         self.dtype = getattr(torch, dtype)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from safetensors.torch import save
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        try:
+            config_of(_product(pl_module))
+        except ValueError as error:
+            raise ValueError(f"{error}; callbacks.export=null trains all the same") from error
 
-        trained_state = getattr(pl_module, "trained_state", None)
-        if not trainer.is_global_zero or trained_state is None:
-            return
-        state = {
-            name: (t.to(self.dtype) if t.is_floating_point() else t).contiguous().cpu()
-            for name, t in trained_state().items()
-        }
-        # Not `save_file`, whose files only their owner may read: others start from them.
-        (Path(trainer.default_root_dir) / "model.safetensors").write_bytes(save(state))
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = Path(trainer.default_root_dir) / FOLDER
+        try:
+            # On all processes: where parameters are sharded, they gather them together.
+            state = saved_state(_product(pl_module))
+            if trainer.is_global_zero:
+                save_model(_product(pl_module), folder, dtype=self.dtype, state=state)
+        except Exception:  # whatever it is, it must not cost the training that is over
+            log.exception("could not write %s; the checkpoint has what was trained", folder)
+
+
+def _product(module: LightningModule) -> nn.Module:
+    product: nn.Module = getattr(module, "product", module)
+    return product

@@ -80,8 +80,9 @@ class Reconstructions(Callback):
                         logger.log_image(key, [str(picture)], caption=[result.point.name])
         names = [path.name for path in sorted((self.folder / "original").glob("*.png"))]
         if names and len(self._columns) > 1:
-            sheet = contact_sheet(self._columns, names[:SHEET_IMAGES])
-            sheet.save(self.folder / "sheet.png")
+            shown = names[:SHEET_IMAGES]
+            columns = [(head, [folder / name for name in shown]) for head, folder in self._columns]
+            contact_sheet(columns).save(self.folder / "sheet.png")
 
 
 def _save(image: Tensor, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What lies beside the images of a set: lists of names, and captions."""
+"""Files beside the images of a data set: lists of names, and captions."""
 
 import json
 from collections import defaultdict
@@ -94,7 +94,7 @@ def _file(name: str) -> str:
 
 
 def _parents(name: str) -> tuple[str, ...]:
-    """Folders, innermost first."""
+    """The folders above a path, innermost first."""
     return PurePosixPath(name).parts[-2::-1]
 
 

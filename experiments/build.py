@@ -1,4 +1,4 @@
-"""From a config to a codec."""
+"""Building the codec of a config, and refusing one that has no trained weights."""
 
 import os
 from typing import TYPE_CHECKING
@@ -76,14 +76,14 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
 
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
-    """Whether a codec that needs training, or one that it is built on, has weights from nowhere."""
+    """Whether a codec that needs training, or one that it is built on, has no trained weights."""
     if codec.trainable:
         return not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
     return bool(untrained_parts(codec, cfg))
 
 
 def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":
-    """The codecs inside a codec that need training and have weights from nowhere, by name."""
+    """The codecs inside a codec that need training and have no trained weights, by name."""
     from diffcodec.codec import Codec
 
     if cfg.ckpt_path:

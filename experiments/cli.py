@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,19 @@ CONFIG_DIR = str(Path(__file__).parent / "configs")
 CONFIG_NAME = "config"
 HYDRA_VERSION = "1.3"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def _offer_codecs_as_bases() -> None:
+    """Every codec of `configs/codec` is a choice of `codec/base`, unless that has a file for it."""
+    folder = Path(CONFIG_DIR) / "codec"
+    own = {path.stem for path in (folder / "base").glob("*.yaml")}
+    for path in folder.glob("*.yaml"):
+        if path.stem not in own:
+            node = {"defaults": [{"/codec@_here_": path.stem}]}
+            ConfigStore.instance().store(f"{path.stem}.yaml", node, group="codec/base")
+
+
+_offer_codecs_as_bases()
 
 
 def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:
@@ -53,7 +67,7 @@ def fail(error: BaseException) -> None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What a class said when Hydra could not make one."""
+    """The error behind Hydra's, raised by the class that could not be built."""
     while error.__cause__ is not None and type(error).__name__ == "InstantiationException":
         error = error.__cause__
     return error

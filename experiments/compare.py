@@ -80,6 +80,7 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
     from experiments.comparison.figures import draw_all
     from experiments.comparison.html_page import write_page
     from experiments.comparison.pictures import copy_pictures
+    from experiments.comparison.strips import draw_strips
 
     anchor = find_anchor(curves, options.anchor)
     write_table(table, folder)
@@ -87,9 +88,10 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
     (folder / "curves.json").write_text(json.dumps(joined(curves), indent=2) + "\n")
     figures = draw_all(curves, folder, rate=options.rate, at=options.at)
     pictures = copy_pictures(curves, folder, options.images)
+    strips = draw_strips(curves, pictures, folder, options.strip)
     write_page(folder / "index.html", curves, table, pictures, options.rate)
     names = ("index.html", "overview.png", *TABLE_FILES, "deltas.csv")
-    _show(table, [folder / name for name in names])
+    _show(table, [*(folder / name for name in names), *strips])
     if options.log:
         print(f"  W&B: {_log(options, curves, table, figures, folder)}")
 
@@ -154,7 +156,7 @@ def _log(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     out = argparse.ArgumentParser(
         prog="python -m experiments.compare",
         description=(__doc__ or "").partition("\n")[0],
@@ -181,6 +183,13 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
     add("--method", default=METHODS[0], choices=METHODS, help="interpolation of BD figures")
     add("--at", type=_numbers, default=[], metavar="BPP,…", help="rates of realism against PSNR")
+    add(
+        "--strip",
+        type=_numbers,
+        default=[],
+        metavar="BPP,…",
+        help="rates at which to put the codecs' pictures side by side, as strip_BPP.png",
+    )
     add(
         "--ceiling",
         action="append",

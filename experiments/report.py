@@ -1,4 +1,4 @@
-"""What a run says when it is done: its points, and where it wrote what."""
+"""The summary that a run prints when it is done: its points, and where its files are."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def table(title: str, results: list[PointResult]) -> Table:
 
 
 def written(folder: Path) -> list[Path]:
-    """What a run leaves for its user, out of what is there."""
+    """The files that a run has left for its user."""
     names = (
         *("curve.png", "curve.json", "images.csv", "reconstructions", "model.safetensors"),
         "checkpoints/last.ckpt",

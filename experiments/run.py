@@ -9,6 +9,7 @@ built on (`part`), which makes no bytes and is only validated.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from experiments.cli import (
 from experiments.multirun import needs_own_process, run_in_own_process
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningDataModule, Trainer
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 
 OF_CODECS = ("evaluation", "curves", "reconstructions")  # callbacks that need bytes
@@ -48,17 +49,9 @@ def train_part(cfg: DictConfig) -> None:
     part: LightningModule = instantiate(cfg.part)
     if cfg.channels_last:
         part.to(memory_format=torch.channels_last)
-    part.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
-    callbacks = [
-        instantiate(callback)
-        for name, callback in cfg.callbacks.items()
-        if callback and name not in OF_CODECS
-    ]
-    trainer: Trainer = instantiate(cfg.trainer, logger=instantiate(cfg.logger), callbacks=callbacks)
-    datamodule: LightningDataModule = instantiate(cfg.datamodule)
+    trainer, datamodule = _set_up(part, cfg, without=OF_CODECS)
     if cfg.fit:
-        trainer.fit(part, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        _fit(trainer, part, datamodule, cfg.ckpt_path)
     trainer.validate(part, datamodule=datamodule, ckpt_path=None if cfg.fit else cfg.ckpt_path)
     report(trainer)
 
@@ -70,7 +63,6 @@ def run(cfg: DictConfig) -> None:
         ValueError: a setting is wrong, there is nothing to train, or there are no trained weights
             to measure.
     """
-    from hydra.utils import instantiate
     from lightning.pytorch import seed_everything
 
     from experiments.report import report
@@ -83,15 +75,9 @@ def run(cfg: DictConfig) -> None:
         refuse_untrained(codec, cfg)
     elif not codec.trainable:
         raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
-    codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
-    datamodule: LightningDataModule = instantiate(cfg.datamodule)
-    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    logger = instantiate(cfg.logger)
-    trainer: Trainer = instantiate(cfg.trainer, logger=logger, callbacks=callbacks)
-
+    trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
-        trainer.fit(codec, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        _fit(trainer, codec, datamodule, cfg.ckpt_path)
 
     to_load = None if cfg.fit else cfg.ckpt_path
     # Images are encoded once for all points that share their bytes.
@@ -101,6 +87,28 @@ def run(cfg: DictConfig) -> None:
         trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
         to_load = None
     report(trainer)
+
+
+def _set_up(
+    module: "LightningModule", cfg: DictConfig, without: Sequence[str] = ()
+) -> "tuple[Trainer, LightningDataModule]":
+    """The config's trainer, with all its callbacks but those of the given names, and its data."""
+    from hydra.utils import instantiate
+
+    module.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
+    chosen = [c for name, c in cfg.callbacks.items() if c and name not in without]
+    callbacks, logger = [instantiate(callback) for callback in chosen], instantiate(cfg.logger)
+    return instantiate(cfg.trainer, logger=logger, callbacks=callbacks), instantiate(cfg.datamodule)
+
+
+def _fit(
+    trainer: "Trainer",
+    module: "LightningModule",
+    datamodule: "LightningDataModule",
+    ckpt_path: str | None,
+) -> None:
+    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name=CONFIG_NAME, version_base=HYDRA_VERSION)

@@ -12,8 +12,8 @@ def test_every_picture_is_in_its_row_and_column(tmp_path):
         folder.mkdir()
         for j, (name, size) in enumerate(sizes.items()):
             Image.new("RGB", size, (80 * i, 100 * j, 200)).save(folder / name)
-        columns.append((f"column {i}\n0.1 bpp", folder))
-    sheet = np.asarray(contact_sheet(columns, [*sizes]))
+        columns.append((f"column {i}\n0.1 bpp", [folder / name for name in sizes]))
+    sheet = np.asarray(contact_sheet(columns))
     assert sheet.shape[1] == 3 * (CELL + GAP) + GAP
     for i in range(3):
         centre = GAP + i * (CELL + GAP) + CELL // 2
@@ -26,5 +26,5 @@ def test_every_picture_is_in_its_row_and_column(tmp_path):
 def test_small_pictures_are_not_blown_up(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "a" / "x.png")
-    sheet = np.asarray(contact_sheet([("", tmp_path / "a")], ["x.png"]))
+    sheet = np.asarray(contact_sheet([("", [tmp_path / "a" / "x.png"])]))
     assert (sheet == (10, 20, 30)).all(axis=-1).sum() == 16 * 16

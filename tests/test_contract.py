@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+import diffcodec
 from diffcodec.bitstream import BitstreamError, pack
 from diffcodec.codec import Codec, to_uint8
 from experiments.build import is_untrained
@@ -23,8 +24,8 @@ from tests.fresh_decoder import FreshDecoder
 OVERRIDES = {
     "cdc": ["codec.width=8", "codec.weights=null", "codec.steps=2"],
     "sdedit": [
-        *("codec.prior.channels=[8,12]", "codec.prior.layers=1"),
-        *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
+        *("codec.prior.denoiser.channels=[8,12]", "codec.prior.denoiser.layers=1"),
+        *("codec.prior.denoiser.weights=null", "codec.prior.consistency.weights=null"),
         "codec.strength=0.02",  # none is known of another prior than the one that ships
     ],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
@@ -210,6 +211,14 @@ def test_a_checkpoint_restores_the_codec(codec, photo, tmp_path):
             parameter.mul_(0.5)
     other.fingerprint()
     other.load_state_dict(torch.load(tmp_path / "w.ckpt", weights_only=True))
+    assert torch.equal(other.decompress([stream]), codec.decompress([stream]))
+
+
+def test_a_saved_folder_restores_the_codec(codec, photo, tmp_path):
+    codec.select(codec.points[0])
+    (stream,) = codec.compress(photo[..., :48, :48])
+    other = diffcodec.load(str(codec.save(tmp_path)))
+    other.select(codec.point)
     assert torch.equal(other.decompress([stream]), codec.decompress([stream]))
 
 

@@ -14,7 +14,7 @@ METHODS = {"perco", "cdc", "sdedit", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
 BELOW_LATENT = {
     *("", "latent", "diffusion", "weights", "entropy", "bitstream", "perceptual", "padding"),
-    "optimization",
+    *("optimization", "configuration"),
 }
 SOURCES = [
     path

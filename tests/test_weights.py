@@ -2,12 +2,27 @@ import hashlib
 import pickle
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
-from diffcodec.weights import load_checkpoint, load_strict, remap, state_dict_of
+from diffcodec.weights import (
+    file_digest,
+    find_config,
+    find_file,
+    find_pipeline,
+    has_weights,
+    is_public,
+    load_checkpoint,
+    load_strict,
+    pinned,
+    remap,
+    shipped,
+    state_dict_of,
+)
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -41,15 +56,52 @@ def test_broken_files_are_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.pt", r"no weights at 'nowhere\.pt'"),
-        ("package:nothing.safetensors", r"choose from \['mbt2018_mean_vbr\.safetensors'\]"),
+        ("nowhere.pt", r"no weights at 'nowhere\.pt': give a name that ships, a file or folder"),
+        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'mbt2018_mean_vbr'"),
+        ("owner/repo", "a repository of the hub is hf://owner/repo"),
         ("hf://broken", "hf://owner/repo"),
         ("https://example.org/w.pth", "checksum"),
+        ("cdc#sha256=12", "64 hex digits"),
     ],
 )
 def test_sources_that_are_not_there_say_what_would_be(source, message):
     with pytest.raises(ValueError, match=message):
-        load_checkpoint(source, package="diffcodec.base")
+        load_checkpoint(source)
+
+
+def test_what_ships_goes_by_its_name():
+    path = shipped()["cdc"] / "model.safetensors"
+    assert find_file("cdc") == path
+    assert find_config("cdc")["width"] == 16
+    assert is_public("cdc")
+    assert pinned("cdc") == f"cdc#sha256={file_digest(path)}"
+    assert find_file(pinned("cdc")) == path
+    with pytest.raises(ValueError, match="another sha256"):
+        find_file(f"cdc#sha256={'0' * 64}")
+
+
+def test_a_name_that_ships_goes_before_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "cdc").mkdir()
+    save_file(STATE, tmp_path / "cdc" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert find_file("cdc") == shipped()["cdc"] / "model.safetensors"
+    assert find_file("./cdc") == Path("cdc/model.safetensors")
+    assert not is_public("./cdc")
+    assert pinned("./cdc") == "./cdc"
+
+
+def test_a_folder_has_a_config_and_weights(tmp_path):
+    assert find_config(str(tmp_path)) is None
+    assert not has_weights(str(tmp_path))
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert has_weights(str(tmp_path))
+    for source in (str(tmp_path), str(tmp_path / "model.safetensors")):
+        assert find_config(source) == {"a": 1}
+        assert set(load_checkpoint(source)) == set(STATE)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds a list, expected an object"):
+        find_config(str(tmp_path))
 
 
 def test_a_url_is_checked_against_its_sha256(tmp_path, monkeypatch):
@@ -68,23 +120,51 @@ def test_a_url_is_checked_against_its_sha256(tmp_path, monkeypatch):
         load_checkpoint(f"https://example.org/w.pth#sha256={'0' * 64}")
 
 
-def test_the_hub_is_asked_for_the_right_file(tmp_path, monkeypatch):
-    import huggingface_hub
-
-    save_file(STATE, tmp_path / "w.safetensors")
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> list:
+    """Calls of the hub's client, which has every file but those that are called `missing`."""
     asked = []
+    save_file(STATE, tmp_path / "w.safetensors")
 
     def download(repo, filename, revision=None):
         asked.append((repo, filename, revision))
+        if "missing" in repo:
+            raise EntryNotFoundError("404")
         return str(tmp_path / "w.safetensors")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    load_checkpoint("hf://owner/repo/sub/w.safetensors")
-    load_checkpoint("hf://owner/repo@v2/w.safetensors")
-    assert asked == [
+    return asked
+
+
+def test_the_hub_is_asked_for_the_right_file(hub):
+    for source in ("hf://owner/repo/sub/w.safetensors", "hf://owner/repo@v2", "hf://owner/repo"):
+        load_checkpoint(source)
+    assert hub == [
         ("owner/repo", "sub/w.safetensors", None),
-        ("owner/repo", "w.safetensors", "v2"),
+        ("owner/repo", "model.safetensors", "v2"),
+        ("owner/repo", "model.safetensors", None),
     ]
+
+
+def test_a_repository_may_lack_the_config_or_the_weights(hub):
+    assert find_config("hf://owner/missing@v2") is None
+    assert not has_weights("hf://owner/missing")
+    assert [(file, revision) for _, file, revision in hub] == [
+        ("config.json", "v2"),
+        ("model.safetensors", None),
+    ]
+    assert find_config("hf://owner/repo/sub/w.safetensors") is None
+    with pytest.raises(ValueError, match="could not get hf://owner/missing/model"):
+        load_checkpoint("hf://owner/missing")
+
+
+def test_pipelines_are_folders_or_repositories(tmp_path):
+    assert find_pipeline(str(tmp_path)) == (str(tmp_path), {})
+    assert find_pipeline("hf://owner/repo") == ("owner/repo", {})
+    assert find_pipeline("hf://owner/repo@v2") == ("owner/repo", {"revision": "v2"})
+    for source, message in (("owner/repo", "no folder 'owner/repo'"), ("hf://a/b/c", "one file")):
+        with pytest.raises(ValueError, match=message):
+            find_pipeline(source)
 
 
 def test_remap_renames_by_the_first_row_that_matches():

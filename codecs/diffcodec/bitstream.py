@@ -36,7 +36,7 @@ class BitstreamError(ValueError):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stream holds: image size in pixels and the codec's own sections."""
+    """The content of a stream: image size in pixels and the codec's own sections."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ class Contents:
 
 
 def pack(sections: Sequence[bytes], *, height: int, width: int, fingerprint: bytes) -> bytes:
-    """Write one stream.
+    """Write the stream of one image.
 
     Args:
         sections: the codec's payload, at least one byte string, any of them may be empty.
@@ -129,7 +129,7 @@ def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
 
 
 def size_problem(height: int, width: int) -> str | None:
-    """What is wrong with an image size in pixels, or None."""
+    """Say what is wrong with an image size in pixels; None if nothing is."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         return f"image size {height}x{width} is outside 1 to {MAX_SIDE} pixels a side"
     if height * width > MAX_PIXELS:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from diffcodec import bitstream
 from diffcodec.bitstream import BitstreamError, derive_seed
+from diffcodec.configuration import Configured
+from diffcodec.model_folder import load_saved, push_model, save_model
 from diffcodec.points import CEILING, Point, find_points
+from diffcodec.weights import load_checkpoint, state_dict_of
 
 __all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoding", "to_uint8"]
 
@@ -59,7 +63,7 @@ class CodecOutput:
     decodings: list[Decoding]
 
 
-class Codec(LightningModule, ABC):
+class Codec(Configured, LightningModule, ABC):
     """An image codec.
 
         x (B, 3, H, W) -> encode -> sections -> pack -> bytes
@@ -158,9 +162,63 @@ class Codec(LightningModule, ABC):
         """The tensors that a decoder must share with the encoder."""
         return self.state_dict()
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """The tensors that `weights=` loads again: without what is derived from them."""
-        return self.state_dict()
+    def derived_state(self) -> set[str]:
+        """Names of tensors that are no weights: they follow from the weights or the arguments."""
+        return set()
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write the codec as a folder that `diffcodec.load` and `weights=` take.
+
+        `config.json` has the constructor's arguments, `model.safetensors` the tensors; of parts
+        that are frozen and can be had elsewhere it has the source alone.
+
+        Args:
+            folder: is made where there is none.
+            dtype: of the tensors, as in `torch.float16`; None keeps them as they are, and with them
+                the streams that the codec reads.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: an argument cannot be written.
+        """
+        return save_model(self, folder, dtype=dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        dtype: torch.dtype | None = None,
+        message: str = "Upload the codec",
+    ) -> str:
+        """Upload that folder to a repository of the hub, which is made if there is none.
+
+        Args:
+            repository: `owner/repo`.
+            private: of a repository that is made; None is the owner's default.
+            dtype: as of `save`.
+            message: of the commit.
+
+        Returns:
+            The source for `diffcodec.load`.
+
+        Raises:
+            ValueError: the codec is built on something that only this machine has.
+        """
+        return push_model(self, repository, private=private, dtype=dtype, message=message)
+
+    def load_weights(self, source: str) -> None:
+        """Load what `save` wrote.
+
+        Args:
+            source: see `diffcodec.weights`.
+
+        Raises:
+            ValueError: it cannot be had, or does not fit.
+        """
+        load_saved(self, state_dict_of(load_checkpoint(source)), source=source)
 
     def prepare_coding(self) -> None:
         """Build what is derived from the weights (entropy tables); called when they changed."""

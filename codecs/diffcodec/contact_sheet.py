@@ -1,4 +1,4 @@
-"""One picture of many: a row per image, a column per operating point."""
+"""One picture of many: a row per image, a column per codec or operating point."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +10,15 @@ GAP = 6
 LINE = 18
 
 
-def contact_sheet(columns: Sequence[tuple[str, Path]], names: Sequence[str]) -> Image.Image:
-    """Pictures that lie in folders, side by side and scaled down to 256 pixels.
+def contact_sheet(columns: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
+    """Pictures side by side, scaled down to 256 pixels.
 
     Args:
-        columns: (heading of up to two lines, folder) of each.
-        names: files that every folder has, a row for each.
+        columns: (heading of up to two lines, files) of each; all have as many files as there are
+            rows.
     """
-    rows = [[_thumbnail(folder / name) for _, folder in columns] for name in names]
+    files = [paths for _, paths in columns]
+    rows = [[_thumbnail(path) for path in row] for row in zip(*files, strict=True)]
     heights = [max(cell.height for cell in row) for row in rows]
     head = 2 * LINE + GAP
     width = len(columns) * (CELL + GAP) + GAP

@@ -1,10 +1,8 @@
 """LPIPS as a training loss."""
 
-import warnings
-from typing import Any
-
-import torch
 from torch import Tensor
+
+from diffcodec.metrics.networks.lpips import Lpips
 
 
 class PerceptualLoss:
@@ -14,25 +12,21 @@ class PerceptualLoss:
 
     Args:
         wanted_by, without: the setting that asks for it, and that does without: for the error.
+        weights: torchvision's VGG16, a source of `diffcodec.weights`; None takes it from the torch
+            hub cache or downloads it.
 
     Raises:
         ValueError: the package or the weights of VGG16 cannot be had.
     """
 
-    def __init__(self, wanted_by: str, without: str) -> None:
+    def __init__(self, wanted_by: str, without: str, weights: str | None = None) -> None:
         try:
-            import lpips
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # torchvision's old argument names
-                self._network: Any = lpips.LPIPS(net="vgg", verbose=False)
-        except (ImportError, OSError, RuntimeError) as error:
+            self._network = Lpips("vgg", weights).model
+        except (ImportError, ValueError) as error:
             raise ValueError(
-                f"{wanted_by} needs LPIPS with torchvision's VGG16, and its weights could not be "
-                f"loaded or downloaded ({error}): put them into {torch.hub.get_dir()}/checkpoints, "
-                f"or train with {without}"
+                f"{wanted_by} needs LPIPS, and there are {error}: give codec.vgg_weights=FILE, or "
+                f"train with {without}"
             ) from error
-        self._network.eval().requires_grad_(False)
 
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Mean distance of images (B, 3, H, W) in [-1, 1], a scalar."""

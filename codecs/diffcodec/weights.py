@@ -1,15 +1,17 @@
-"""Loading weights: from the package, a file, the hub, or a URL with its checksum.
+"""Loading weights: the one way to say where they are, and strict loading of what is there.
 
-    package:mbt2018_mean_vbr.safetensors      shipped beside the method's code
-    path/to/model.safetensors (.pt, .pth, …)  a file
-    hf://owner/repo/path/in/repo.safetensors  a file of a hub repository, `@revision` after repo
-    https://host/file.pth#sha256=…            a download, checked against its sha256
+    cdc                                what ships, by its name; `zoo`: CompressAI's, of its models
+    outputs/mine/model                 a folder that `Codec.save` or a training wrote, or a file
+    hf://owner/repo[@revision][/file]  a repository of the hub as such a folder, or a file of one
+    https://host/file.pth#sha256=…     a download, checked against its sha256
 
-Pickled checkpoints are read with `weights_only=True`. Keys are renamed by an explicit table, and
-loaded with `strict=True`.
+`#sha256=` and 64 hex digits may follow what ships and files, too. A name that ships goes before a
+folder of that name, which is `./cdc`. Pickled checkpoints are read with `weights_only=True`. Keys
+are renamed by an explicit table, and loaded with `strict=True`.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -19,20 +21,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SOURCES = "package:NAME, a file, hf://owner/repo[@revision]/file or https://…#sha256=…"
+SOURCES = (
+    "a name that ships, a file or folder, hf://owner/repo[@revision][/file] or https://…#sha256=…"
+)
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+ZOO = "zoo"
+
+_CHECKSUM = "#sha256="
+_HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
 
 
-def load_checkpoint(source: str, *, package: str | None = None) -> dict[str, Any]:
+def load_checkpoint(source: str) -> dict[str, Any]:
     """Load a checkpoint onto the CPU.
 
     Args:
         source: where it is, in one of the forms above.
-        package: the Python package whose `weights/` folder `package:` refers to.
 
     Raises:
         ValueError: the source has none of these forms, does not exist, or its checksum is wrong.
     """
-    path = find_file(source, package)
+    path = find_file(source)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -92,60 +102,171 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
         raise ValueError(f"weights from {source} do not fit: {shown}") from error
 
 
-def find_file(source: str, package: str | None = None) -> Path:
+def find_file(source: str) -> Path:
     """The file that a source names, on this machine; what it names elsewhere is fetched first.
 
-    Args:
-        source, package: as of `load_checkpoint`.
+    Of a folder that is `model.safetensors`.
 
     Raises:
         ValueError: the source has none of the forms, does not exist, or its checksum is wrong.
     """
-    if source.startswith("package:"):
-        if package is None:
-            raise ValueError(f"{source!r}: this codec ships no weights, use {SOURCES}")
-        folder = Path(str(files(package))) / "weights"
-        path = folder / source.removeprefix("package:")
-        if not path.is_file():
-            shipped = sorted(p.name for p in folder.glob("*.safetensors"))
-            raise ValueError(f"{package} ships no weights {path.name!r}, choose from {shipped}")
-        return path
-    if source.startswith("hf://"):
-        return _from_hub(source)
-    if source.startswith(("http://", "https://")):
-        return _from_url(source)
-    path = Path(source).expanduser()
+    location, _, checksum = source.partition(_CHECKSUM)
+    if checksum and not re.fullmatch(r"[0-9a-f]{64}", checksum):
+        raise ValueError(f"{source!r}: {_CHECKSUM} is followed by 64 hex digits")
+    if location.startswith(("http://", "https://")):
+        path = _download(location, checksum)
+    elif location.startswith("hf://"):
+        repository, revision, file = _parse_hub(location)
+        path = _fetch(repository, file or WEIGHTS_FILE, revision)
+    else:
+        path = _local(location)
+        path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"no weights at {source!r}: give {SOURCES}")
+        hint = _missing_hint(location)
+        raise ValueError(f"no weights at {source!r}: {hint}")
+    if checksum and file_digest(path) != checksum:
+        raise ValueError(f"{path} has another sha256 than {checksum}")
     return path
 
 
-def _from_hub(source: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def find_config(source: str) -> dict[str, Any] | None:
+    """The `config.json` that lies beside the weights of a source; None where there is none.
 
-    match = re.fullmatch(r"hf://([^/]+/[^/@]+)(?:@([^/]+))?/(.+)", source)
-    if match is None:
-        raise ValueError(f"{source!r} is not of the form hf://owner/repo[@revision]/file")
-    repo, revision, filename = match.groups()
+    Raises:
+        ValueError: the hub cannot be reached, or what is there is no JSON object.
+    """
+    location = source.partition(_CHECKSUM)[0]
+    if location.startswith(("http://", "https://")):
+        return None
+    if location.startswith("hf://"):
+        repository, revision, file = _parse_hub(location)
+        path = None if file else _fetch(repository, CONFIG_FILE, revision, optional=True)
+    else:
+        path = _local(location)
+        if path.name == WEIGHTS_FILE:
+            path = path.parent
+        path = path / CONFIG_FILE
+    if path is None or not path.is_file():
+        return None
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, expected an object")
+    return config
+
+
+def has_weights(source: str) -> bool:
+    """Whether there are tensors at a source; a folder may hold a config alone.
+
+    Raises:
+        ValueError: the hub cannot be reached.
+    """
+    location = source.partition(_CHECKSUM)[0]
+    if location.startswith("hf://"):
+        repository, revision, file = _parse_hub(location)
+        return _fetch(repository, file or WEIGHTS_FILE, revision, optional=True) is not None
+    path = _local(location)
+    return (path / WEIGHTS_FILE).is_file() if path.is_dir() else True
+
+
+def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
+    """A source of several files -> what `from_pretrained` of diffusers and transformers takes.
+
+    Args:
+        source: a folder, or `hf://owner/repo[@revision]`.
+
+    Returns:
+        The folder or repository, and its keyword arguments.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if source.startswith("hf://"):
+        repository, revision, file = _parse_hub(source)
+        if file:
+            raise ValueError(f"{source!r} is one file, expected hf://owner/repo[@revision]")
+        return repository, {"revision": revision} if revision else {}
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"no folder {source!r}: give one, or hf://owner/repo[@revision] for the hub"
+        )
+    return str(folder), {}
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> folder of what ships."""
+    package = Path(str(files("diffcodec")))
+    return {path.parent.name: path.parent for path in package.glob(f"*/weights/*/{CONFIG_FILE}")}
+
+
+def is_public(source: str) -> bool:
+    """Whether other machines have what a source names: it ships, or is on the hub or the web."""
+    location = source.partition(_CHECKSUM)[0]
+    return location.startswith(("hf://", "http://", "https://")) or location in (ZOO, *shipped())
+
+
+def pinned(source: str) -> str:
+    """A source, and the checksum of what ships by its name, which another version may replace."""
+    if _CHECKSUM in source or source not in shipped():
+        return source
+    path = shipped()[source] / WEIGHTS_FILE
+    return f"{source}{_CHECKSUM}{file_digest(path)}" if path.is_file() else source
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _local(location: str) -> Path:
+    return shipped().get(location) or Path(location).expanduser()
+
+
+def _parse_hub(location: str) -> tuple[str, str | None, str | None]:
+    match = _HUB.fullmatch(location)
+    if match is None:
+        raise ValueError(f"{location!r} is not of the form hf://owner/repo[@revision][/file]")
+    repository, revision, file = match.groups()
+    return repository, revision, file
+
+
+def _missing_hint(location: str) -> str:
+    if re.fullmatch(r"\w+", location):
+        return f"{location!r} does not ship, choose from {sorted(shipped())}, or give {SOURCES}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", location):
+        return f"a repository of the hub is hf://{location}; give {SOURCES}"
+    return f"give {SOURCES}"
+
+
+def _fetch(repository: str, file: str, revision: str | None, *, optional: bool = False) -> Any:
+    """A file of the hub; None where the repository lacks an optional one."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
     except Exception as error:  # the hub client raises its own, httpx's and OSError
-        raise ValueError(f"could not get {source} from the hub: {error}") from error
+        missing = isinstance(error, EntryNotFoundError)
+        # Without network the client knows no more than that the file is not in its cache.
+        if optional and missing and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        name = f"hf://{repository}" + (f"@{revision}" if revision else "") + f"/{file}"
+        raise ValueError(f"could not get {name} from the hub: {error}") from error
 
 
-def _from_url(source: str) -> Path:
-    url, _, fragment = source.partition("#sha256=")
-    if not re.fullmatch(r"[0-9a-f]{64}", fragment):
-        raise ValueError(f"{url} needs its checksum: append #sha256= and 64 hex digits")
+def _download(url: str, checksum: str) -> Path:
+    if not checksum:
+        raise ValueError(f"{url} needs its checksum: append {_CHECKSUM} and 64 hex digits")
     folder = Path(torch.hub.get_dir()) / "diffcodec"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{fragment[:16]}-{Path(url).name}"
+    path = folder / f"{checksum[:16]}-{Path(url).name}"
     if not path.is_file():
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=fragment)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"could not download {url}: {error}") from error
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != fragment:
-            raise ValueError(f"{path} has another sha256 than {fragment}: delete it and try again")
     return path

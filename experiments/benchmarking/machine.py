@@ -1,4 +1,4 @@
-"""What the machine can do: its clock, its memory, its matrix products."""
+"""How fast the machine is: its clock, its memory, its matrix products."""
 
 import platform
 import re

@@ -39,12 +39,12 @@ class Stopwatch:
         self._since = 0.0
 
     def enter(self, part: str) -> None:
-        """A part begins."""
+        """Note that a part begins."""
         self._switch(part)
         self._stack.append(part)
 
     def leave(self) -> None:
-        """The innermost part ends."""
+        """Note that the innermost part ends."""
         ended = self._stack.pop()
         outer = self._stack[-1] if self._stack else None
         if outer != ended:
@@ -85,7 +85,7 @@ class Instruments:
         torch.compile = self._timed_compile
 
     def close(self) -> None:
-        """Give `torch.compile` back."""
+        """Restore `torch.compile`."""
         torch.compile = self._compile
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What was measured, as a table, and against an earlier measurement."""
+"""The measurements as a table, and in relation to an earlier measurement."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ SAME = ("device", "device_name", "threads")  # or a ratio would compare machines
 
 
 def read_benchmark(path: str) -> dict[str, Any]:
-    """An earlier `benchmark.json`.
+    """Read an earlier `benchmark.json`.
 
     Raises:
         ValueError: there is no such file, or it is no benchmark.

@@ -1,4 +1,4 @@
-"""What curves must have in common to be compared, and saying so where they do not."""
+"""Checks that curves were measured alike, and messages where they were not."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from experiments.comparison.runs import Run
 
 @dataclass(frozen=True)
 class Field:
-    """Something that must agree.
+    """A fact about a run in which compared curves must agree.
 
     Attributes:
         name: for messages.
@@ -31,7 +31,7 @@ class Field:
 
 
 def fields(rate: str) -> list[Field]:
-    """What is compared between runs whose rate axis is `rate`."""
+    """The facts that are compared between runs whose rate axis is `rate`."""
     known = all_metrics().values()
     over_sets = tuple(metric.key for metric in known if isinstance(metric, SetMetric))
     variants = [

@@ -41,7 +41,7 @@ def write_page(
 def page_data(
     curves: Sequence[Line], table: Table, pictures: Sequence[Pictures], rate: str
 ) -> dict[str, Any]:
-    """What the page's scripts read, as JSON data."""
+    """The data of the page's scripts, as JSON types."""
     runs = list(dict.fromkeys(run for curve in curves for run in curve.runs))
     numbers = {id(run): number for number, run in enumerate(runs)}
     rates = [r for curve in curves for r, _ in curve.pairs("bpp", rate)]

@@ -11,7 +11,7 @@ from experiments.comparison.settings import flatten, identity, weights
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What one run measured at one operating point."""
+    """The measurements of one run at one operating point."""
 
     point: Point
     metrics: Mapping[str, float]
@@ -19,7 +19,7 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of the operating point."""
+        """The name of the operating point."""
         return self.point.name
 
 
@@ -55,7 +55,7 @@ class Line:
 
     @property
     def published(self) -> bool:
-        """Whether it was measured elsewhere."""
+        """Whether it was measured by others, elsewhere."""
         return all(run.published for run in self.runs)
 
     def pairs(self, metric: str, rate: str = "bpp") -> list[tuple[float, float]]:
@@ -71,7 +71,7 @@ class Line:
 
 
 def measured(curves: Iterable[Line]) -> list[Metric]:
-    """What at least one curve has, rates aside, in the order in which metrics are shown."""
+    """The metrics but rates that at least one curve has, in the order in which they are shown."""
     found = ordered(key for curve in curves for point in curve.points for key in point.metrics)
     return [metric for metric in found if metric.kind != "rate"]
 
@@ -145,7 +145,7 @@ def _tell_by_weights(points: Sequence[Measurement], keys: dict[int, dict[str, st
 
 
 def _newest(points: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
-    """Of points that were measured several times with one config, those of the newest run."""
+    """Keep the newest run's points where points were measured several times with one config."""
     groups: dict[tuple[object, ...], list[Measurement]] = {}
     for point in points:
         same: object = point.run.source
@@ -169,7 +169,7 @@ def _lasting(point: Measurement) -> dict[str, object]:
 
 
 def _place(point: Measurement) -> tuple[object, ...]:
-    """What a point is, whatever else was measured in its run."""
+    """The identity of a point, whatever else was measured in its run."""
     settings = point.point.settings
     return tuple(_as_text(settings).items()) if settings else (point.name,)
 

@@ -29,7 +29,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """As in a legend; runs that differ in their settings alone share it."""
+        """The name in a legend; runs that differ in their settings alone share it."""
         if self.states_settings:
             return str(self.config.get("name") or self.curve.name)
         return self.curve.name

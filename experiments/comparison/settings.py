@@ -1,4 +1,4 @@
-"""What tells two runs apart: the parts of a config."""
+"""The parts of a config in which two runs differ."""
 
 import json
 from collections.abc import Mapping

@@ -12,8 +12,7 @@ LAMBDAS = [0.0009, 0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932]
 
 
 def hyperprior():
-    weights = "package:mbt2018_mean_vbr.safetensors"
-    return VariableRateCodec(64, 128, lambdas=LAMBDAS, weights=weights)
+    return VariableRateCodec(weights="mbt2018_mean_vbr")
 
 
 def random(codec):

@@ -1,11 +1,8 @@
 """What the shipped weights must reach."""
 
-from importlib.resources import files
-
 import numpy as np
 import pytest
 from hydra.utils import instantiate
-from safetensors.torch import load_file
 from scipy.interpolate import PchipInterpolator
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -14,14 +11,6 @@ from diffcodec.base.classical import PillowCodec
 from diffcodec.codec import Codec, to_uint8
 from diffcodec.metrics.psnr import psnr
 from experiments.cli import compose_config
-
-FILE = files("diffcodec.base") / "weights" / "mbt2018_mean_vbr.safetensors"
-
-
-def test_the_file_is_small_and_half_precision():
-    state = load_file(str(FILE))
-    assert sum(t.numel() * t.element_size() for t in state.values()) < 5 * 2**20
-    assert {str(t.dtype) for t in state.values()} == {"torch.float16"}
 
 
 def curve(codec: Codec, paths: list) -> PchipInterpolator:

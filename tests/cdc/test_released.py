@@ -72,14 +72,12 @@ def test_quantiles_are_whole_steps_from_the_medians_to_the_tails(released):
 
 
 def test_own_weights_load_again(codec, tmp_path):
-    torch.save(codec.trained_state(), tmp_path / "own.pt")
-    again = CDC(codec.process.prediction, width=4, weights=str(tmp_path / "own.pt"))
+    again = CDC(weights=str(codec.save(tmp_path / "own")))
+    assert again.process.prediction == codec.process.prediction
     assert again.eval().fingerprint() == codec.fingerprint()
 
 
 def test_half_precision_keeps_the_bounds_of_the_likelihoods(codec, tmp_path):
-    half = {key: tensor.half() for key, tensor in codec.trained_state().items()}
-    torch.save(half, tmp_path / "half.pt")
-    again = CDC(codec.process.prediction, width=4, weights=str(tmp_path / "half.pt"))
+    again = CDC(weights=str(codec.save(tmp_path / "half", dtype=torch.float16)))
     for model in (again.compressor.entropy_bottleneck, again.compressor.gaussian_conditional):
         assert model.likelihood_lower_bound.bound == pytest.approx(1e-9)

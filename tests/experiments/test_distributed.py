@@ -9,8 +9,12 @@ CASES = [
         "sdedit",
         (
             *("codec/base=jpeg", "codec.base.quality=[20]", "codec/preset=medium"),
-            *("codec.preset.medium.steps=2", "codec.prior.channels=[8]", "codec.show_base=false"),
-            *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
+            *(
+                "codec.preset.medium.steps=2",
+                "codec.prior.denoiser.channels=[8]",
+                "codec.show_base=false",
+            ),
+            *("codec.prior.denoiser.weights=null", "codec.prior.consistency.weights=null"),
         ),
         (2,),
     ),

@@ -12,8 +12,12 @@ from tests.wandb_file import read_records
 ROOT = Path(__file__).parents[2]
 
 TINY = (
-    *("codec.prior.channels=[8]", "codec.prior.layers=1", "codec.prior.weights=null"),
-    *("codec.prior.consistency_weights=null", "codec.calibration.size=64"),
+    *(
+        "codec.prior.denoiser.channels=[8]",
+        "codec.prior.denoiser.layers=1",
+        "codec.prior.denoiser.weights=null",
+    ),
+    *("codec.prior.consistency.weights=null", "codec.calibration.size=64"),
 )
 SERIES = ("fast", "medium", "slow", "base")
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from diffcodec.latent.small_backbone import small_autoencoder, small_backbone
 from diffcodec.latent.training import AutoencoderTraining, TextToImageTraining
+from diffcodec.model_folder import save_model
 from diffcodec.perco.palette import PaletteCaptioner
 from tests.trainers import quiet_trainer
 
@@ -57,8 +59,9 @@ def test_the_autoencoder_is_validated_by_its_round_trip(make_backbone, tmp_path)
 
 
 def test_the_decoder_alone_may_go_on(make_backbone, tmp_path):
-    torch.save(autoencoder(make_backbone).trained_state(), tmp_path / "first.pt")
-    part = autoencoder(make_backbone, decoder_only=True, weights=str(tmp_path / "first.pt"))
+    first = save_model(autoencoder(make_backbone).product, tmp_path / "first")
+    latents = small_autoencoder(weights=str(first))
+    part = AutoencoderTraining(latents, decoder_only=True, warmup_steps=1)
     before = {k: v.clone() for k, v in part.state_dict().items()}
     fit(part, 2, tmp_path)
     moved = {k for k, v in part.state_dict().items() if not torch.equal(v, before[k])}
@@ -103,15 +106,14 @@ def test_what_pretraining_writes_the_small_backbone_loads(make_backbone, tmp_pat
     first = autoencoder(make_backbone)
     with torch.no_grad():
         first.latents.scale.fill_(3.0)
-    torch.save(first.trained_state(), tmp_path / "autoencoder.pt")
-    backbone = make_backbone(autoencoder_weights=str(tmp_path / "autoencoder.pt"))
+    written = str(save_model(first.product, tmp_path / "autoencoder"))
+    backbone = make_backbone(latents=small_autoencoder(weights=written))
     assert (backbone.latents.scale == 3).all()
     second = TextToImageTraining(backbone, captioner=PaletteCaptioner())
     with torch.no_grad():
         second.backbone.unet.conv_in.weight.fill_(0.5)
-    torch.save(second.trained_state(), tmp_path / "backbone.pt")
-    loaded = make_backbone(weights=str(tmp_path / "backbone.pt"))
+    loaded = small_backbone(weights=str(save_model(second.product, tmp_path / "backbone")))
     assert all(torch.equal(v, backbone.state_dict()[k]) for k, v in loaded.state_dict().items())
     # Neither file is the other.
     with pytest.raises(ValueError, match="do not fit"):
-        make_backbone(weights=str(tmp_path / "autoencoder.pt"))
+        make_backbone(weights=written)

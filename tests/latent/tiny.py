@@ -6,21 +6,20 @@ from pathlib import Path
 import torch
 
 from diffcodec.latent.backbone import Backbone
-from diffcodec.latent.small_backbone import small_backbone
+from diffcodec.latent.small_backbone import small_autoencoder, small_backbone
 
 
 def tiny_backbone(**options) -> Backbone:
     """The small backbone, smaller; the same weights every time."""
     torch.manual_seed(0)
+    latents = options.pop("latents", None) or small_autoencoder((16, 16))
     sizes = {
-        "vae_channels": (16, 16),
-        "vae_layers": 1,
         "unet_channels": (16, 32),
         "text_channels": 16,
         "text_layers": 1,
         "text_length": 12,
     }
-    return small_backbone(**{**sizes, **options})
+    return small_backbone(latents, **{**sizes, **options})
 
 
 def save_pipeline(folder: Path, prediction_type: str = "epsilon") -> Path:

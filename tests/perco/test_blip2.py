@@ -104,10 +104,10 @@ def test_an_image_is_captioned_once(model, tmp_path, monkeypatch):
 
 
 def test_other_settings_have_other_captions(tmp_path):
-    settings = (("a/b", 32, None), ("a/c", 32, None), ("a/b", 8, None), ("a/b", 32, "v2"))
+    settings = (("hf://a/b", 32), ("hf://a/c", 32), ("hf://a/b", 8), ("hf://a/b@v2", 32))
     folders = {
-        Blip2Captioner(name, max_tokens=tokens, revision=revision, cache=str(tmp_path)).folder
-        for name, tokens, revision in settings
+        Blip2Captioner(name, max_tokens=tokens, cache=str(tmp_path)).folder
+        for name, tokens in settings
     }
     assert len(folders) == 4
 

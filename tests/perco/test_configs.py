@@ -17,8 +17,7 @@ EXPERIMENTS = (
 )
 TINY = (
     "codec.backbone.weights=null",
-    "codec.backbone.vae_channels=[16,16]",
-    "codec.backbone.vae_layers=1",
+    "codec.backbone.latents.channels=[16,16]",
     "codec.backbone.unet_channels=[16,32]",
 )
 
@@ -88,7 +87,6 @@ def test_stable_diffusion_is_one_override(name):
     assert OmegaConf.to_container(cfg.codec.backbone) == {
         "_target_": "diffcodec.perco.released.stable_diffusion",
         "source": "x",
-        "revision": None,
     }
 
 
@@ -102,7 +100,6 @@ def test_the_small_one_goes_through_three_recipes():
     assert "codec" not in first
     assert "codec" not in second
     assert "part" not in third
-    assert third.codec.export_backbone
     assert third.trainer.max_steps == 5000
 
 

@@ -189,8 +189,7 @@ def test_a_trained_codec_loads_again(make_codec, tmp_path):
     with torch.no_grad():
         codec.model.null_text.add_(1)
         codec.model.backbone.unet.conv_in.weight.mul_(2)
-    path = tmp_path / "model.pt"
-    torch.save(codec.trained_state(), path)
+    path = codec.save(tmp_path / "model")
     other = make_codec(["8x8/16"], weights=str(path))
     assert torch.equal(other.model.null_text, codec.model.null_text)
     other.load_weights(str(path))
@@ -201,9 +200,8 @@ def test_a_trained_codec_loads_again(make_codec, tmp_path):
 
 def test_a_codec_of_one_rate_loads_from_one_of_several(make_codec, tmp_path):
     codec = make_codec(["8x8/16", "16x16/16"])
-    torch.save(codec.trained_state(), tmp_path / "model.pt")
     other = make_codec(["16x16/16"])
-    other.load_weights(str(tmp_path / "model.pt"))
+    other.load_weights(str(codec.save(tmp_path / "model")))
     name = "hyper_encoders.16x16/16.backbone.0.weight"
     assert torch.equal(other.model.state_dict()[name], codec.model.state_dict()[name])
 
@@ -211,12 +209,11 @@ def test_a_codec_of_one_rate_loads_from_one_of_several(make_codec, tmp_path):
 def test_a_whole_codec_is_a_backbone_that_brings_its_hyper_encoders(
     make_backbone, make_codec, tmp_path
 ):
-    first = make_codec(["8x8/16", "16x16/16"], export_backbone=True)
+    first = make_codec(["8x8/16", "16x16/16"])
     with torch.no_grad():
         first.model.null_text.add_(1)
         first.model.backbone.latents.scale.fill_(7.0)
-    path = str(tmp_path / "model.pt")
-    torch.save(first.trained_state(), path)
+    path = str(first.save(tmp_path / "model"))
     sizes = {"N": 8, "M": 6, "codebook_dim": 4}
 
     same = PerCo(make_backbone(weights=path), ["8x8/16", "16x16/16"], **sizes)

@@ -8,6 +8,7 @@ from diffcodec.codec import Codec
 from diffcodec.sdedit import SDEdit
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small_prior import SmallPrior
+from diffcodec.sdedit.small_unet import SmallUNet
 
 PRESETS = {
     "fast": Preset("consistency"),
@@ -33,12 +34,7 @@ def hyperprior():
     """The variable-rate hyperprior that ships, at two of its levels."""
 
     def build() -> Codec:
-        return VariableRateCodec(
-            *(64, 128),
-            lambdas=[0.0009, 0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932],
-            level=[1, 5],
-            weights="package:mbt2018_mean_vbr.safetensors",
-        ).eval()
+        return VariableRateCodec(level=[1, 5], weights="mbt2018_mean_vbr").eval()
 
     return build
 
@@ -51,7 +47,7 @@ def x(photo) -> Tensor:
 
 def _prior(**options) -> SmallPrior:
     torch.manual_seed(0)
-    prior = SmallPrior([8, 12], 1, **options)
+    prior = SmallPrior(SmallUNet([8, 12], 1), SmallUNet([8, 12], 1), **options)
     with torch.no_grad():
         for network in (prior.network, prior.consistency_network):
             network.conv_out.weight.normal_(std=0.02)

@@ -32,7 +32,7 @@ def test_the_network_is_the_same_everywhere_in_a_picture():
 
 
 def test_untrained_it_takes_no_noise_for_signal():
-    prior = SmallPrior([8, 8], 1)
+    prior = SmallPrior(SmallUNet([8, 8], 1), SmallUNet([8, 8], 1))
     x = torch.randn(1, 3, 8, 8)
     sigma = torch.tensor(0.5)
     torch.testing.assert_close(prior.denoiser()(x, sigma), x / 2)
@@ -55,14 +55,15 @@ def test_weights_are_loaded_and_missing_ones_are_said(tmp_path, caplog):
     state = {f"network.{k}": v.half() for k, v in network.state_dict().items()}
     torch.save(state, tmp_path / "w.pt")
     path = str(tmp_path / "w.pt")
-    prior = SmallPrior([4, 6], 1, weights=path, consistency_weights=path)
+    given = SmallUNet([4, 6], 1, weights=path)
+    prior = SmallPrior(given, SmallUNet([4, 6], 1, weights=path))
     assert not caplog.records
     assert (prior.network.conv_out.bias == 0.5).all()
     assert prior.network.conv_out.bias.dtype == torch.float32
-    SmallPrior([4, 6], 1, weights=path)
+    SmallPrior(given, SmallUNet([4, 6], 1))
     assert "no trained weights" in caplog.text
     with pytest.raises(ValueError, match="do not fit"):
-        SmallPrior([4, 8], 1, weights=path)
+        SmallUNet([4, 8], 1, weights=path)
 
 
 @pytest.mark.parametrize("options", [([], 1), ([0, 4], 1), ([4], 0)])

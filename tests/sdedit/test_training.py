@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,15 +6,27 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from callbacks.export import ExportWeights
+from callbacks.export import ExportModel
 from diffcodec.bitstream import derive_seed
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small_prior import SmallPrior
+from diffcodec.sdedit.small_unet import SmallUNet
 from diffcodec.sdedit.training import ConsistencyTraining, DenoiserTraining, _heun_step, _walk
 from tests.trainers import quiet_trainer
 
-SMALL = {"channels": [8, 12], "layers": 1}
+
+def small_network(**options) -> SmallUNet:
+    return SmallUNet([8, 12], 1, **options)
+
+
+def denoising(**options) -> DenoiserTraining:
+    return DenoiserTraining(small_network(), **options)
+
+
+def distilling(teacher: str | None = None, **options) -> ConsistencyTraining:
+    network = small_network(weights=teacher)
+    return ConsistencyTraining(network, copy.deepcopy(network), **options)
 
 
 def blocks(count, seed=0) -> torch.Tensor:
@@ -24,7 +37,7 @@ def blocks(count, seed=0) -> torch.Tensor:
 def fit(codec, steps, tmp_path, ckpt_path=None) -> Trainer:
     tmp_path.mkdir(exist_ok=True)
     data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(16))]
-    trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=[ExportWeights()])
+    trainer = quiet_trainer(tmp_path, max_steps=steps, callbacks=[ExportModel()])
     trainer.fit(codec, DataLoader(data, batch_size=8), ckpt_path=ckpt_path)
     return trainer
 
@@ -42,7 +55,7 @@ def psnr(x_hat, x) -> float:
 
 def test_the_denoiser_learns_and_validation_shows_it(tmp_path):
     torch.manual_seed(0)
-    part = DenoiserTraining(**SMALL, sigmas=[0.1, 0.4], lr=5e-3, warmup_steps=5)
+    part = denoising(sigmas=[0.1, 0.4], lr=5e-3, warmup_steps=5)
     x = blocks(2, seed=1)[..., :30, :25]
     before = validated(part, x, tmp_path)
     # D(x) = c_skip x at first: noise of 0.4 in [-1, 1], less what shrinking takes away.
@@ -54,7 +67,7 @@ def test_the_denoiser_learns_and_validation_shows_it(tmp_path):
 
 
 def test_validation_is_the_mean_over_images_of_any_size(tmp_path):
-    part = DenoiserTraining(**SMALL, sigmas=[0.2])
+    part = denoising(sigmas=[0.2])
     images = [blocks(1)[0], blocks(1)[0][:, :17, :31]]
     single = []
     for index, x in enumerate(images):
@@ -65,7 +78,7 @@ def test_validation_is_the_mean_over_images_of_any_size(tmp_path):
 
 
 def test_the_loss_is_edms(tmp_path):
-    part = DenoiserTraining(**SMALL, p_mean=math.log(0.3), p_std=0.0)
+    part = denoising(p_mean=math.log(0.3), p_std=0.0)
     with torch.no_grad():
         part.network.conv_out.weight.normal_(std=0.1)
         x = blocks(2) * 2 - 1
@@ -81,23 +94,23 @@ def test_the_loss_is_edms(tmp_path):
 
 def test_what_they_write_the_small_prior_loads(tmp_path):
     torch.manual_seed(0)
-    fit(DenoiserTraining(**SMALL), 2, tmp_path / "prior")
-    teacher = str(tmp_path / "prior" / "model.safetensors")
-    codec = ConsistencyTraining(**SMALL, teacher=teacher, warmup_steps=1)
+    fit(denoising(), 2, tmp_path / "prior")
+    teacher = str(tmp_path / "prior" / "model")
+    codec = distilling(teacher=teacher, warmup_steps=1)
     before = {k: v.clone() for k, v in codec.state_dict().items()}
     fit(codec, 3, tmp_path / "consistency")
     moved = {k for k, v in codec.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert all(k.startswith("network.") for k in moved)
-    consistency = str(tmp_path / "consistency" / "model.safetensors")
-    prior = SmallPrior([8, 12], 1, weights=teacher, consistency_weights=consistency)
+    consistency = str(tmp_path / "consistency" / "model")
+    prior = SmallPrior(SmallUNet(weights=teacher), SmallUNet(weights=consistency))
     for name, value in prior.consistency_network.state_dict().items():
         assert torch.equal(value, codec.state_dict()[f"network.{name}"].half().float())
 
 
 def test_a_perfect_consistency_model_has_no_loss():
     # A teacher that knows one picture alone: its ODE leads there from everywhere.
-    codec = ConsistencyTraining(**SMALL)
+    codec = distilling()
     x = blocks(1)[..., :8, :8].expand(6, -1, -1, -1) * 2 - 1
 
     class Known:
@@ -122,7 +135,7 @@ def test_a_perfect_consistency_model_has_no_loss():
 
 def test_the_walk_is_what_preset_medium_does_from_each_level():
     torch.manual_seed(0)
-    codec = ConsistencyTraining(**SMALL, walk_steps=3)
+    codec = distilling(walk_steps=3)
     denoiser = EDMDenoiser(codec.teacher)
     sigma, noisy = torch.tensor([0.02, 0.3, 0.9]), torch.randn(3, 3, 8, 8)
     with torch.no_grad():
@@ -134,7 +147,7 @@ def test_the_walk_is_what_preset_medium_does_from_each_level():
 
 def test_with_a_walk_the_loss_is_the_distance_from_its_end(monkeypatch):
     # f of an untrained network is c_skip x: the loss against a known end in closed form.
-    codec = ConsistencyTraining(**SMALL, walk_steps=2, p_mean=math.log(0.5), p_std=0.0)
+    codec = distilling(walk_steps=2, p_mean=math.log(0.5), p_std=0.0)
     x = torch.zeros(4, 3, 64, 64)
     monkeypatch.setattr("diffcodec.sdedit.training._walk", lambda *_: torch.ones_like(x))
     c_skip, c_out, _ = codec.denoiser.scalings(torch.tensor(0.5))
@@ -145,10 +158,10 @@ def test_with_a_walk_the_loss_is_the_distance_from_its_end(monkeypatch):
 
 def test_training_resumes_where_it_was(tmp_path):
     torch.manual_seed(0)
-    trainer = fit(DenoiserTraining(**SMALL), 4, tmp_path)
+    trainer = fit(denoising(), 4, tmp_path)
     path = tmp_path / "last.ckpt"
     trainer.save_checkpoint(path)
-    codec = DenoiserTraining(**SMALL)
+    codec = denoising()
     again = fit(codec, 6, tmp_path, ckpt_path=path)
     assert again.global_step == 6
     state = torch.load(path, weights_only=True)
@@ -162,10 +175,10 @@ def test_training_resumes_where_it_was(tmp_path):
 
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="sigmas must be above 0"):
-        DenoiserTraining(**SMALL, sigmas=[0.1, 0])
+        denoising(sigmas=[0.1, 0])
     with pytest.raises(ValueError, match="num_levels must be at least 2"):
-        ConsistencyTraining(**SMALL, num_levels=1)
+        distilling(num_levels=1)
     with pytest.raises(ValueError, match="walk_steps must be null or at least 2, got 1"):
-        ConsistencyTraining(**SMALL, walk_steps=1)
+        distilling(walk_steps=1)
     with pytest.raises(ValueError, match="walk_end must be above 0 and below max_sigma=1, got 1"):
-        ConsistencyTraining(**SMALL, walk_end=1.0)
+        distilling(walk_end=1.0)

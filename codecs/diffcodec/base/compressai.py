@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.points import Point, combine, listed
-from diffcodec.weights import load_strict
+from diffcodec.weights import ZOO, load_strict
 
 # The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
 LAMBDAS = {
@@ -57,11 +57,11 @@ class CompressAICodec(LearnedCodec):
         known = sorted(cfgs[architecture])
         if not qualities or not set(qualities) <= set(known):
             raise ValueError(f"unknown quality {quality} for {architecture}, choose from {known}")
-        if len(qualities) > 1 and weights != "zoo":
+        if len(qualities) > 1 and weights != ZOO:
             raise ValueError(
                 f"several qualities {qualities} are several networks: only weights=zoo has them"
             )
-        if weights == "zoo" and size != "paper":
+        if weights == ZOO and size != "paper":
             raise ValueError(f"weights=zoo have the paper's size, not {size}: use size=paper")
         self._architecture, self._metric, self._size = architecture, metric, size
         super().__init__(
@@ -71,8 +71,8 @@ class CompressAICodec(LearnedCodec):
             points=combine(rate={"quality": qualities}),
         )
         self._quality = qualities[0]
-        self._from_zoo = weights == "zoo"
-        if weights == "zoo":
+        self.only_by_source = len(qualities) > 1
+        if weights == ZOO:
             self._load_zoo(self._quality)
         elif weights is not None:
             self.load_weights(weights)

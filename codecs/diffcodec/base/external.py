@@ -102,7 +102,7 @@ class ExternalCodec(Codec):
 
 
 class Bpg(ExternalCodec):
-    """BPG (Bellard): HEVC intra.
+    """BPG (Bellard), which is HEVC intra coding in a container.
 
     Args:
         qp: one or several, 0 to 51.

@@ -5,6 +5,7 @@ The pretrained weights are under CC-BY-NC 4.0: not for commercial use.
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
 from diffcodec.padding import pad_to_multiple
 from diffcodec.points import Point, combine, listed
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,9 @@ class MsIllm(Codec):
         quality: 1 to 6, one or several, a network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45
             and 0.9 bpp); each is fetched when it is first selected.
         gan: `msillm_quality_*` (true) or `noganms_quality_*` (false).
-        repo: torch hub repository, or a local clone of it.
+        repo: torch hub repository of the code, or a local clone of it.
+        weights: null is what the repository fetches; or a source of `diffcodec.weights` in which
+            `{quality}` stands for the quality, as in `DIR/msillm_quality_{quality}.pth`.
 
     Raises:
         ValueError: an unknown quality, or the network cannot be had.
@@ -39,14 +43,22 @@ class MsIllm(Codec):
 
     num_sections = 2
     differentiable = True
+    only_by_source = True  # a network for each quality
 
-    def __init__(self, quality: int | Sequence[int], *, gan: bool = True, repo: str = HUB) -> None:
+    def __init__(
+        self,
+        quality: int | Sequence[int],
+        *,
+        gan: bool = True,
+        repo: str = HUB,
+        weights: str | None = None,
+    ) -> None:
         qualities = sorted(listed(quality))
         if not qualities or not set(qualities) <= set(range(1, 7)):
             raise ValueError(f"unknown quality {qualities}, choose from 1 to 6")
         super().__init__(combine(rate={"quality": qualities}))
         self._entry = "msillm_quality" if gan else "noganms_quality"
-        self._repo = repo
+        self._repo, self._weights = repo, weights
         self.model: Any = self._load()
         log.warning("MS-ILLM's weights are CC-BY-NC 4.0: for non-commercial use only")
 
@@ -103,17 +115,24 @@ class MsIllm(Codec):
         return x_hat[..., :height, :width]
 
     def _load(self) -> nn.Module:
-        entry = f"{self._entry}_{self.point.rate['quality']}"
-        from pathlib import Path
-
-        source = "local" if Path(self._repo).is_dir() else "github"
+        quality = self.point.rate["quality"]
+        entry = f"{self._entry}_{quality}"
+        origin = "local" if Path(self._repo).is_dir() else "github"
         try:
             model: nn.Module = torch.hub.load(
-                self._repo, entry, source=source, trust_repo=True, pretrained=True
+                self._repo,
+                entry,
+                source=origin,
+                trust_repo=True,
+                pretrained=self._weights is None,
             )
         except Exception as error:  # hub raises URLError, ImportError, RuntimeError and others
             raise ValueError(
                 f"could not load {entry} from torch hub {self._repo}: {error}. It needs network "
-                "access once, or codec.repo=DIR with a clone whose weights are in the hub's cache"
+                "access once; codec.repo=DIR takes the code from a clone, and codec.weights="
+                "DIR/msillm_quality_{quality}.pth weights that are there already"
             ) from error
+        if self._weights is not None:
+            source = self._weights.replace("{quality}", str(quality))
+            load_strict(model, state_dict_of(load_checkpoint(source)), source=source)
         return model.to(self.device).eval()

@@ -22,9 +22,10 @@ from torch.optim import Optimizer
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
+from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.points import Point
-from diffcodec.weights import load_checkpoint, load_strict, remap, state_dict_of
+from diffcodec.weights import load_checkpoint, remap, state_dict_of
 
 STRIDE = 64  # of z: every model here halves the image six times
 
@@ -70,16 +71,14 @@ class LearnedCodec(Codec):
         """Load a checkpoint of this codec or of its bare CompressAI model.
 
         Args:
-            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+            source: as in `diffcodec.weights`.
             key_table: renames the keys of another implementation, see `diffcodec.weights.remap`.
         """
-        checkpoint = load_checkpoint(source, package="diffcodec.base")
-        state = remap(state_dict_of(checkpoint, prefix="model."), key_table)
-        load_strict(self, {f"model.{k}": v for k, v in state.items()}, source=source)
+        state = remap(state_dict_of(load_checkpoint(source), prefix="model."), key_table)
+        load_saved(self, {f"model.{k}": v for k, v in state.items()}, source=source)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        derived = _derived_buffers(self)
-        return {k: v for k, v in self.state_dict().items() if k not in derived}
+    def derived_state(self) -> set[str]:
+        return set(_derived_buffers(self))
 
     def prepare_coding(self) -> None:
         # Always on the CPU: tables that a GPU rounds otherwise would be another format.
@@ -173,11 +172,11 @@ class LearnedCodec(Codec):
 
     @property
     def latent_channels(self) -> int:
-        """Channels of y."""
+        """The number of channels of y."""
         return next(p.shape[0] for p in reversed([*self.model.g_a.parameters()]) if p.ndim == 1)
 
     def _coding_shape(self, height: int, width: int) -> Any:
-        """What the model's decompress wants to know of the shapes, given that of z."""
+        """The shapes that the model's `decompress` asks for, given height and width of z."""
         return (height, width)
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:

@@ -27,8 +27,7 @@ class VariableRateCodec(LearnedCodec):
             scales y by sqrt(lambdas[i] / 0.18), which makes the paper's gains of its lambdas.
         level: operating points, as indices into `lambdas`, one or several; null is all of them.
         draw: how often each level is drawn in training, relatively; null draws all alike.
-        weights: null (from scratch) or a source of `diffcodec.weights`; `package:` has the small
-            model (N=64, M=128).
+        weights: null (from scratch) or a source of `diffcodec.weights`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
 
     Raises:
@@ -67,11 +66,13 @@ class VariableRateCodec(LearnedCodec):
         model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
         super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"level": levels}))
         self._draw = torch.tensor(draw, dtype=torch.float32)
-        # The gains follow from this config: a checkpoint of other lambdas does not bring its own.
         self._gains = gains
-        self.register_load_state_dict_pre_hook(_keep_gains)
+        self.register_load_state_dict_pre_hook(_check_gains)
         if weights is not None:
             self.load_weights(weights)
+
+    def derived_state(self) -> set[str]:
+        return super().derived_state() | {"model.Gain"}
 
     @property
     def level(self) -> int:
@@ -100,5 +101,14 @@ class VariableRateCodec(LearnedCodec):
         return self._model_decode(sections, height, width, s=tag[0])
 
 
-def _keep_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    state[f"{prefix}model.Gain"] = module._gains
+def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The gains follow from the lambdas: those of a checkpoint must agree, where it has any."""
+    own = module._gains
+    given = state.get(f"{prefix}model.Gain", own)
+    state[f"{prefix}model.Gain"] = own  # not those of a checkpoint in half precision
+    if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=1e-3):
+        lambdas = (given.double().square() * LAMBDAS["mse"][-1]).tolist()
+        raise ValueError(
+            f"the weights were trained for lambdas {[float(f'{v:.2g}') for v in lambdas]}, not "
+            f"for {module.model.lmbda}: set lambdas to theirs"
+        )

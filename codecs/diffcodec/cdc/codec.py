@@ -23,11 +23,12 @@ from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.precision import check_precision, decoding_in
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights import load_checkpoint, state_dict_of
 
 STRIDE = 64  # of z
 MULTIPLIERS = (1, 2, 3, 4)
@@ -58,6 +59,8 @@ class CDC(Codec):
             help, and until it does the rate erases them: this tells the encoder at once.
         context_steps: first steps in which that and the rate are all that is trained.
         rho: share of LPIPS in the distortion, in [0, 1).
+        vgg_weights: of LPIPS's network in training, a source of `diffcodec.weights`; null takes
+            them from the torch hub cache or downloads them.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
             zero over the run.
@@ -90,6 +93,7 @@ class CDC(Codec):
         context_weight: float = 0.0,
         context_steps: int = 0,
         rho: float = 0.0,
+        vgg_weights: str | None = None,
         lr: float = 5e-5,
         aux_lr: float = 1e-3,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -100,7 +104,7 @@ class CDC(Codec):
     ) -> None:
         process = build_process(prediction, num_timesteps)
         find_sampler(sampler)  # is there
-        check_precision(decode_precision)
+        decode_precision = check_precision(decode_precision)
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
         if context_steps and not context_weight:
@@ -122,11 +126,12 @@ class CDC(Codec):
         self.context_weight = context_weight
         self.context_steps = context_steps
         self.rho = rho
+        self.vgg_weights = vgg_weights
         self.lr = lr
         self.aux_lr = aux_lr
         self.scheduler = scheduler
         self.sampler = sampler
-        self.decode_precision = check_precision(decode_precision)
+        self.decode_precision = decode_precision
         self.compile_unet = compile
         self._coder: LatentCoder | None = None
         self._perceptual: PerceptualLoss | None = None
@@ -137,29 +142,29 @@ class CDC(Codec):
         """Load a checkpoint of this codec, or one that the authors released.
 
         Args:
-            source: as in `diffcodec.weights`; `package:` means the weights that ship.
+            source: as in `diffcodec.weights`.
 
         Raises:
             ValueError: it cannot be had, or does not fit this configuration.
         """
-        checkpoint = load_checkpoint(source, package="diffcodec.cdc")
+        checkpoint = load_checkpoint(source)
         released = released_state(checkpoint)
         if released is None:
-            load_strict(self, {**state_dict_of(checkpoint), **self._constants()}, source=source)
+            load_saved(self, state_dict_of(checkpoint), source=source)
             return
         schedule = released.get("train_alphas_cumprod", self.process.alphas_cumprod).cpu()
         if not self.process.has_schedule(schedule):
             raise ValueError(f"weights from {source} were trained with another noise schedule")
-        load_strict(self, {**self._constants(), **convert(released)}, source=source)
+        load_saved(self, convert(released), source=source)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        constants = self._constants()
-        return {k: v for k, v in self.state_dict().items() if k not in constants}
-
-    def _constants(self) -> dict[str, Tensor]:
+    def derived_state(self) -> set[str]:
         # What the entropy models hold beside parameters. In half precision the smallest likelihood
         # would be 0, and its logarithm's gradient infinite.
-        return {k: v for k, v in self.named_buffers() if k.startswith("compressor.")}
+        return {k for k, _ in self.named_buffers() if k.startswith("compressor.")}
+
+    def arguments(self) -> dict[str, Any]:
+        # A scheduler is made for one run, and may be anyone's code.
+        return {**super().arguments(), "scheduler": None}
 
     def format_config(self) -> dict[str, Any]:
         return {"prediction": self.process.prediction, "N": self.process.num_timesteps}
@@ -245,7 +250,7 @@ class CDC(Codec):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.rho > 0:
-            self._perceptual = PerceptualLoss("rho > 0", "rho=0")
+            self._perceptual = PerceptualLoss("rho > 0", "rho=0", self.vgg_weights)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         out = self.rate_distortion(batch["image"], denoise=self.global_step >= self.context_steps)

@@ -19,7 +19,7 @@ SLOPE = 0.2  # of the leaky relu in the hyperprior
 
 @dataclass
 class Latents:
-    """What the compressor makes of images (B, 3, H, W).
+    """The latents that the compressor computes of images (B, 3, H, W), and their likelihoods.
 
     Attributes:
         y, y_hat: latent and quantised latent, (B, C, H / 16, W / 16).

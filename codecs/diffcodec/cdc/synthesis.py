@@ -50,7 +50,7 @@ class _Layer:
 
 
 class ExactSynthesis:
-    """h_s in integers.
+    """The hyper-synthesis h_s, computed in integers.
 
     Args:
         h_s: convolutions, plain or transposed, each but the last followed by a leaky relu.

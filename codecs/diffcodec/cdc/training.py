@@ -1,4 +1,4 @@
-"""What only training needs: the perceptual loss, the warm-up of lambda, the learning rate."""
+"""Schedules of CDC's training: the warm-up of lambda and the decay of the learning rate."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR

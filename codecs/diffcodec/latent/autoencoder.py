@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.padding import pad_to_multiple
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+_NAME = "latents."  # of an autoencoder in what is built on it
 
 
 class LatentSpace(nn.Module):
@@ -37,12 +40,12 @@ class LatentSpace(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of a latent."""
+        """The number of channels of a latent."""
         return int(self.vae.config.latent_channels)
 
     @property
     def stride(self) -> int:
-        """Pixels per latent: f."""
+        """The downsampling factor f: pixels per latent, along a side."""
         return int(self.patch * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -68,6 +71,16 @@ class LatentSpace(nn.Module):
         latents = (self.encode(pad_to_multiple(image, self.stride)) for image in x.split(1))
         images = [self.decode(latent)[..., :height, :width] for latent in latents]
         return torch.cat(images).clamp(0, 1)
+
+    def load_weights(self, source: str) -> None:
+        """Load an autoencoder, or that of a whole backbone or PerCo.
+
+        Raises:
+            ValueError: it cannot be had or does not fit.
+        """
+        state = state_dict_of(load_checkpoint(source))
+        own = {k.partition(_NAME)[2]: v for k, v in state.items() if _NAME in k}
+        load_strict(self, own or state, source=source)
 
     def posterior(self, x: Tensor) -> Any:
         """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""

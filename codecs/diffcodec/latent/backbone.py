@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token indices (B, L)."""
 
-SHIPPED_WITH = "diffcodec.perco"  # the small one's weights, as part of a whole PerCo
+_NAME = "backbone."  # of a backbone in what is built on it
 
 
 class Backbone(nn.Module):
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
     def network(
         self, x_t: Tensor, time: Tensor, *, text: Tensor, local: Tensor | None = None
     ) -> Tensor:
-        """The U-Net.
+        """Evaluate the U-Net.
 
         Args:
             x_t: noisy latents (B, C, H, W) of unit variance.
@@ -115,7 +115,7 @@ class Backbone(nn.Module):
         return out
 
     def load_weights(self, source: str) -> None:
-        """Load a backbone, as `experiment=perco/backbone` or `experiment=perco/small` wrote it.
+        """Load a backbone, or that of a whole PerCo.
 
         A whole PerCo's null text and hyper-encoders are kept in `perco_state`, for a PerCo on this
         backbone.
@@ -123,23 +123,14 @@ class Backbone(nn.Module):
         Raises:
             ValueError: it cannot be had or does not fit.
         """
-        state = state_dict_of(load_checkpoint(source, package=SHIPPED_WITH), prefix="model.")
-        beside = {k: v for k, v in state.items() if not k.startswith("backbone.")}
-        state = state_dict_of(state, prefix="backbone.")
-        first = state.get("unet.conv_in.weight")
+        state = state_dict_of(load_checkpoint(source), prefix="model.")
+        own = {k.removeprefix(_NAME): v for k, v in state.items() if k.startswith(_NAME)}
+        self.perco_state = {k: v for k, v in state.items() if own and not k.startswith(_NAME)}
+        own = own or state
+        first = own.get("unet.conv_in.weight")
         if first is not None:
             self.widen(first.shape[1] - self.latents.channels)
-        load_strict(self, state, source=source)
-        self.perco_state = beside
-
-    def load_latents(self, source: str) -> None:
-        """Load the autoencoder alone, as `experiment=perco/autoencoder` wrote it.
-
-        Raises:
-            ValueError: it cannot be had or does not fit.
-        """
-        state = state_dict_of(load_checkpoint(source, package=SHIPPED_WITH), prefix="latents.")
-        load_strict(self.latents, state, source=source)
+        load_strict(self, own, source=source)
 
 
 def frozen(module: nn.Module) -> nn.Module:

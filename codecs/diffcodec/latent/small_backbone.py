@@ -4,48 +4,75 @@ In half precision its weights take less than 10 MiB.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import cosine_alphas_cumprod
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import BEGIN, END, WordTokenizer
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 NUM_TIMESTEPS = 1000
 PATCH = 4  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
 
 
+@configured
 def small_autoencoder(
-    channels: Sequence[int] = (64, 128), *, layers: int = 1, latent_channels: int = 4
-) -> LatentSpace:
-    """An autoencoder of residual 3x3 blocks on pixel-unshuffled images; f = 8 with two stages."""
-    return LatentSpace(_vae(channels, layers, latent_channels), patch=PATCH)
-
-
-def small_backbone(
+    channels: Sequence[int] = (64, 128),
     *,
-    vae_channels: Sequence[int] = (64, 128),
-    vae_layers: int = 1,
+    layers: int = 1,
+    latent_channels: int = 4,
+    weights: str | None = None,
+) -> LatentSpace:
+    """An autoencoder of residual 3x3 blocks on pixel-unshuffled images; f = 8 with two stages.
+
+    Args:
+        channels, layers: of its stages, and residual blocks in each.
+        latent_channels: of a latent.
+        weights: null (random) or a source of `diffcodec.weights`: of an autoencoder, or of what is
+            built on one.
+
+    Raises:
+        ValueError: the weights cannot be had or do not fit.
+    """
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(
+        in_channels=3 * PATCH**2,
+        out_channels=3 * PATCH**2,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=tuple(channels),
+        layers_per_block=layers,
+        latent_channels=latent_channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+    latents = LatentSpace(vae, patch=PATCH)
+    if weights is not None:
+        latents.load_weights(weights)
+    return latents
+
+
+@configured
+def small_backbone(
+    latents: LatentSpace | None = None,
+    *,
     unet_channels: Sequence[int] = (40, 64, 64),
     unet_layers: int = 1,
     text_channels: int = 64,
     text_layers: int = 2,
     text_length: int = 32,
     weights: str | None = None,
-    autoencoder_weights: str | None = None,
 ) -> Backbone:
     """Autoencoder, U-Net and text encoder with random or given weights; v-prediction, cosine.
 
     Args:
-        vae_channels, vae_layers: stages of the autoencoder and residual blocks in each.
-        unet_channels, unet_layers: the same of the U-Net; the first stage has no attention.
+        latents: the autoencoder; null is a `small_autoencoder`.
+        unet_channels, unet_layers: stages of the U-Net and residual blocks in each; the first
+            stage has no attention.
         text_channels, text_layers, text_length: of the text encoder.
-        weights: of all of it: null (random) or a source of `diffcodec.weights`.
-        autoencoder_weights: of the autoencoder alone, as `experiment=perco/autoencoder` writes
-            them.
+        weights: of all of it: null (random) or a source of `diffcodec.weights`: of a backbone, or
+            of a whole PerCo.
 
     Raises:
         ValueError: the weights cannot be had or do not fit.
@@ -82,31 +109,13 @@ def small_backbone(
         )
     )
     backbone = Backbone(
-        LatentSpace(_vae(vae_channels, vae_layers, 4), patch=PATCH),
+        small_autoencoder() if latents is None else latents,
         unet,
         text_encoder,
         tokenizer,
         alphas_cumprod=cosine_alphas_cumprod(NUM_TIMESTEPS),
         prediction="v",
     )
-    if autoencoder_weights is not None:
-        backbone.load_latents(autoencoder_weights)
     if weights is not None:
         backbone.load_weights(weights)
     return backbone
-
-
-def _vae(channels: Sequence[int], layers: int, latent_channels: int) -> "AutoencoderKL":
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        in_channels=3 * PATCH**2,
-        out_channels=3 * PATCH**2,
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=tuple(channels),
-        layers_per_block=layers,
-        latent_channels=latent_channels,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-    )

@@ -1,18 +1,19 @@
 """Stable Diffusion 1.x and 2.x: the one loader of its parts, and the backbone that they make.
 
-Source: a repository of the hub or a folder in diffusers' layout (`vae/`, `unet/`, `text_encoder/`,
-`tokenizer/`, `scheduler/`).
+Source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout (`vae/`, `unet/`,
+`text_encoder/`, `tokenizer/`, `scheduler/`).
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import scheduler_facts
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
+from diffcodec.weights import find_pipeline
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -56,12 +57,11 @@ class HubTokenizer:
         return indices
 
 
-def load_pipeline(source: str, *, revision: str | None = None) -> Pipeline:
+def load_pipeline(source: str) -> Pipeline:
     """Load the parts of a Stable Diffusion.
 
     Args:
-        source: `owner/repository` or a folder.
-        revision: of the repository.
+        source: `hf://owner/repo[@revision]` or a folder.
 
     Raises:
         ValueError: it cannot be had, or is no such pipeline.
@@ -69,20 +69,19 @@ def load_pipeline(source: str, *, revision: str | None = None) -> Pipeline:
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    source = local_or_hub(source)
+    place, options = find_pipeline(source)
     try:
-        vae: Any = AutoencoderKL.from_pretrained(source, subfolder="vae", **options)
-        unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
+        vae: Any = AutoencoderKL.from_pretrained(place, subfolder="vae", **options)
+        unet: Any = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **options)
         text_encoder: Any = CLIPTextModel.from_pretrained(
-            source, subfolder="text_encoder", **options
+            place, subfolder="text_encoder", **options
         )
-        tokenizer = HubTokenizer(source, **options)
-        scheduler: Any = DDPMScheduler.load_config(source, subfolder="scheduler", **options)
+        tokenizer = HubTokenizer(place, **options)
+        scheduler: Any = DDPMScheduler.load_config(place, subfolder="scheduler", **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"could not load a Stable Diffusion pipeline from {source!r} (owner/repository on the "
-            f"hub, or a folder in diffusers' layout): {error}"
+            f"could not load a Stable Diffusion pipeline from {source!r} (a repository of the hub "
+            f"or a folder, in diffusers' layout): {error}"
         ) from error
     latents = LatentSpace(
         vae.float(),
@@ -92,16 +91,17 @@ def load_pipeline(source: str, *, revision: str | None = None) -> Pipeline:
     return Pipeline(latents, unet.float(), text_encoder.float(), tokenizer, dict(scheduler))
 
 
-def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
+@configured
+def stable_diffusion(source: str) -> Backbone:
     """Load a Stable Diffusion as a backbone, in float32.
 
     Args:
-        source, revision: as of `load_pipeline`.
+        source: as of `load_pipeline`.
 
     Raises:
         ValueError: it cannot be had, or is no such pipeline.
     """
-    pipeline = load_pipeline(source, revision=revision)
+    pipeline = load_pipeline(source)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
     return Backbone(
         pipeline.latents,
@@ -111,9 +111,3 @@ def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
         alphas_cumprod=alphas_cumprod,
         prediction=prediction,
     )
-
-
-def local_or_hub(source: str) -> str:
-    """A folder of this machine with `~` written out, or the repository of the hub as it is."""
-    folder = Path(source).expanduser()
-    return str(folder) if folder.is_dir() else source

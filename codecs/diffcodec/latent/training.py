@@ -15,13 +15,13 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed
+from diffcodec.configuration import arguments_of, is_configured
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.latent.autoencoder import LatentSpace
-from diffcodec.latent.backbone import SHIPPED_WITH, Backbone, frozen
+from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.padding import pad_to_multiple
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 Captioner = Callable[..., list[str | None]]
 """captioner(x, batch) -> a caption of each image, see `TextToImageTraining`."""
@@ -38,9 +38,11 @@ class AutoencoderTraining(LightningModule):
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         kl_weight: of the divergence of the posterior from N(0, I), per latent value.
         momentum: of the latents' statistics.
-        decoder_only: go on from `weights` with the latent space as it is, so that what was trained
+        decoder_only: go on with the latent space as its weights have it, so that what was trained
             on it still fits.
-        weights: null, or a source of `diffcodec.weights`.
+
+    Attributes:
+        product: what is exported when training is over.
     """
 
     def __init__(
@@ -53,24 +55,20 @@ class AutoencoderTraining(LightningModule):
         kl_weight: float = 1e-5,
         momentum: float = 0.01,
         decoder_only: bool = False,
-        weights: str | None = None,
     ) -> None:
         super().__init__()
-        if decoder_only and weights is None:
-            raise ValueError("decoder_only=true goes on from weights: give them")
+        if decoder_only and not (is_configured(latents) and arguments_of(latents)["weights"]):
+            raise ValueError("decoder_only=true goes on from weights: give part.latents.weights")
         self.latents = latents
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.kl_weight = kl_weight
         self.momentum = momentum
         self.decoder_only = decoder_only
         self._mse, self._psnr = MeanMetric(), MeanMetric()
-        if weights is not None:
-            state = state_dict_of(load_checkpoint(weights, package=SHIPPED_WITH))
-            load_strict(self, state, source=weights)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a backbone loads as its `autoencoder_weights`."""
-        return self.state_dict()
+    @property
+    def product(self) -> LatentSpace:
+        return self.latents
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = pad_to_multiple(batch["image"], self.latents.stride)
@@ -139,7 +137,9 @@ class TextToImageTraining(LightningModule):
         grid_steps: timesteps that are trained.
         validation_levels: noise levels at which each image is validated, evenly spaced timesteps.
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
-        weights: null, or a source of `diffcodec.weights`.
+
+    Attributes:
+        product: what is exported when training is over.
     """
 
     def __init__(
@@ -153,14 +153,11 @@ class TextToImageTraining(LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 500,
-        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.process = LatentProcess(
             backbone.alphas_cumprod, prediction=backbone.prediction, grid_steps=grid_steps
         )
-        if weights is not None:
-            backbone.load_weights(weights)
         backbone.widen(0)
         frozen(backbone.latents)
         self.backbone = backbone
@@ -176,9 +173,9 @@ class TextToImageTraining(LightningModule):
         self.backbone.latents.eval()
         return self
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """What a backbone loads as its `weights`."""
-        return {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
+    @property
+    def product(self) -> Backbone:
+        return self.backbone
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         captions = self.captioner(batch["image"], batch)

@@ -52,7 +52,10 @@ def ordered(keys: Iterable[str]) -> list[Metric]:
 
 
 def headlines(keys: Iterable[str]) -> list[Metric]:
-    """Of these keys the metrics for overviews, a stand-in only where what it stands for is not."""
+    """The metrics among these keys that overviews show.
+
+    A stand-in is shown only where the metric that it stands for is missing.
+    """
     present = {metric.key: metric for metric in ordered(keys)}
     return [
         metric

@@ -101,7 +101,7 @@ class SetMetric(Metric):
 
 @dataclass(frozen=True)
 class Coding:
-    """What coding one image gave beside its picture.
+    """The bytes and times of coding one image.
 
     Attributes:
         height, width: of the image, in pixels.

@@ -10,20 +10,21 @@ from typing import Any
 from torch import Tensor
 
 from diffcodec.codec import to_uint8
+from diffcodec.configuration import Configured
+from diffcodec.weights import find_pipeline
 
-MODEL = "Salesforce/blip2-opt-2.7b"
+MODEL = "hf://Salesforce/blip2-opt-2.7b"
 MAX_TOKENS = 32  # Sec. 4.1
 
 
-class Blip2Captioner:
+class Blip2Captioner(Configured):
     """A frozen BLIP-2 that runs once per image: its captions are kept on disk.
 
     It is no module: its weights are neither trained, saved nor moved with the codec, and are loaded
     when the first caption is wanted that is not on disk.
 
     Args:
-        model: a repository of the hub, or a folder that `save_pretrained` wrote.
-        revision: of the repository.
+        model: `hf://owner/repo[@revision]`, or a folder that `save_pretrained` wrote.
         max_tokens: of a caption.
         cache: folder of the captions; null is `captions/` in the user's cache.
         dtype: of the weights, as in `float16` on a GPU.
@@ -36,17 +37,15 @@ class Blip2Captioner:
         self,
         model: str = MODEL,
         *,
-        revision: str | None = None,
         max_tokens: int = MAX_TOKENS,
         cache: str | None = None,
         dtype: str = "float32",
     ) -> None:
         self.model = model
-        self.revision = revision
         self.max_tokens = max_tokens
         self.dtype = dtype
         root = Path(cache).expanduser() if cache else _user_cache() / "captions"
-        name = re.sub(r"[^\w.-]+", "_", f"{model}@{revision or 'main'}")
+        name = re.sub(r"[^\w.-]+", "_", model.removeprefix("hf://"))
         self.folder = root / f"{name}-{max_tokens}"
         self._loaded: tuple[Any, Any] | None = None
 
@@ -90,11 +89,11 @@ class Blip2Captioner:
             import torch
             from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
-            options: dict[str, Any] = {"revision": self.revision} if self.revision else {}
+            place, options = find_pipeline(self.model)
             try:
-                processor = Blip2Processor.from_pretrained(self.model, **options)
+                processor = Blip2Processor.from_pretrained(place, **options)
                 model = Blip2ForConditionalGeneration.from_pretrained(
-                    self.model, dtype=getattr(torch, self.dtype), **options
+                    place, dtype=getattr(torch, self.dtype), **options
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(f"could not load BLIP-2 from {self.model!r}: {error}") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffcodec.codec import Codec
+from diffcodec.configuration import Configured
 from diffcodec.perco.payload import find_text_coder
 from diffcodec.points import Point
 
@@ -27,7 +28,7 @@ class Captioner(Protocol):
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]: ...
 
 
-class FixedCaptioner:
+class FixedCaptioner(Configured):
     """The same caption for every image; null, the default, is the learned embedding."""
 
     def __init__(self, text: str | None = None) -> None:
@@ -37,7 +38,7 @@ class FixedCaptioner:
         return [self.text] * len(x)
 
 
-class FileCaptioner:
+class FileCaptioner(Configured):
     """Captions by the image's name, from a file or from the data set itself.
 
     Args:
@@ -53,6 +54,10 @@ class FileCaptioner:
     ) -> None:
         self._captions = None if captions is None else dict(captions)
         self._origin = "the given captions" if path is None else path
+
+    def arguments(self) -> dict[str, Any]:
+        # The captions of a data set are no part of a codec.
+        return {**super().arguments(), "captions": None}
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]:
         batch = batch or {}

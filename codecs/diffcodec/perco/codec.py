@@ -17,23 +17,18 @@ from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.entropy import encode_indices
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
+from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
-from diffcodec.perco.model import (
-    FROZEN,
-    LatentDiffusion,
-    choose_hyper_encoders,
-    seed_of_sample,
-)
+from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders, seed_of_sample
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.precision import check_precision
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
-_FROZEN = tuple(f"model.{prefix}" for prefix in FROZEN)
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
@@ -43,7 +38,8 @@ class PerCo(CaptionedCodec):
     Args:
         backbone: the latent diffusion model; its autoencoder and text encoder stay as they are.
         rate: one or several of `diffcodec.perco.rates`, by name or as [grid, codes]: one U-Net, a
-            hyper-encoder each; training draws one per step. null: that of a PerCo (SD) checkpoint.
+            hyper-encoder each; training draws one per step. null: that of a PerCo (SD) checkpoint,
+            or else 8x8/256.
         captioner: images -> captions, see `diffcodec.perco.captioners`.
         text_coder: `zlib` as in the paper, or `dictionary`.
         N, M, codebook_dim: of the hyper-encoders.
@@ -65,9 +61,10 @@ class PerCo(CaptionedCodec):
             embedding, and whose codes by zeros.
         commitment: weight of the commitment loss.
         lpips_weight: of LPIPS at rates of 0.05 bpp and more.
+        vgg_weights: of its network, a source of `diffcodec.weights`; null takes them from the torch
+            hub cache or downloads them.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        export_backbone: weights that are written hold the frozen autoencoder and text encoder, too.
         weights: null, or a source of `diffcodec.weights`.
 
     Raises:
@@ -79,7 +76,7 @@ class PerCo(CaptionedCodec):
     def __init__(
         self,
         backbone: Backbone,
-        rate: str | Sequence[str | Sequence[int]] | None = ("8x8/256",),
+        rate: str | Sequence[str | Sequence[int]] | None = None,
         *,
         captioner: Captioner | None = None,
         text_coder: str = "zlib",
@@ -106,13 +103,13 @@ class PerCo(CaptionedCodec):
         local_drop: float = 0.0,
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
+        vgg_weights: str | None = None,
         sampler: str = "ddim",
         decode_precision: str | int = "32",
-        export_backbone: bool = False,
         weights: str | None = None,
     ) -> None:
         find_sampler(sampler)  # is there
-        check_precision(decode_precision)
+        decode_precision = check_precision(decode_precision)
         parsed, options, state = choose_hyper_encoders(
             backbone, rate, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
         )
@@ -143,30 +140,29 @@ class PerCo(CaptionedCodec):
         self.caption_drop, self.local_drop = caption_drop, local_drop
         self.commitment = commitment
         self.lpips_weight = lpips_weight
+        self.vgg_weights = vgg_weights
         self.noise_seed = noise_seed
         self.sampler = sampler
-        self.decode_precision = check_precision(decode_precision)
-        self.export_backbone = export_backbone
+        self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
         if weights is not None:
             self.load_weights(weights)
 
     @property
     def _rate(self) -> Rate:
-        """Of the selected operating point."""
+        """The rate of the selected operating point."""
         return next(rate for rate in self.rates if rate.name == self.point.rate["rate"])
 
     def load_weights(self, source: str) -> None:
         """Load what training changed; the rest stays the backbone's.
 
         Args:
-            source: as in `diffcodec.weights`; `package:` means the weights that ship. It may hold
-                more rates than this codec has.
+            source: as in `diffcodec.weights`. It may hold more rates than this codec has.
 
         Raises:
             ValueError: it cannot be had, or does not fit this configuration.
         """
-        state = state_dict_of(load_checkpoint(source, package="diffcodec.perco"))
+        state = state_dict_of(load_checkpoint(source))
         of_encoders = "model.hyper_encoders."
         stored = {
             k.removeprefix(of_encoders).partition(".")[0]
@@ -181,14 +177,7 @@ class PerCo(CaptionedCodec):
             )
         other = tuple(f"{of_encoders}{name}." for name in stored - wanted)
         state = {k: v for k, v in state.items() if not k.startswith(other)}
-        rest = {k: v for k, v in self.state_dict().items() if k.startswith(_FROZEN)}
-        load_strict(self, {**rest, **state}, source=source)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        state = self.state_dict()
-        if self.export_backbone:
-            return state
-        return {k: v for k, v in state.items() if not k.startswith(_FROZEN)}
+        load_saved(self, state, source=source)
 
     def format_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -264,7 +253,9 @@ class PerCo(CaptionedCodec):
         if stage != "fit":
             return
         if self.lpips_weight > 0:
-            self._perceptual = PerceptualLoss("lpips_weight > 0", "lpips_weight=0")
+            self._perceptual = PerceptualLoss(
+                "lpips_weight > 0", "lpips_weight=0", self.vgg_weights
+            )
         if several_processes():
             for index in range(len(self.rates)):
                 self.model.encoder(index).share_codebook()

@@ -85,5 +85,5 @@ def spread_over(module: nn.Module) -> Tensor:
 
 
 def several_processes() -> bool:
-    """Whether this process trains together with others."""
+    """Whether this process is one of several that train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -22,7 +22,7 @@ from diffcodec.points import listed
 from diffcodec.precision import decoding_in
 from diffcodec.weights import load_strict, state_dict_of
 
-FROZEN = ("backbone.latents.", "backbone.text_encoder.")
+DEFAULT_RATE = "8x8/256"
 
 
 class LatentDiffusion(nn.Module):
@@ -134,7 +134,7 @@ class LatentDiffusion(nn.Module):
         sampler: str = "ddim",
         precision: str = "32",
     ) -> Tensor:
-        """What was sent -> the picture (1, 3, height, width), not clamped.
+        """Make the picture (1, 3, height, width), not clamped, of what was sent.
 
         Args:
             height, width: of the image.
@@ -176,7 +176,7 @@ class LatentDiffusion(nn.Module):
         sampler: str = "ddim",
         precision: str = "32",
     ) -> Tensor:
-        """From text and codes to a latent (1, C, H, W), from pure noise (Sec. 4.1, App. A).
+        """Sample a latent (1, C, H, W) given text and codes, from pure noise (Sec. 4.1, App. A).
 
         Args:
             size: H and W of the latent.
@@ -261,9 +261,10 @@ def choose_hyper_encoders(
         ValueError: no rate is asked for, or another than the backbone's checkpoint has.
     """
     if backbone.hyper_encoder_weights is None:
+        rates = [DEFAULT_RATE] if rates is None else listed(rates)
         if not rates:
-            raise ValueError("rate is empty: give at least one, as in rate=[8x8/256]")
-        return [parse_rate(rate) for rate in listed(rates)], options, None
+            raise ValueError(f"rate is empty: give at least one, as in rate=[{DEFAULT_RATE}]")
+        return [parse_rate(rate) for rate in rates], options, None
     stored, state = backbone.hyper_encoder_weights
     options = {key: stored[key] for key in ("N", "M", "codebook_dim")} | {"cosine": False}
     rate = Rate(stored["grid"], stored["num_codes"])

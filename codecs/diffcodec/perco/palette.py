@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffcodec.configuration import Configured
+
 # Named points of the RGB cube; a pixel has the name of the nearest, in a space that weighs
 # brightness less than hue.
 COLOURS = {
@@ -34,7 +36,7 @@ SIDE = 48  # of the thumbnail that is described
 MIN_SHARE = 0.3  # of a region that its second colour must have to be named
 
 
-class PaletteCaptioner:
+class PaletteCaptioner(Configured):
     """Such as "a bright photo, light blue at the top, green and brown at the bottom, fine texture".
 
     The same image always has the same caption; regions whose colours repeat are named together.

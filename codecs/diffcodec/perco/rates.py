@@ -35,7 +35,7 @@ class Rate:
 
     @property
     def name(self) -> str:
-        """As in Table 2: the grid of a 512x512 image and the size of the codebook."""
+        """The name as in Table 2: the grid of a 512x512 image and the size of the codebook."""
         return f"{self.grid}x{self.grid}/{self.num_codes}"
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffcodec.configuration import configured
 from diffcodec.latent import stable_diffusion as pipelines
 from diffcodec.latent.backbone import Backbone
 
@@ -18,18 +19,18 @@ HYPER_ENCODER = "hyper_enc"
 EXTENDED = "conv_in_extended."
 
 
-def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
+@configured
+def stable_diffusion(source: str) -> Backbone:
     """Load a Stable Diffusion, or a checkpoint of PerCo (SD), as a backbone in float32.
 
     Args:
-        source: `owner/repository` or a folder, in diffusers' layout; a checkpoint of PerCo (SD) is
-            a folder.
-        revision: of the repository.
+        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout; a checkpoint of
+            PerCo (SD) is a folder.
 
     Raises:
         ValueError: it cannot be had, or is no such pipeline.
     """
-    backbone = pipelines.stable_diffusion(source, revision=revision)
+    backbone = pipelines.stable_diffusion(source)
     folder = Path(source).expanduser()
     if (folder / HYPER_ENCODER).is_dir():
         _use_extended(backbone.unet, _read_tensors(folder / "unet"))

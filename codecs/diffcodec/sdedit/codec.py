@@ -27,6 +27,7 @@ from diffcodec.sdedit.strength import (
     AUTO,
     PER_IMAGE,
     Strengths,
+    check_strengths,
     find_index,
     level_sigma,
     log2_growth,
@@ -50,14 +51,17 @@ class SDEdit(Codec):
         strength: sigma of the added noise in the prior's space, which for image priors is [-1, 1];
             or `auto`: for each preset and point of the base, what doubles the squared error on the
             calibration images (Sec. 3.1), found by `calibrate` at the start of a run or shipped for
-            what ships; or what was found before, as the path of its `strengths.json`; or
-            `per_image`: the encoder finds what doubles this image's error and sends it.
+            what ships; or what was found before, as the path of its `strengths.json` or as preset
+            -> point of the base -> sigma; or `per_image`: the encoder finds what doubles this
+            image's error and sends it.
             A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3).
         blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
             2022). A list as of strengths.
         show_base: measure the base codec's own pictures as well, as a line of their own.
         calibration: -> images (1, 3, H, W) in [0, 1]; called once, by `calibrate`.
         decode_precision: `32` or `bf16`, of the diffusion model.
+        weights: null, or a source of `diffcodec.weights`: of base and prior, where `save` wrote
+            them because they can be had nowhere else.
 
     Raises:
         ValueError: one of these is not among its choices, the prior has no network for a preset, or
@@ -70,13 +74,14 @@ class SDEdit(Codec):
         prior: Prior,
         preset: Mapping[str, Preset],
         *,
-        strength: str | float | Sequence[str | float] = AUTO,
+        strength: str | float | Sequence[str | float] | Mapping[str, Any] = AUTO,
         blend: float | Sequence[float] = 1.0,
         show_base: bool = True,
         calibration: Callable[[], Iterable[Tensor]] | None = None,
         decode_precision: str | int = "32",
+        weights: str | None = None,
     ) -> None:
-        check_precision(decode_precision)
+        decode_precision = check_precision(decode_precision)
         constrained = [name for name, p in preset.items() if p.zeta]
         if constrained and not base.differentiable:
             raise ValueError(
@@ -86,25 +91,43 @@ class SDEdit(Codec):
         given: Strengths = {}
         if isinstance(strength, str) and strength.endswith(".json"):
             given, strength = read_strengths(strength), AUTO
+        elif isinstance(strength, Mapping):
+            given, strength = check_strengths(strength, origin="strength"), AUTO
         points = build_points(
             base.points, preset, strength=strength, blend=blend, show_base=show_base
         )
         super().__init__([point for point, _ in points.values()])
         self._base_points = {name: base_point for name, (_, base_point) in points.items()}
         self._presets = dict(preset)
+        self._is_auto = strength == AUTO
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
         self._shipped: Strengths | None = None
         self._calibration = Calibration(calibration)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
-        self.decode_precision = check_precision(decode_precision)
+        self.decode_precision = decode_precision
         for p in self._presets.values():
             self._network(p)  # is there
         self.num_sections = base.num_sections
         self._shared_pictures: dict[tuple[bytes, ...], tuple[Tensor, float]] | None = None
         self._seconds_saved = 0.0
         base.select(self.base_point)
+        if weights is not None:
+            self.load_weights(weights)
+
+    def arguments(self) -> dict[str, Any]:
+        found = {**super().arguments(), "calibration": None}
+        if not self._is_auto:
+            return found
+        known: Strengths = {}
+        for point in self.points:
+            sigma = self._known_sigma(point)
+            if sigma is not None:
+                base_name = self._base_points[point.name].name
+                known.setdefault(str(point.settings["preset"]), {})[base_name] = sigma
+        # Whoever decodes has to know what was found here.
+        return {**found, "strength": known or AUTO}
 
     @property
     def base_point(self) -> Point:
@@ -306,17 +329,25 @@ class SDEdit(Codec):
             return 0.0
         if isinstance(strength, float):
             return strength
-        name = self._base_points[point.name].name
+        known = self._known_sigma(point)
+        if known is None:
+            name = self._base_points[point.name].name
+            raise ValueError(
+                f"strength=auto is not known for preset {preset!r} at {name}, and decoding does "
+                "not look for it: give codec.strength=FILE as experiments.calibrate or a run wrote "
+                "it, or codec.strength=NUMBER"
+            )
+        return known
+
+    def _known_sigma(self, point: Point) -> float | None:
+        """The strength of a point with `strength=auto`, or None where it is not known."""
+        preset, name = str(point.settings["preset"]), self._base_points[point.name].name
+        if point.settings["preset"] is None:
+            return None
         if name not in self._strengths.get(preset, {}):
             if self._shipped is None:
                 self._shipped = shipped_strengths(self._made_for())
-            if name not in self._shipped.get(preset, {}):
-                raise ValueError(
-                    f"strength=auto is not known for preset {preset!r} at {name}, and decoding "
-                    "does not look for it: give codec.strength=FILE as experiments.calibrate or a "
-                    "run wrote it, or codec.strength=NUMBER"
-                )
-            return self._shipped[preset][name]
+            return self._shipped.get(preset, {}).get(name)
         return self._strengths[preset][name]
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from diffcodec.sdedit.conventions import (
 )
 from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert
 from diffcodec.sdedit.prior import Prior
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights import find_pipeline, load_checkpoint, load_strict, state_dict_of
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 
@@ -24,9 +24,10 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 class HubPrior(Prior):
     """Pretrained U-Nets of a fixed size, on overlapping tiles.
 
-    Each source is a repository of the hub or a folder in diffusers' layout, whose scheduler says
-    what the network predicts (EDM, consistency, or a discrete process with eps, v or x0), or one
-    file (as in `diffcodec.weights`) of OpenAI's consistency models.
+    Each source is a folder in diffusers' layout or a repository of the hub, as in
+    `hf://google/ddpm-ema-bedroom-256`, whose scheduler says what the network predicts (EDM,
+    consistency, or a discrete process with eps, v or x0), or one file (see `diffcodec.weights`) of
+    OpenAI's consistency models.
 
     Args:
         source: of the denoiser, for medium and slow; None leaves it out.
@@ -110,7 +111,6 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
         return unet, consistency_convention() if is_consistency else openai_edm_convention()
     folder, parts = Path(source).expanduser(), ("unet", "scheduler")
     if folder.is_dir():
-        source = str(folder)
         subfolders = [part if (folder / part).is_dir() else None for part in parts]
         return _from_pretrained(source, *subfolders)
     try:
@@ -124,13 +124,14 @@ def _from_pretrained(
 ) -> tuple[Any, Convention]:
     from diffusers import DDPMScheduler, UNet2DModel
 
+    place, options = find_pipeline(source)
     try:
-        unet = UNet2DModel.from_pretrained(source, subfolder=unet_folder)
-        config = DDPMScheduler.load_config(source, subfolder=scheduler_folder)
+        unet = UNet2DModel.from_pretrained(place, subfolder=unet_folder, **options)
+        config = DDPMScheduler.load_config(place, subfolder=scheduler_folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"could not load an unconditional U-Net and its scheduler from {source!r} "
-            f"(owner/repository on the hub, or a folder in diffusers' layout): {error}"
+            f"could not load an unconditional U-Net and its scheduler from {source!r} (a "
+            f"repository of the hub or a folder, in diffusers' layout): {error}"
         ) from error
     return unet.float(), convention_of(config)
 

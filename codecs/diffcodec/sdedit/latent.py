@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import Denoiser, VPDenoiser, like
 from diffcodec.diffusion.schedule import TimeTable
-from diffcodec.latent.stable_diffusion import load_pipeline, local_or_hub
+from diffcodec.latent.stable_diffusion import load_pipeline
 from diffcodec.sdedit.conventions import Convention, convention_of
 from diffcodec.sdedit.prior import Prior
+from diffcodec.weights import find_pipeline
 
 LCM_TIME_SCALE = 10.0  # of a latent consistency model's boundary condition
 LCM_SIGMA_DATA = 0.5
@@ -23,11 +24,11 @@ class LatentPrior(Prior):
     the autoencoder loses is lost at any strength above 0.
 
     Args:
-        source: a Stable Diffusion 1.x or 2.x in diffusers' layout: `owner/repository` or a folder.
+        source: a Stable Diffusion 1.x or 2.x in diffusers' layout: `hf://owner/repo[@revision]` or
+            a folder.
         consistency: of a U-Net for the fast preset, in the same latent space, in the same form; a
             latent consistency model is known by its guidance embedding, all others (turbo) are
             evaluated once as they are. None leaves it out, and then there is no preset fast.
-        revision: of the source's repository.
         guidance: what a latent consistency model is told; with an empty prompt there is nothing to
             guide to, but it was only trained for some values.
         window: side of the tiles in pixels, a multiple of 64; None takes images whole.
@@ -43,11 +44,10 @@ class LatentPrior(Prior):
         source: str,
         consistency: str | None = None,
         *,
-        revision: str | None = None,
         guidance: float = 7.5,
         window: int | None = None,
     ) -> None:
-        pipeline = load_pipeline(source, revision=revision)
+        pipeline = load_pipeline(source)
         unet: Any = pipeline.unet
         stride = pipeline.latents.stride
         multiple = stride * int(2 ** (len(unet.config.block_out_channels) - 1))
@@ -140,12 +140,12 @@ def guidance_embedding(guidance: float, size: int) -> Tensor:
 def _load_unet(source: str) -> Any:
     from diffusers import UNet2DConditionModel
 
-    source = local_or_hub(source)
+    place, options = find_pipeline(source)
     try:
         try:
-            unet: Any = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
+            unet: Any = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **options)
         except OSError:
-            unet = UNet2DConditionModel.from_pretrained(source)  # the U-Net alone
+            unet = UNet2DConditionModel.from_pretrained(place, **options)  # the U-Net alone
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"could not load a U-Net from {source!r}: {error}") from error
     return unet.float()

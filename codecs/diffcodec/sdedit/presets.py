@@ -80,7 +80,7 @@ class Preset:
         noise: Noise,
         distance: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """From a noisy image back to none (Eq. 11).
+        """Lead a noisy image back to no noise (Eq. 11).
 
         Args:
             denoiser: D(x; sigma), or the consistency model for `consistency`.

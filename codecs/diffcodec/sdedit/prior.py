@@ -1,15 +1,16 @@
-"""What the enhancer asks of a diffusion model of images."""
+"""The interface that the enhancer needs of a diffusion model of images."""
 
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from diffcodec.configuration import Configured
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.tiling import TiledDenoiser
 from diffcodec.padding import pad_to_multiple
 
 
-class Prior(nn.Module, ABC):
+class Prior(Configured, nn.Module, ABC):
     """A diffusion model, a consistency model of it, and the space in which they live.
 
     Here that space is images in [-1, 1]; a latent prior has its own.

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffcodec.configuration import Configured
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+
 PATCH = 2  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
 FREQUENCIES = 16
 
@@ -38,16 +41,26 @@ class Block(nn.Module):
         return out
 
 
-class SmallUNet(nn.Module):
+class SmallUNet(Configured, nn.Module):
     """F(x, c_noise) of a denoiser with EDM's preconditioning; its output is 0 before training.
 
     Args:
         channels: of each stage; a stage has half the resolution of the one before, the first has
             half the image's.
         layers: residual blocks of each stage on the way down, and again on the way up.
+        weights: null (random), or a source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: a size below 1, or weights that cannot be had or do not fit.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 104), layers: int = 2) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 104),
+        layers: int = 2,
+        *,
+        weights: str | None = None,
+    ) -> None:
         super().__init__()
         if not channels or min(channels) < 1 or layers < 1:
             raise ValueError(
@@ -70,6 +83,9 @@ class SmallUNet(nn.Module):
         self.conv_out = nn.Conv2d(channels[0], 3 * PATCH**2, 3, padding=1)
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
+        if weights is not None:
+            state = state_dict_of(load_checkpoint(weights), prefix="network.")
+            load_strict(self, state, source=weights)
 
     @property
     def multiple(self) -> int:

@@ -85,9 +85,18 @@ def read_strengths(path: str) -> Strengths:
         data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"could not read strengths from {path!r}: {error}") from error
-    problem = f"{path!r} holds no strengths: expected {{preset: {{point: sigma}}}}"
     if isinstance(data, Mapping):
         data = data.get("strengths", data)  # files of before held nothing else
+    return check_strengths(data, origin=repr(path))
+
+
+def check_strengths(data: Any, *, origin: str) -> Strengths:
+    """Strengths as they were read from somewhere.
+
+    Raises:
+        ValueError: they are something else; the message names the origin.
+    """
+    problem = f"{origin} holds no strengths: expected {{preset: {{point: sigma}}}}"
     if not isinstance(data, Mapping):
         raise ValueError(problem)
     for points in data.values():

@@ -4,7 +4,6 @@ Neither is a codec. What tells whether they get better is the PSNR of what one e
 images after noise of certain levels in [-1, 1], the same noise every time.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.padding import pad_to_multiple
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.small_prior import SIGMA_MIN, load_network
+from diffcodec.sdedit.small_prior import SIGMA_MIN
 from diffcodec.sdedit.small_unet import SmallUNet
 
 
@@ -33,45 +32,45 @@ class DenoiserTraining(LightningModule):
     per pixel: training draws those, ln(sigma) ~ N(p_mean, p_std^2) around 0.14 rather than 0.3.
 
     Args:
-        channels, layers: of the network.
+        network: what is trained.
         p_mean, p_std: of ln(sigma) in training.
         sigmas: noise levels in [-1, 1] at which it is validated.
         lr, warmup_steps: of Adam; the learning rate falls to zero along a cosine.
-        weights: null, or a source of `diffcodec.weights`.
+
+    Attributes:
+        product: what is exported when training is over.
 
     Raises:
-        ValueError: a level that is not positive, or weights that do not fit.
+        ValueError: a level that is not positive.
     """
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 104),
-        layers: int = 2,
+        network: SmallUNet,
         *,
         p_mean: float = -2.0,
         p_std: float = 1.0,
         sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
         lr: float = 2e-3,
         warmup_steps: int = 200,
-        weights: str | None = None,
     ) -> None:
         if not all(sigma > 0 for sigma in sigmas):
             raise ValueError(f"sigmas must be above 0, got {list(sigmas)}")
         super().__init__()
         self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self._psnr: Any = nn.ModuleList(MeanMetric() for _ in self.sigmas)
-        self.network = load_network(channels, layers, weights)
+        self.network = network
         self.p_mean, self.p_std = p_mean, p_std
         self.lr, self.warmup_steps = lr, warmup_steps
 
     @property
     def denoiser(self) -> EDMDenoiser:
-        """What is trained."""
+        """The denoiser around the network that is trained."""
         return EDMDenoiser(self.network)
 
-    def trained_state(self) -> dict[str, Tensor]:
-        """What the small prior loads: the network's weights."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()}
+    @property
+    def product(self) -> SmallUNet:
+        return self.network
 
     def loss(self, x: Tensor) -> Tensor:
         """EDM's loss of images (B, 3, H, W) in [-1, 1], at random noise levels."""
@@ -138,28 +137,26 @@ class ConsistencyTraining(DenoiserTraining):
       It has no errors of f to pass on from level to level, but needs more of the teacher.
 
     Args:
-        teacher: weights of the denoiser, as `experiment=sdedit/prior` writes them; the consistency
-            model starts from there.
+        network: what is trained, best from the teacher's weights on.
+        teacher: the denoiser.
         walk_steps: null (Algorithm 2), or how many evaluations the teacher's walk has, from any
             level up to max_sigma: those of preset medium, by DPM-Solver++(2M) at even levels.
         walk_end: the last level above 0 of that walk.
         max_sigma: the highest noise level.
         num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
-        channels, layers, p_mean, p_std, sigmas, lr, warmup_steps: as of `DenoiserTraining`; p_mean
-            and p_std say how often each level is drawn.
-        weights: null (the teacher's), or a source of `diffcodec.weights`.
+        p_mean, p_std, sigmas, lr, warmup_steps: as of `DenoiserTraining`; p_mean and p_std say how
+            often each level is drawn.
 
     Raises:
-        ValueError: a level that is not positive, too few of them, a walk that ends where it starts,
-            or weights that do not fit.
+        ValueError: a level that is not positive, too few of them, or a walk that ends where it
+            starts.
     """
 
     def __init__(
         self,
-        channels: Sequence[int] = (32, 64, 104),
-        layers: int = 2,
+        network: SmallUNet,
+        teacher: SmallUNet,
         *,
-        teacher: str | None = None,
         walk_steps: int | None = None,
         walk_end: float = Preset.sigma_min,
         max_sigma: float = 1.0,
@@ -169,7 +166,6 @@ class ConsistencyTraining(DenoiserTraining):
         sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
         lr: float = 5e-4,
         warmup_steps: int = 200,
-        weights: str | None = None,
     ) -> None:
         if num_levels < 2:
             raise ValueError(f"num_levels must be at least 2, got {num_levels}")
@@ -180,17 +176,9 @@ class ConsistencyTraining(DenoiserTraining):
                 f"walk_end must be above 0 and below max_sigma={max_sigma:g}, got {walk_end:g}"
             )
         super().__init__(
-            channels,
-            layers,
-            p_mean=p_mean,
-            p_std=p_std,
-            sigmas=sigmas,
-            lr=lr,
-            warmup_steps=warmup_steps,
-            weights=weights or teacher,
+            network, p_mean=p_mean, p_std=p_std, sigmas=sigmas, lr=lr, warmup_steps=warmup_steps
         )
-        network = load_network(channels, layers, teacher) if weights else self.network
-        self.teacher: SmallUNet = copy.deepcopy(network).requires_grad_(False)
+        self.teacher: SmallUNet = teacher.requires_grad_(False)
         self.walk_steps, self.walk_end = walk_steps, walk_end
         self.max_sigma = max_sigma
         levels = karras_sigmas(max_sigma, num_levels, sigma_min=SIGMA_MIN)[:-1].flip(0)
@@ -238,6 +226,6 @@ def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor)
 
 
 def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int, end: float) -> Tensor:
-    """From noisy images at a level each, (B,), to none: what preset medium does, and from where."""
+    """Lead noisy images, at a level each (B,), to no noise, as preset medium does."""
     levels = [karras_sigmas(float(s), steps, sigma_min=end, rho=1.0) for s in sigma]
     return dpmpp_2m(denoiser, x, torch.stack(levels, dim=1).to(x.device))

@@ -52,7 +52,7 @@ def table(title: str, results: list[PointResult]) -> Table:
 def written(folder: Path) -> list[Path]:
     """The files that a run has left for its user."""
     names = (
-        *("curve.png", "curve.json", "images.csv", "reconstructions", "model.safetensors"),
+        *("curve.png", "curve.json", "images.csv", "reconstructions", "model"),
         "checkpoints/last.ckpt",
     )
     return [folder / name for name in names if (folder / name).exists()]

@@ -23,6 +23,14 @@ def test_every_picture_is_in_its_row_and_column(tmp_path):
         assert (heading < 128).any()  # something is written there
 
 
+def test_a_crop_shows_pixels_as_they_are(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (600, 400, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    sheet = np.asarray(contact_sheet([("", [tmp_path / "x.png"])], crop=True))
+    top = sheet.shape[0] - GAP - CELL
+    assert (sheet[top : top + CELL, GAP : GAP + CELL] == picture[86:342, 72:328]).all()
+
+
 def test_small_pictures_are_not_blown_up(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (16, 16), (10, 20, 30)).save(tmp_path / "a" / "x.png")

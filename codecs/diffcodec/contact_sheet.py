@@ -10,15 +10,19 @@ GAP = 6
 LINE = 18
 
 
-def contact_sheet(columns: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
-    """Pictures side by side, scaled down to 256 pixels.
+def contact_sheet(
+    columns: Sequence[tuple[str, Sequence[Path]]], *, crop: bool = False
+) -> Image.Image:
+    """Pictures side by side, each in 256 pixels.
 
     Args:
         columns: (heading of up to two lines, files) of each; all have as many files as there are
             rows.
+        crop: show 256x256 pixels as they are, from the middle of the upper two thirds, in place of
+            the whole picture scaled down.
     """
     files = [paths for _, paths in columns]
-    rows = [[_thumbnail(path) for path in row] for row in zip(*files, strict=True)]
+    rows = [[_cell(path, crop) for path in row] for row in zip(*files, strict=True)]
     heights = [max(cell.height for cell in row) for row in rows]
     head = 2 * LINE + GAP
     width = len(columns) * (CELL + GAP) + GAP
@@ -35,8 +39,11 @@ def contact_sheet(columns: Sequence[tuple[str, Sequence[Path]]]) -> Image.Image:
     return sheet
 
 
-def _thumbnail(path: Path) -> Image.Image:
+def _cell(path: Path, crop: bool) -> Image.Image:
     with Image.open(path) as image:
         cell = image.convert("RGB")
+    if crop:
+        left, top = max(0, cell.width - CELL) // 2, max(0, cell.height - CELL) // 4
+        cell = cell.crop((left, top, min(left + CELL, cell.width), min(top + CELL, cell.height)))
     cell.thumbnail((CELL, CELL))
     return cell

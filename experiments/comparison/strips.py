@@ -17,6 +17,8 @@ def draw_strips(
 ) -> list[Path]:
     """Write `strip_RATE.png` for each rate: a row per image, a column per codec that gets there.
 
+    Pictures are 256x256 pixels of each image, pixel by pixel, so that artefacts are seen.
+
     Headings have the mean rate over the data set. Codecs whose nearest operating point is more than
     1.5 times as high or low, or that left no pictures, have no column.
 
@@ -42,7 +44,7 @@ def draw_strips(
         if columns:
             originals = ("original\n", [folder / row.original for row in rows])
             written.append(folder / f"strip_{rate:g}.png")
-            contact_sheet([originals, *columns]).save(written[-1])
+            contact_sheet([originals, *columns], crop=True).save(written[-1])
     return written
 
 

@@ -133,11 +133,11 @@ def test_a_part_is_trained_and_validated_but_not_measured(runner):
         *("trainer.precision=32-true", "callbacks.average=null"),
     )
     folder = runner.root / "part"
-    assert str(folder / "model.safetensors") in done.stdout
+    assert str(folder / "model") in done.stdout
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 3
-    weights = load_file(folder / "model.safetensors")
-    assert {name for name in state["state_dict"] if name.startswith("network.")} == set(weights)
+    weights = load_file(folder / "model" / "model.safetensors")
+    assert {f"network.{name}" for name in weights} == set(state["state_dict"])
     assert not (folder / "curve.json").exists()
     (log,) = folder.rglob("metrics.csv")
     with log.open() as file:

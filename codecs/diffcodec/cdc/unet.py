@@ -4,7 +4,8 @@ x_t, time --> down 1 .. down 6 --> middle --> up 5 .. up 1 --> 7x7 --> x0 or eps
               ^ contexts 1 .. 4
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -124,3 +125,9 @@ class UNet(nn.Module):
         for stage in self.ups:
             x = stage.resample(stage(torch.cat([x, skips.pop()], dim=1), t))  # type: ignore[operator]
         return self.conv_out(self.norm_out(x))
+
+
+@cache
+def compiled_forward() -> Callable[..., Tensor]:
+    """`UNet.forward`, compiled once for all: a compiled module would rename its parameters."""
+    return torch.compile(UNet.forward)

@@ -16,7 +16,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, fix_threads, refuse_untrained
+from experiments.build import build_codec, fix_threads, refuse_untrained, refuse_untrained_parts
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -83,6 +83,8 @@ def run(cfg: DictConfig) -> None:
         refuse_untrained(codec, cfg)
     elif not codec.trainable:
         raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
+    else:
+        refuse_untrained_parts(codec, cfg)
     codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
     datamodule: LightningDataModule = instantiate(cfg.datamodule)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]

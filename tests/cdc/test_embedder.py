@@ -5,20 +5,21 @@ from diffcodec.cdc.embedder import ContextEmbedder
 
 
 @pytest.mark.parametrize("latent_channels", [0, 5])
-def test_maps_have_the_sizes_and_channels_that_it_says(latent_channels):
-    embedder = ContextEmbedder(3, latent_channels)
+@pytest.mark.parametrize(("patch", "count"), [(1, 4), (2, 3), (8, 1)])
+def test_maps_have_the_sizes_and_channels_that_it_says(patch, count, latent_channels):
+    embedder = ContextEmbedder(3, patch=patch, latent_channels=latent_channels)
     y_hat = torch.randn(2, latent_channels, 4, 8) if latent_channels else None
     contexts = embedder(torch.rand(2, 3, 64, 128), torch.tensor([0.002, 0.1]), y_hat)
     assert [c.shape[1] for c in contexts] == embedder.context_channels
     assert [tuple(c.shape[2:]) for c in contexts] == [
-        (64 >> i, 128 >> i) for i in range(len(contexts))
+        (64 // patch >> i, 128 // patch >> i) for i in range(len(contexts))
     ]
-    assert len(contexts) == (5 if latent_channels else 4)
+    assert len(contexts) == count + bool(latent_channels)
 
 
 def test_every_input_reaches_the_contexts():
     torch.manual_seed(0)
-    embedder = ContextEmbedder(3, 5)
+    embedder = ContextEmbedder(3, latent_channels=5)
     x_hat, y_hat = torch.rand(1, 3, 32, 32), torch.randn(1, 5, 2, 2)
     lmbda = torch.tensor([0.01])
     contexts = embedder(x_hat, lmbda, y_hat)

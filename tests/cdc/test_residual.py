@@ -111,13 +111,15 @@ def test_the_denoiser_is_edms_around_the_bases_picture(x, monkeypatch):
     """D(x; sigma) = x_hat + c_skip r + c_out F(c_in r, ln(sigma) / 4), r = x - x_hat."""
     seen = {}
 
-    def denoise(denoiser, r, sigmas, *, noise):
+    def denoise(denoiser, r, sigmas, *, noise, terms):
         calls = {}
         network = denoiser.network
-        denoiser.network = lambda *inputs: calls.setdefault("out", (inputs, network(*inputs)))[1]
+        denoiser.network = lambda *inputs, **condition: calls.setdefault(
+            "out", (inputs, network(*inputs, **condition))
+        )[1]
         for sigma in (1e-6, 0.05, 1e6):
             calls.clear()
-            D = denoiser(r, torch.tensor(sigma, dtype=torch.float64))
+            D = denoiser(r, torch.tensor(sigma, dtype=torch.float64), terms=terms)
             seen[sigma] = (r, D, *calls["out"])
         return r
 
@@ -203,7 +205,7 @@ def test_training_sees_what_the_decoder_sees(base, x):
         torch.testing.assert_close(x_hat[i : i + 1], decoded_x_hat, rtol=0, atol=1e-4)
         for a, b in zip(contexts, decoded_contexts, strict=True):
             torch.testing.assert_close(a[i : i + 1], b, rtol=1e-3, atol=1e-3)
-    assert codec.embedder.latents is None or len(contexts) == 5
+    assert codec.embedder.latents is None or len(contexts) == 4
 
 
 def test_training_changes_the_network_alone(base, loader, tmp_path):
@@ -231,10 +233,19 @@ def test_the_loss_falls_and_validation_shows_it(loader, tmp_path, monkeypatch):
     assert after["val/loss"] < 0.8 * before["val/loss"]
 
 
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_pixels_may_be_taken_in_blocks(x, patch):
+    codec = build(patch=patch, multipliers=(1, 2, 2, 2, 2), gamma=1.0)
+    assert codec.unet.conv_out.out_channels == 3 * patch**2
+    streams = codec.compress(x)
+    assert codec.decompress(streams).shape == x.shape
+
+
 def test_weights_are_the_networks_and_the_base_has_its_own(loader, x, tmp_path):
     codec = build(hyperprior(), untrained=True, lr=1e-2, gamma=1.0)
     average = EMAWeightAveraging(decay=0.5, use_buffers=False)
-    quiet_trainer(tmp_path, max_steps=3, callbacks=[average]).fit(codec, loader)
+    trainer = quiet_trainer(tmp_path, max_steps=3, callbacks=[average], val_check_interval=1)
+    trainer.fit(codec, loader, loader)
     state = codec.trained_state()
     assert {key.split(".")[0] for key in state} == {"unet", "embedder"}
     torch.save(state, tmp_path / "w.pt")
@@ -277,6 +288,8 @@ def test_the_latents_can_be_left_out(x):
         ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
         ({"steps": [3, 3]}, "named twice"),
         ({"width": 0}, "width must be at least 1"),
+        ({"patch": 3}, r"unknown patch 3, choose from \(1, 2, 4, 8\)"),
+        ({"multipliers": (1, 2)}, "2 multipliers at patch=2 are resolutions down to 1/4"),
         ({"context_channels": 0}, "context_channels must be at least 1"),
         ({"sigma_min": 2.0}, "sigma_min must be above 0 and below sigma_max=1, got 2"),
         ({"sigma_data": 0.0}, "sigma_data must be above 0"),
@@ -322,6 +335,6 @@ def test_padding_and_latents_lie_on_one_grid(photo):
     decoded = codec.simulate_base(x, codec.compressor.points[:1])
     x_hat, contexts = codec.contexts(decoded)
     assert x_hat.shape[-2:] == (128, 192)
-    assert contexts[4].shape[-2:] == decoded.y_hat.shape[-2:] == (8, 12)
+    assert contexts[3].shape[-2:] == decoded.y_hat.shape[-2:] == (8, 12)
     whole = codec.simulate_base(pad_around(x, 64), codec.compressor.points[:1])
     torch.testing.assert_close(whole.y_hat, decoded.y_hat)

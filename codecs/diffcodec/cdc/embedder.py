@@ -4,31 +4,37 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 LATENT_STRIDE = 16  # of y_hat, in every learned codec here
 TYPICAL_LMBDA = 0.0130  # in the middle of the usual weights, which are 0.002 to 0.18
 
 
 class ContextEmbedder(nn.Module):
-    """(x_hat, lmbda; y_hat) -> context maps at 1, 1/2, 1/4, 1/8 and, with y_hat, 1/16 of the size.
+    """(x_hat, lmbda; y_hat) -> context maps, from 1 / patch of the size down to 1/8 or 1/16.
 
     Args:
-        channels: of the finest map; the next three have twice as many.
-        latent_channels: of y_hat, which is used where there are some; its map has four times as
-            many as the finest.
+        channels: of the finest map; the others of x_hat have twice as many.
+        patch: pixels that a value of the finest map is for, a side: 1, 2, 4 or 8.
+        latent_channels: of y_hat, which makes the map at 1/16 of the size, with twice as many
+            channels as the finest; 0 leaves it out.
     """
 
-    def __init__(self, channels: int, latent_channels: int = 0) -> None:
+    def __init__(self, channels: int, *, patch: int = 1, latent_channels: int = 0) -> None:
         super().__init__()
-        self.stages = nn.ModuleList([nn.Conv2d(4, channels, 3, padding=1)])
-        for i in range(3):
-            inputs = channels if i == 0 else 2 * channels
-            down = nn.Conv2d(inputs, 2 * channels, 3, stride=2, padding=1)
+        self.patch = patch
+        self.stages = nn.ModuleList([nn.Conv2d(3 * patch**2 + 1, channels, 3, padding=1)])
+        self.context_channels = [channels]
+        stride = patch
+        while 2 * stride < LATENT_STRIDE:
+            down = nn.Conv2d(self.context_channels[-1], 2 * channels, 3, stride=2, padding=1)
             self.stages.append(nn.Sequential(down, nn.ReLU()))
-        self.latents = nn.Conv2d(latent_channels, 4 * channels, 1) if latent_channels else None
-        self.context_channels = [channels, *[2 * channels] * 3]
+            self.context_channels.append(2 * channels)
+            stride *= 2
+        self.latents = None
         if latent_channels:
-            self.context_channels.append(4 * channels)
+            self.latents = nn.Conv2d(latent_channels, 2 * channels, 1)
+            self.context_channels.append(2 * channels)
 
     def forward(
         self, x_hat: Tensor, lmbda: Tensor | None = None, y_hat: Tensor | None = None
@@ -40,12 +46,12 @@ class ContextEmbedder(nn.Module):
             lmbda: rate-distortion weights of the streams, (B,); None is no such knowledge.
             y_hat: quantised latents, (B, C, H / 16, W / 16), where the embedder was made for some.
         """
-        rate = x_hat.new_zeros(len(x_hat))
+        h = F.pixel_unshuffle(x_hat, self.patch)
+        rate = h.new_zeros(len(h))
         if lmbda is not None:
-            rate = (lmbda.to(x_hat) / TYPICAL_LMBDA).log() / math.log(10)
-        plane = rate[:, None, None, None].expand(-1, 1, *x_hat.shape[-2:])
+            rate = (lmbda.to(h) / TYPICAL_LMBDA).log() / math.log(10)
+        h = torch.cat([h, rate[:, None, None, None].expand(-1, 1, *h.shape[-2:])], dim=1)
         contexts = []
-        h = torch.cat([x_hat, plane], dim=1)
         for stage in self.stages:
             h = stage(h)
             contexts.append(h)

@@ -6,7 +6,7 @@ bytes -> base codec -> x_hat, y_hat, lmbda -> contexts
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed
@@ -30,8 +31,8 @@ from diffcodec.points import Point, combine, listed, name_lines
 from diffcodec.precision import check_precision, decoding_in
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
-STRIDE = 64  # of the learned codecs' hyper-latents; the U-Net needs multiples of 32
-MULTIPLIERS = (1, 2, 3, 4, 5, 6)
+STRIDE = 64  # of the learned codecs' hyper-latents
+PATCHES = (1, 2, 4, 8)
 VALIDATION_LEVELS = 4
 
 
@@ -66,6 +67,9 @@ class ResidualCDC(Codec):
     Args:
         compressor: the base, any codec; it is not trained here.
         width: channels of the U-Net's first stage.
+        multipliers: channels of each of its resolutions, in widths.
+        patch: pixels a side that make one of the U-Net's, by the channel: 1, 2, 4 or 8. A CPU takes
+            as long for 32 channels of 2x2 pixels as for 8 channels of each pixel.
         context_channels: channels of the finest context map.
         latents: use the base's y_hat as a context, where it has one.
         steps: decoding steps, one number or several.
@@ -89,8 +93,10 @@ class ResidualCDC(Codec):
         self,
         compressor: Codec,
         *,
-        width: int = 16,
-        context_channels: int = 8,
+        width: int = 32,
+        multipliers: Sequence[int] = (1, 2, 3, 4, 5),
+        patch: int = 2,
+        context_channels: int = 16,
         latents: bool = True,
         steps: int | Sequence[int] = 8,
         gamma: float | Sequence[float] = 0.0,
@@ -112,6 +118,13 @@ class ResidualCDC(Codec):
         for name, value in {"width": width, "context_channels": context_channels}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if patch not in PATCHES:
+            raise ValueError(f"unknown patch {patch}, choose from {PATCHES}")
+        if not 16 <= patch << (len(multipliers) - 1) <= STRIDE:
+            raise ValueError(
+                f"{len(multipliers)} multipliers at patch={patch} are resolutions down to "
+                f"1/{patch << max(0, len(multipliers) - 1)}, choose as many as end at 1/16 to 1/64"
+            )
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
                 f"sigma_min must be above 0 and below sigma_max={sigma_max:g}, got {sigma_min:g}"
@@ -123,10 +136,20 @@ class ResidualCDC(Codec):
         self._base_points = {point.name: base_point for point, base_point in points}
         self.compressor = compressor.requires_grad_(False).eval()
         self.num_sections = compressor.num_sections
+        compressor.fingerprint()  # builds the entropy tables, before anything copies it
+        self.patch = patch
         self.embedder = ContextEmbedder(
-            context_channels, compressor.latent_channels if latents else 0
+            context_channels,
+            patch=patch,
+            latent_channels=compressor.latent_channels if latents else 0,
         )
-        self.unet = UNet(width, MULTIPLIERS, self.embedder.context_channels)
+        self.unet = UNet(
+            width,
+            multipliers,
+            self.embedder.context_channels,
+            channels=3 * patch**2,
+            kernel_size=7 if patch == 1 else 3,
+        )
         # An untrained decoder returns the base's picture, and training starts from there.
         for parameter in self.unet.conv_out.parameters():
             nn.init.zeros_(parameter)
@@ -250,13 +273,20 @@ class ResidualCDC(Codec):
         )
         # Another stream of noise than the base's, which may have used this seed.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
-        network = compiled_forward() if self.compile_unet else UNet.forward
-        denoiser = EDMDenoiser(
-            lambda r, time: network(self.unet, r, time, terms).float(), sigma_data=self.sigma_data
-        )
+        denoiser = self.denoiser(compiled_forward() if self.compile_unet else UNet.forward)
         with decoding_in(self.decode_precision, x_hat.device):
             start = settings["gamma"] * self.sigma_max * noise(x_hat)
-            return x_hat + find_sampler(self.sampler)(denoiser, start, sigmas, noise=noise)
+            sampler = find_sampler(self.sampler)
+            return x_hat + sampler(denoiser, start, sigmas, noise=noise, terms=terms)
+
+    def denoiser(self, forward: Callable[..., Tensor] = UNet.forward) -> EDMDenoiser:
+        """D(r; sigma, terms) of residuals in [-1, 1]; `forward` calls the U-Net."""
+
+        def network(r: Tensor, time: Tensor, terms: Sequence[ContextTerms]) -> Tensor:
+            blocks = forward(self.unet, F.pixel_unshuffle(r, self.patch), time, terms)
+            return F.pixel_shuffle(blocks, self.patch).float()
+
+        return EDMDenoiser(network, sigma_data=self.sigma_data)
 
     def simulate_base(self, x: Tensor, points: Sequence[Point]) -> Decoded:
         """What the base decodes of images (B, 3, H, W) in [0, 1], each at a point of its own."""
@@ -283,9 +313,9 @@ class ResidualCDC(Codec):
             points: of the base, one for each image.
         """
         x_hat, contexts = self.contexts(self.simulate_base(x, points))
-        denoiser = EDMDenoiser(self.unet, sigma_data=self.sigma_data)
         residual = pad_around(x * 2 - 1, STRIDE) - x_hat
-        loss, _ = denoiser.loss(residual, noise, sigma, terms=self.unet.context_terms(contexts))
+        terms = self.unet.context_terms(contexts)
+        loss, _ = self.denoiser().loss(residual, noise, sigma, terms=terms)
         return loss
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

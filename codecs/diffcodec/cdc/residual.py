@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed
-from diffcodec.cdc.embedder import ContextEmbedder
+from diffcodec.cdc.embedder import LATENT_STRIDE, ContextEmbedder
 from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.unet import UNet, compiled_forward
 from diffcodec.codec import Codec, Decoded, Decoding
@@ -68,8 +68,8 @@ class ResidualCDC(Codec):
         compressor: the base, any codec; it is not trained here.
         width: channels of the U-Net's first stage.
         multipliers: channels of each of its resolutions, in widths.
-        patch: pixels a side that make one of the U-Net's, by the channel: 1, 2, 4 or 8. A CPU takes
-            as long for 32 channels of 2x2 pixels as for 8 channels of each pixel.
+        patch: pixels a side that make one of the U-Net's, by the channel: 1, 2, 4 or 8. On a CPU 32
+            channels at 2 take 0.4 of the time of 16 channels at 1.
         context_channels: channels of the finest context map.
         latents: use the base's y_hat as a context, where it has one.
         steps: decoding steps, one number or several.
@@ -120,10 +120,11 @@ class ResidualCDC(Codec):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if patch not in PATCHES:
             raise ValueError(f"unknown patch {patch}, choose from {PATCHES}")
-        if not 16 <= patch << (len(multipliers) - 1) <= STRIDE:
+        coarsest = patch * 2 ** (len(multipliers) - 1)
+        if not LATENT_STRIDE <= coarsest <= STRIDE:
             raise ValueError(
                 f"{len(multipliers)} multipliers at patch={patch} are resolutions down to "
-                f"1/{patch << max(0, len(multipliers) - 1)}, choose as many as end at 1/16 to 1/64"
+                f"1/{coarsest:g}, choose as many as end at 1/{LATENT_STRIDE} to 1/{STRIDE}"
             )
         if not 0 < sigma_min < sigma_max:
             raise ValueError(

@@ -23,7 +23,7 @@ from tests.fresh_decoder import FreshDecoder
 OVERRIDES = {
     "residual_cdc": ["codec.width=4", "codec.steps=2", "codec.compressor.level=[1,6]"],
     "residual_cdc_jpeg": ["codec.width=4", "codec.steps=2", "codec.compressor.quality=[10,80]"],
-    "cdc": ["codec.width=8", "codec.weights=null", "codec.steps=2"],
+    "cdc": ["codec/compressor=own", "codec.width=8", "codec.weights=null", "codec.steps=2"],
     "sdedit": [
         *("codec.prior.channels=[8,12]", "codec.prior.layers=1"),
         *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),

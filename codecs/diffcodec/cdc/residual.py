@@ -243,7 +243,8 @@ class ResidualCDC(Codec):
 
     def _conditions(self, payload: list[bytes], height: int, width: int, seed: int) -> Conditions:
         """What the base decodes of an image, and the contexts made of that."""
-        known = None if self._shared is None else self._shared.get(tuple(payload))
+        key = (self.base_point.name.encode(), *payload)
+        known = None if self._shared is None else self._shared.get(key)
         if known is not None:
             self._seconds_saved += known.seconds
             return known
@@ -254,7 +255,7 @@ class ResidualCDC(Codec):
             terms = self.unet.context_terms(contexts)
         made = Conditions(x_hat, terms, self._clock() - start)
         if self._shared is not None:
-            self._shared[tuple(payload)] = made
+            self._shared[key] = made
         return made
 
     def contexts(self, decoded: Decoded) -> tuple[Tensor, list[Tensor]]:

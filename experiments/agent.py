@@ -9,9 +9,8 @@ The name of a sweep's parameter has no slash, so `codec.base=elic` stands for th
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from experiments.cli import CONFIG_DIR, check_overrides
+from experiments.cli import check_overrides, is_choice
 from experiments.run import main
 
 
@@ -21,8 +20,7 @@ def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]
     for argument in arguments:
         key, separator, value = argument.partition("=")
         group = key.replace(".", "/")
-        is_choice = separator and (Path(CONFIG_DIR) / group / f"{value}.yaml").is_file()
-        out.append(f"{group}={value}" if is_choice else argument)
+        out.append(f"{group}={value}" if separator and is_choice(group, value) else argument)
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
     if sweep and run and not any(a.startswith("hydra.run.dir=") for a in out):
         # Agents that start in one second must not share a folder.

@@ -66,20 +66,41 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
     """
     if cfg.allow_untrained or not is_untrained(codec, cfg):
         return
-    nested = [name for name, _ in untrained_parts(codec, cfg)]
-    keys = " or ".join(f"codec.{name}.weights=…" for name in nested) or "codec.weights=…"
+    keys = [f"codec.{name}.weights=…" for name, _ in untrained_parts(codec, cfg)]
+    if _has_no_weights(codec, cfg):
+        keys.append("codec.weights=…")
     raise ValueError(
         f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
-        f"{keys} (see the YAML of the codec for where they come from), ckpt_path=FILE, or train it "
-        "first by a recipe (experiment=…) or fit=true; allow_untrained=true goes on all the same"
+        f"{' and '.join(keys)} (see the YAML of the codec for where they come from), "
+        "ckpt_path=FILE, or train it first by a recipe (experiment=…) or fit=true; "
+        "allow_untrained=true goes on all the same"
+    )
+
+
+def refuse_untrained_parts(codec: "Codec", cfg: DictConfig) -> None:
+    """Stop where a codec would be trained over another one that has random weights and keeps them.
+
+    Raises:
+        ValueError: there is such a codec inside; the message says how to give it weights.
+    """
+    parts = untrained_parts(codec, cfg)
+    if cfg.allow_untrained or not parts:
+        return
+    keys = " and ".join(f"codec.{name}.weights=…" for name, _ in parts)
+    raise ValueError(
+        f"{type(codec).__name__} would be trained over a {type(parts[0][1]).__name__} that has no "
+        f"trained weights and is not trained along: give {keys}, or train that one first; "
+        "allow_untrained=true goes on all the same"
     )
 
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
     """Whether a codec that needs training, or one that it is built on, has no trained weights."""
-    if codec.trainable:
-        return not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
-    return bool(untrained_parts(codec, cfg))
+    return _has_no_weights(codec, cfg) or bool(untrained_parts(codec, cfg))
+
+
+def _has_no_weights(codec: "Codec", cfg: DictConfig) -> bool:
+    return codec.trainable and not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
 
 
 def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":

@@ -12,6 +12,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,16 +24,28 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def _offer_codecs_as_bases() -> None:
-    """Every codec of `configs/codec` is a choice of `codec/base`, unless that has a file for it."""
-    folder = Path(CONFIG_DIR) / "codec"
-    own = {path.stem for path in (folder / "base").glob("*.yaml")}
-    for path in folder.glob("*.yaml"):
-        if path.stem not in own:
-            node = {"defaults": [{"/codec@_here_": path.stem}]}
-            ConfigStore.instance().store(f"{path.stem}.yaml", node, group="codec/base")
+    """Make every codec of `configs/codec` a choice of `codec/base` and of `codec/compressor`.
+
+    Where these have a file for it, that is what is chosen.
+    """
+    store = ConfigStore.instance().store
+    for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"):
+        name = path.stem
+        if not path.with_name("base").joinpath(path.name).exists():
+            store(path.name, {"defaults": [{"/codec@_here_": name}]}, group="codec/base")
+        if not path.with_name("compressor").joinpath(path.name).exists():
+            over = ["/codec/shared/residual_cdc@_here_", {"/codec/base@compressor": name}]
+            store(path.name, {"defaults": over}, group="codec/compressor", package="codec")
 
 
 _offer_codecs_as_bases()
+
+
+def is_choice(group: str, name: str) -> bool:
+    """Whether a config group, as in `codec/base`, has a choice of that name."""
+    path = f"{group}/{name}.yaml"
+    is_offered = ConfigStore.instance().get_type(path) is ObjectType.CONFIG
+    return is_offered or (Path(CONFIG_DIR) / path).is_file()
 
 
 def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:

@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, fix_threads, refuse_untrained
+from experiments.build import build_codec, fix_threads, refuse_untrained, refuse_untrained_parts
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -75,6 +75,8 @@ def run(cfg: DictConfig) -> None:
         refuse_untrained(codec, cfg)
     elif not codec.trainable:
         raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
+    else:
+        refuse_untrained_parts(codec, cfg)
     trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
         _fit(trainer, codec, datamodule, cfg.ckpt_path)

@@ -22,7 +22,9 @@ from tests.fresh_decoder import FreshDecoder
 
 # Smaller networks than the defaults, where the defaults would take long on a CPU.
 OVERRIDES = {
-    "cdc": ["codec.width=8", "codec.weights=null", "codec.steps=2"],
+    "residual_cdc": ["codec.width=4", "codec.steps=2", "codec.compressor.level=[1,6]"],
+    "residual_cdc_jpeg": ["codec.width=4", "codec.steps=2", "codec.compressor.quality=[10,80]"],
+    "cdc": ["codec/compressor=own", "codec.width=8", "codec.weights=null", "codec.steps=2"],
     "sdedit": [
         *("codec.prior.denoiser.channels=[8,12]", "codec.prior.denoiser.layers=1"),
         *("codec.prior.denoiser.weights=null", "codec.prior.consistency.weights=null"),
@@ -49,7 +51,12 @@ QUALITY = {
     "sdedit": ("fast,level=6", 30.4),
     "webp": ("quality=80", 34.6),
 }
-NAMES = sorted(path.stem for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"))
+# Cases beside the YAMLs: another design of one.
+VARIANTS = {
+    "residual_cdc": ["codec=cdc", "codec/compressor=mbt2018_mean_vbr"],
+    "residual_cdc_jpeg": ["codec=cdc", "codec/compressor=jpeg"],
+}
+NAMES = sorted([*VARIANTS, *(path.stem for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"))])
 # Need a program or a download: their own tests run them with stand-ins.
 UNAVAILABLE = {"bpg": "bpgenc", "vtm": "EncoderApp", "msillm": "torch hub"}
 
@@ -85,7 +92,7 @@ class Case:
 
 
 def build(name: str, overrides: list[str]) -> Case:
-    overrides = [f"codec={name}", *overrides]
+    overrides = [*VARIANTS.get(name, [f"codec={name}"]), *overrides]
     cfg = compose_config(overrides)
     return Case(name, overrides, cfg, instantiate(cfg.codec).eval())
 
@@ -99,12 +106,13 @@ def case(request) -> Case:
             build(name, OVERRIDES.get(name, []))
         pytest.skip(f"{name} needs {UNAVAILABLE[name]}")
     built = build(name, OVERRIDES.get(name, []))
-    # Random networks give all-zero latents; larger weights make them use the coder.
+    # Random networks give all-zero latents; larger weights make them use the coder. A layer that
+    # starts at zero would leave out what comes before it.
     if built.codec.trainable and built.untrained:
         with torch.no_grad():
             for parameter in built.codec.parameters():
-                if parameter.ndim == 4:
-                    parameter.mul_(1.5)
+                if parameter.ndim == 4 and parameter.requires_grad:
+                    parameter.mul_(1.5) if parameter.any() else parameter.normal_(std=0.02)
     return built
 
 

@@ -21,7 +21,7 @@ from diffcodec.model_folder import load_saved, push_model, save_model
 from diffcodec.points import CEILING, Point, find_points
 from diffcodec.weights import load_checkpoint, state_dict_of
 
-__all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoding", "to_uint8"]
+__all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoded", "Decoding", "to_uint8"]
 
 
 @dataclass
@@ -38,6 +38,23 @@ class Decoding:
     point: Point
     x_hat: Tensor
     seconds: float | None = None
+
+
+@dataclass
+class Decoded:
+    """What a decoder has of B images: what a network that goes on from there may use.
+
+    Attributes:
+        x_hat: reconstructions, (B, 3, H, W) in [0, 1].
+        y_hat: quantised latents that they were made of, (B, C, h, w), of the images padded around
+            to multiples of 64 by `diffcodec.padding.pad_around`; None where there are none.
+        lmbda: rate-distortion weights that the streams say they were coded for, (B,); None where
+            they do not say.
+    """
+
+    x_hat: Tensor
+    y_hat: Tensor | None = None
+    lmbda: Tensor | None = None
 
 
 @dataclass
@@ -153,6 +170,30 @@ class Codec(Configured, LightningModule, ABC):
         Raises:
             BitstreamError: the sections are not what `encode` writes.
         """
+
+    def decode_all(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Decoded:
+        """As `decode`, with everything else that the decoder knows of the images."""
+        return Decoded(self.decode(payloads, height, width, seeds).clamp(0, 1))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the y_hat of `decode_all`; 0 where there is none."""
+        return 0
+
+    @torch.no_grad()
+    def simulate(self, x: Tensor) -> Decoded:
+        """Images (B, 3, H, W) in [0, 1] -> what `decode_all` makes of their streams.
+
+        At the selected operating point, without gradients: a network is trained on it. A codec that
+        knows it without making bytes need not make them.
+        """
+        self.fingerprint()  # builds the entropy tables
+        with torch.autocast(self.device.type, enabled=False):
+            payloads = self.encode(x)
+            height, width = x.shape[-2:]
+            return self.decode_all(payloads, height, width, [self.seed_of(p) for p in payloads])
 
     def format_config(self) -> dict[str, Any]:
         """Settings, other than weights, that a decoder must share with the encoder; JSON types."""

@@ -18,3 +18,24 @@ def pad_to_multiple(x: Tensor, multiple: int, *, min_side: int = 0) -> Tensor:
     down = max(-height % multiple, min_side - height)
     right = max(-width % multiple, min_side - width)
     return F.pad(x, (0, right, 0, down), mode="replicate")
+
+
+def pad_around(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the border of images on all sides alike, up to multiples of so many pixels.
+
+    An odd row or column goes below or to the right, as with CompressAI's `compute_padding`.
+    `crop_center` takes the padding away.
+
+    Args:
+        x: images (B, C, H, W).
+        multiple: of which both sides become multiples.
+    """
+    down, right = (-side % multiple for side in x.shape[-2:])
+    borders = (right // 2, right - right // 2, down // 2, down - down // 2)
+    return F.pad(x, borders, mode="replicate")
+
+
+def crop_center(x: Tensor, height: int, width: int) -> Tensor:
+    """Inverse of `pad_around`: images (B, C, H, W) -> (B, C, height, width)."""
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]

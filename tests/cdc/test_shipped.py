@@ -12,10 +12,14 @@ from diffcodec.metrics.psnr import psnr
 from experiments.build import build_codec
 from experiments.cli import compose_config
 
+PAPER = ("codec=cdc", "codec/compressor=own")
+
 
 @pytest.fixture(scope="module")
 def codec() -> CDC:
-    built = build_codec(compose_config(["codec=cdc", "codec.steps=5"])).eval()
+    built = build_codec(
+        compose_config(["codec=cdc", "codec/compressor=own", "codec.steps=5"])
+    ).eval()
     assert isinstance(built, CDC)
     return built
 
@@ -59,7 +63,7 @@ def test_the_second_order_sampler_converges_to_the_picture_that_ddim_ends_in(pho
 
     def decoded(sampler: str, steps: int) -> torch.Tensor:
         options = ("codec.gamma=0.8", f"codec.sampler={sampler}", f"codec.steps={steps}")
-        built = build_codec(compose_config(["codec=cdc", *options])).eval()
+        built = build_codec(compose_config([*PAPER, *options])).eval()
         return built.decompress(built.compress(x), seed=0)
 
     end = decoded("ddim", 300)

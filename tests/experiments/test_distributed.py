@@ -3,12 +3,27 @@
 import pytest
 
 CASES = [
-    ("mbt2018_mean_vbr", ("codec.level=[2]",), (2, 3)),
-    ("cdc", ("codec.width=8", "codec.weights=null", "codec.steps=2", "codec.gamma=0.8"), (2,)),
+    ("mbt2018_mean_vbr", ("codec=mbt2018_mean_vbr", "codec.level=[2]"), (2, 3)),
+    (
+        "cdc",
+        (
+            *("codec=cdc", "codec/compressor=own", "codec.width=8", "codec.weights=null"),
+            *("codec.steps=2", "codec.gamma=0.8"),
+        ),
+        (2,),
+    ),
+    (
+        "cdc_jpeg",
+        (
+            *("codec=cdc", "codec/compressor=jpeg", "codec.compressor.quality=[20]"),
+            *("codec.width=4", "codec.steps=2", "codec.gamma=0.8"),
+        ),
+        (2,),
+    ),
     (
         "sdedit",
         (
-            *("codec/base=jpeg", "codec.base.quality=[20]", "codec/preset=medium"),
+            *("codec=sdedit", "codec/base=jpeg", "codec.base.quality=[20]", "codec/preset=medium"),
             *(
                 "codec.preset.medium.steps=2",
                 "codec.prior.denoiser.channels=[8]",
@@ -21,13 +36,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("codec", "overrides", "counts"), CASES)
-def test_metrics_do_not_depend_on_the_number_of_processes(runner, codec, overrides, counts):
+@pytest.mark.parametrize(("case", "overrides", "counts"), CASES)
+def test_metrics_do_not_depend_on_the_number_of_processes(runner, case, overrides, counts):
     # A CPU's last digits depend on the threads of a process, whatever the number of processes.
-    arguments = (f"codec={codec}", "allow_untrained=true", "threads=1", *overrides)
-    expected, _ = runner(f"{codec}-1", *arguments)
+    arguments = ("allow_untrained=true", "threads=1", *overrides)
+    expected, _ = runner(f"{case}-1", *arguments)
     for count in counts:
-        name = f"{codec}-{count}"
+        name = f"{case}-{count}"
         curve, _ = runner(name, *arguments, "trainer=ddp_cpu", f"trainer.devices={count}")
         assert curve["meta"]["world_size"] == count
         assert curve["meta"]["threads"] == 1
@@ -35,8 +50,8 @@ def test_metrics_do_not_depend_on_the_number_of_processes(runner, codec, overrid
         for metric, values in expected["results"].items():
             if not metric.endswith("_time"):
                 assert curve["results"][metric] == pytest.approx(values, rel=1e-6), metric
-        for picture in (runner.root / f"{codec}-1").rglob("a*.png"):
-            other = runner.root / name / picture.relative_to(runner.root / f"{codec}-1")
+        for picture in (runner.root / f"{case}-1").rglob("a*.png"):
+            other = runner.root / name / picture.relative_to(runner.root / f"{case}-1")
             assert other.read_bytes() == picture.read_bytes()
 
 

@@ -19,12 +19,16 @@ from tests.wandb_file import read_records
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((Path(CONFIG_DIR) / "sweep").glob("*.yaml"))
-VARIABLES = {"DATA_ROOT": "/data", "CDC_WEIGHTS": "weights.pt", "CDC_WIDTH": "8"}
+VARIABLES = {
+    **{"DATA_ROOT": "/data", "CDC_WEIGHTS": "weights.pt", "CDC_WIDTH": "8"},
+    "CDC_FOLDER": "/networks",
+}
 # Networks that fit a test, of codecs that are built at once.
 SMALL = {
     "matched_rates": [],
     "cdc_lambda_rho": ["codec.width=8"],
     "cdc_steps_gamma": ["codec.weights=null"],
+    "cdc_base_gamma": ["codec.weights=null", "codec/compressor=jpeg"],
 }
 
 

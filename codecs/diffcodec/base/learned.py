@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
 from diffcodec.entropy import guard_rans
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
@@ -100,6 +100,33 @@ class LearnedCodec(Codec):
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
         return torch.cat([self._decode_image(payload, height, width) for payload in payloads])
+
+    def decode_all(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Decoded:
+        with self._synthesis_inputs() as latents:
+            x_hat = self.decode(payloads, height, width, seeds).clamp(0, 1)
+        return Decoded(x_hat, torch.cat(latents))
+
+    @torch.no_grad()
+    def simulate(self, x: Tensor) -> Decoded:
+        if self.training or hasattr(self.model, "context_prediction"):
+            # Noise takes the place of rounding, or the context is not what was decoded.
+            return super().simulate(x)
+        pad, unpad = compute_padding(*x.shape[-2:], min_div=STRIDE)
+        with torch.autocast(x.device.type, enabled=False), self._synthesis_inputs() as latents:
+            x_hat = self._model_forward(F.pad(x, pad, mode="replicate"))
+        return Decoded(F.pad(x_hat, unpad).clamp(0, 1), latents[-1])
+
+    @contextmanager
+    def _synthesis_inputs(self) -> Iterator[list[Tensor]]:
+        """A list that gathers every y_hat that g_s is given."""
+        latents: list[Tensor] = []
+        hook = self.model.g_s.register_forward_pre_hook(lambda _, inputs: latents.append(inputs[0]))
+        try:
+            yield latents
+        finally:
+            hook.remove()
 
     def _encode_image(self, x: Tensor) -> list[bytes]:
         return self._model_encode(x)

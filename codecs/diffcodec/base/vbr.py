@@ -1,6 +1,7 @@
 """The variable-rate mean-scale hyperprior: one network, a gain per rate, a whole curve."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from diffcodec.base.compressai import LAMBDAS
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.bitstream import BitstreamError
+from diffcodec.codec import Decoded
 from diffcodec.points import combine, listed
 
 
@@ -78,6 +80,17 @@ class VariableRateCodec(LearnedCodec):
     def level(self) -> int:
         """The gain that `compress` uses."""
         return int(self.point.rate["level"])  # type: ignore[arg-type]
+
+    def decode_all(
+        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    ) -> Decoded:
+        decoded = super().decode_all(payloads, height, width, seeds)
+        lmbda = [self.model.lmbda[payload[0][0]] for payload in payloads]
+        return replace(decoded, lmbda=decoded.x_hat.new_tensor(lmbda))
+
+    def simulate(self, x: Tensor) -> Decoded:
+        lmbda = x.new_full((len(x),), self.model.lmbda[self.level])
+        return replace(super().simulate(x), lmbda=lmbda)
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         level = int(torch.multinomial(self._draw, 1))

@@ -5,7 +5,6 @@ x -> g_a -> y -> bytes -> y_hat -> g_s -> contexts
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.process import build_process
 from diffcodec.cdc.released import convert, released_state
 from diffcodec.cdc.training import warmed_up
-from diffcodec.cdc.unet import UNet
+from diffcodec.cdc.unet import UNet, compiled_forward
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
@@ -207,7 +206,7 @@ class CDC(Codec):
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)
-        network = _compiled() if self.compile_unet else UNet.forward
+        network = compiled_forward() if self.compile_unet else UNet.forward
         added = seeded_noise(derive_seed([self.sampler.encode(), str(seed).encode()]))
         with decoding_in(self.decode_precision, y_hat.device):
             terms = self.unet.context_terms(contexts)
@@ -292,9 +291,3 @@ class CDC(Codec):
             self.prepare_coding()
         assert self._coder is not None
         return self._coder
-
-
-@cache
-def _compiled() -> Callable[..., Tensor]:
-    # The plain function, not the module: a compiled module would rename the state dict's keys.
-    return torch.compile(UNet.forward)

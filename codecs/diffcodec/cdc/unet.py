@@ -4,7 +4,8 @@ x_t, time --> down 1 .. down 6 --> middle --> up 5 .. up 1 --> 7x7 --> x0 or eps
               ^ contexts 1 .. 4
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +58,21 @@ class UNet(nn.Module):
         width: channels of the first resolution and size of the time embedding.
         multipliers: channels of each resolution, in widths.
         context_channels: channels of the context maps, finest first, fewer than resolutions.
+        channels: of x_t and of the result.
+        kernel_size: of the first and the last convolution.
     """
 
     def __init__(
-        self, width: int, multipliers: Sequence[int], context_channels: Sequence[int]
+        self,
+        width: int,
+        multipliers: Sequence[int],
+        context_channels: Sequence[int],
+        *,
+        channels: int = 3,
+        kernel_size: int = 7,
     ) -> None:
         super().__init__()
-        dims = [3, *(width * m for m in multipliers)]
+        dims = [channels, *(width * m for m in multipliers)]
         contexts = [*context_channels, *[0] * (len(multipliers) - len(context_channels))]
         last = len(multipliers) - 1
         self.time1 = nn.Linear(1, 4 * width)
@@ -74,7 +83,7 @@ class UNet(nn.Module):
                 dims[i + 1],
                 time_channels=width,
                 context_channels=contexts[i],
-                kernel_size=7 if i == 0 else 3,
+                kernel_size=kernel_size if i == 0 else 3,
                 resample=downsample(dims[i + 1]) if i < last else None,
             )
             for i in range(len(multipliers))
@@ -92,7 +101,8 @@ class UNet(nn.Module):
             for i in range(last, 0, -1)
         )
         self.norm_out = ChannelNorm(width)
-        self.conv_out = BlockConv2d(width, 3, 7, padding=3)
+        conv = BlockConv2d if channels < 8 else nn.Conv2d
+        self.conv_out = conv(width, channels, kernel_size, padding=kernel_size // 2)
 
     def context_terms(self, contexts: Sequence[Tensor]) -> list[ContextTerms]:
         """Context maps, finest first -> what they add to the first stages at every time.
@@ -109,7 +119,7 @@ class UNet(nn.Module):
         """One call of the network.
 
         Args:
-            x: (B, 3, H, W), sides that are multiples of 2^(resolutions - 1).
+            x: (B, channels, H, W), sides that are multiples of 2^(resolutions - 1).
             time: () or (B,), the share of the diffusion process that has passed, in [0, 1].
             terms: of the context maps, from `context_terms`.
         """
@@ -124,3 +134,9 @@ class UNet(nn.Module):
         for stage in self.ups:
             x = stage.resample(stage(torch.cat([x, skips.pop()], dim=1), t))  # type: ignore[operator]
         return self.conv_out(self.norm_out(x))
+
+
+@cache
+def compiled_forward() -> Callable[..., Tensor]:
+    """`UNet.forward`, compiled once for all: a compiled module would rename its parameters."""
+    return torch.compile(UNet.forward)

@@ -22,14 +22,14 @@ class Lpips(nn.Module):
     """
 
     def __init__(self, net: str, weights: str | None = None) -> None:
-        import lpips
-
         from diffcodec.weights import load_checkpoint
 
         if net not in NETS:
             raise ValueError(f"unknown LPIPS network {net!r}, choose from {NETS}")
         super().__init__()
         try:
+            import lpips
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # torchvision's old argument names
                 self.model = lpips.LPIPS(net=net, pnet_rand=weights is not None, verbose=False)

@@ -103,7 +103,7 @@ def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
     """
     pipeline = load_pipeline(source, revision=revision)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
-    return Backbone(
+    backbone = Backbone(
         pipeline.latents,
         pipeline.unet,
         pipeline.text_encoder,
@@ -111,6 +111,8 @@ def stable_diffusion(source: str, *, revision: str | None = None) -> Backbone:
         alphas_cumprod=alphas_cumprod,
         prediction=prediction,
     )
+    backbone.trained = True
+    return backbone
 
 
 def local_or_hub(source: str) -> str:

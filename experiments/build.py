@@ -67,6 +67,8 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
     if cfg.allow_untrained or not is_untrained(codec, cfg):
         return
     nested = [name for name, _ in untrained_parts(codec, cfg)]
+    if codec.requires_weights and not codec.trainable:
+        nested = ["backbone"]
     keys = " or ".join(f"codec.{name}.weights=…" for name in nested) or "codec.weights=…"
     raise ValueError(
         f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
@@ -77,7 +79,7 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
     """Whether a codec that needs training, or one that it is built on, has weights from nowhere."""
-    if codec.trainable:
+    if codec.trainable or codec.requires_weights:
         return not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
     return bool(untrained_parts(codec, cfg))
 
@@ -92,6 +94,6 @@ def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]
         (name, child)
         for name, child in codec.named_children()
         if isinstance(child, Codec)
-        and child.trainable
+        and (child.trainable or child.requires_weights)
         and not (child.pretrained or cfg.codec[name].get("weights"))
     ]

@@ -118,7 +118,7 @@ class Channel(ABC):
         return torch.cat(samples)
 
     def scores(self, mu: Tensor, key: int) -> Tensor:
-        """Inner products of all candidates with mu (n, d) -> (n, K)."""
+        """Inner products of all rows with mu (n, d) -> (n, K)."""
         return self._scores(mu, *self._signs(key, 0, len(mu), mu.device))
 
     def _scores(self, mu: Tensor, signs_1: Tensor, signs_2: Tensor) -> Tensor:
@@ -160,10 +160,11 @@ class Channel(ABC):
 class Nearest(Channel):
     """The candidate, or its negative, whose inner product with mu is the largest.
 
-    A random codebook of 2K vectors at log2(2K) bits a chunk, all alike. Across mu the sample has
-    the distribution of N(mu, I); along it, it lies at the largest of 2K standard normal numbers
-    (4.3 for 16 bits) with a tenth of the variance: in 16 bits it gets as far along mu as the
-    Poisson functional representation does in 18. Its negatives double the candidates for nothing.
+    A random codebook of 2K vectors at log2(2K) bits a chunk, all alike; the negatives double the
+    candidates for nothing. Across mu the sample has the distribution of N(mu, I); along it, it lies
+    at the largest of 2K standard normal numbers (4.3 for 16 bits), with a tenth of the variance.
+    For a KL of 14 bits it reaches 0.90 |mu| with 2^13 candidates in 14 bits, where the Poisson
+    functional representation reaches 0.87 |mu| with 2^16 candidates in 13.9.
     """
 
     @property
@@ -193,6 +194,10 @@ class Poisson(Channel):
     ratio of N(mu, I) and N(0, I) at z_k, it names the k that minimises T_k / w_k. With K well
     above 2^KL, KL = |mu|^2 / (2 ln 2), the sample is one of N(mu, I); the index then costs about
     KL + log2(KL + 1) + 1 bits by Zipf's law.
+
+    Index k is the row whose number has the bits of k in reverse. Inner products with rows whose
+    numbers differ in the low bits alone are correlated where mu is short, and in the order of the
+    rows they would come first, where most of the choices fall.
     """
 
     @property
@@ -208,10 +213,11 @@ class Poisson(Channel):
         words = np.stack([_philox(key, first + i, _ARRIVALS, size) for i in range(len(scores))])
         uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
         log_times = torch.from_numpy(np.log(np.cumsum(-np.log(uniform), axis=1)))
-        return (log_times.to(scores) - scores).argmin(1)
+        return (log_times.to(scores) - scores[:, _reversed_bits(size).to(scores.device)]).argmin(1)
 
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        return indices, torch.ones(len(indices), device=indices.device)
+        rows = _reversed_bits(self.num_candidates).to(indices.device)[indices]
+        return rows, torch.ones(len(indices), device=indices.device)
 
 
 CHANNELS: dict[str, type[Channel]] = {"nearest": Nearest, "poisson": Poisson}
@@ -266,6 +272,15 @@ def _hadamard(size: int) -> Tensor:
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix
+
+
+@cache
+def _reversed_bits(size: int) -> Tensor:
+    """The numbers 0 … size - 1, a power of two, with their bits in reverse order."""
+    numbers = torch.zeros(1, dtype=torch.int64)
+    while len(numbers) < size:
+        numbers = torch.cat([2 * numbers, 2 * numbers + 1])
+    return numbers
 
 
 def _philox(key: int, chunk: int, purpose: int, count: int) -> np.ndarray:

@@ -33,6 +33,7 @@ from diffcodec.points import combine, listed
 from diffcodec.precision import check_precision, decoding_in
 
 DECODERS = ("flow", "ancestral", "mean")
+FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
 MAX_CAPTION_BYTES = (1 << 16) - 1
 _CAPTION_LENGTH_BITS = 16
 _RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
@@ -91,7 +92,7 @@ class DiffC(Codec):
         guidance: float | Sequence[float] = 1.0,
         sampler: str = "ddim",
         channel: str = "nearest",
-        log2_candidates: int = 15,
+        log2_candidates: int = 16,
         chunk_bits: float | None = None,
         growth: float = 0.25,
         grid_steps: int | None = None,
@@ -100,6 +101,11 @@ class DiffC(Codec):
         decode_precision: str | int = "32",
     ) -> None:
         find_sampler(sampler)  # is there
+        if sampler not in FLOW_SAMPLERS:
+            raise ValueError(
+                f"sampler={sampler} does not follow the flow, choose from "
+                f"{', '.join(FLOW_SAMPLERS)}, or decoder=ancestral"
+            )
         for name in listed(decoder):
             if name not in DECODERS:
                 raise ValueError(f"unknown decoder {name!r}, choose from {', '.join(DECODERS)}")
@@ -207,7 +213,7 @@ class DiffC(Codec):
         images = []
         for (caption, levels), seed in zip(contents, seeds, strict=True):
             with decoding_in(self.decode_precision, self.device):
-                latent = self._receive(caption, levels, height, width, seed)
+                latent = self._show(self._receive(caption, levels, height, width), caption, seed)
             images.append(self.backbone.latents.decode(latent)[..., :height, :width])
         return torch.cat(images)
 
@@ -234,7 +240,9 @@ class DiffC(Codec):
             while True:
                 level = ladder.open(reader.read(STEP_BITS))
                 if level.next_sigma < self._min_sigma:
-                    break
+                    if reader.num_left >= 8:
+                        raise BitstreamError("the stream has bytes after the last level")
+                    break  # at the bits that fill up the last byte
                 indices: list[int] = []
                 levels.append((level, indices))
                 while len(indices) < level.count:
@@ -251,12 +259,15 @@ class DiffC(Codec):
         levels: list[tuple[Level, Tensor]],
         height: int,
         width: int,
-        seed: int,
-    ) -> Tensor:
-        """What arrived of a stream -> the latent to show, (1, C, H, W)."""
+    ) -> Refinement:
+        """What arrived of a stream -> what the sender held then."""
         shared = self._refinement(height, width, self._estimate(caption))
         for level, indices in levels:
             shared.receive(indices, level)
+        return shared
+
+    def _show(self, shared: Refinement, caption: str | None, seed: int) -> Tensor:
+        """What both sides hold -> the latent to show, (1, C, H, W)."""
         settings: Any = self.point.decoding
         if settings["decoder"] == "mean":
             return shared.x0

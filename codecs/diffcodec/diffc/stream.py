@@ -48,6 +48,11 @@ class BitReader:
         self._data = data
         self._position = 0
 
+    @property
+    def num_left(self) -> int:
+        """Bits that were not read."""
+        return 8 * len(self._data) - self._position
+
     def read(self, width: int) -> int:
         """The next number.
 

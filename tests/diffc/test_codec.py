@@ -149,7 +149,11 @@ def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
     assert len(codec.points) == 6
     assert all(codec.points[0].shares_bytes_with(point) for point in codec.points)
     streams = codec.compress(photo[..., :40, :40])
-    pictures = [d.x_hat for d in codec.decompress_at(streams, codec.points)]
+    decodings = list(codec.decompress_at(streams, codec.points))
+    assert all(decoding.seconds > 0 for decoding in decodings)
+    pictures = [decoding.x_hat for decoding in decodings]
+    codec.select(codec.points[-1])
+    assert torch.equal(codec.decompress(streams), pictures[-1])
     names = [point.name for point in codec.points]
     for i, picture in enumerate(pictures):
         for j in range(i):
@@ -158,7 +162,7 @@ def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (9, 200), (33, 65)])
-@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("window", [None, 2, 8])
 def test_any_size(make_codec, photo, size, window):
     codec = make_codec(0.5, window=window)
     x = photo[..., : size[0], : size[1]]

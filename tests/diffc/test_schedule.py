@@ -48,6 +48,13 @@ def test_both_sides_go_down_the_same_ladder():
     assert energy / 24576 == pytest.approx(means[-1], rel=0.15)
 
 
+def test_no_ladder_is_without_end():
+    for num_values in (4, 256, 24576):
+        ladder = Ladder(SCHEDULE, num_values, 1e4, 2**FIRST_BITS - 1)
+        sigmas = [ladder.open(2**STEP_BITS - 1).next_sigma for _ in range(500)]
+        assert sigmas[-1] < 0.05
+
+
 def test_errors_have_an_index_whatever_they_are():
     assert first_index(0.0) == 0
     assert first_index(1e9) == 2**FIRST_BITS - 1

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 FIRST_BITS, STEP_BITS = 7, 2
 _FIRST_STEPS = 8  # per octave
-_FIRST_LOWEST = -8  # log2 of the lowest mean squared error that can be told
+_FIRST_LOWEST = -12  # log2 of the lowest mean squared error that can be told; the highest is 15
 # log2 of what a level's error is of the last one's.
 _STEPS = (-0.36, -0.17, 0.0, 0.2)
 
@@ -90,7 +90,7 @@ class Ladder:
         self._counts = schedule.chunk_counts(num_values)
         self._number = 0
         self._sigma = sigma
-        self._mean = 2.0 ** (first / _FIRST_STEPS + _FIRST_LOWEST)
+        self._mean = self._first_mean = 2.0 ** (first / _FIRST_STEPS + _FIRST_LOWEST)
 
     def index_of(self, mean: float) -> int:
         """The index, in STEP_BITS bits, that comes closest to a mean squared error."""
@@ -99,7 +99,9 @@ class Ladder:
 
     def open(self, index: int) -> Level:
         """The next level, for such an index."""
-        self._mean *= 2.0 ** _STEPS[index]
+        # An estimate that knows more errs less: what says otherwise, again and again, would be a
+        # ladder without end.
+        self._mean = min(self._mean * 2.0 ** _STEPS[index], self._first_mean)
         count = next(self._counts)
         energy = self._mean * self._num_values
         level = Level(

@@ -9,9 +9,10 @@ from diffcodec.bitstream import BitstreamError, pack_progressive
 from diffcodec.codec import Codec
 from diffcodec.diffc import DiffC
 from diffcodec.diffc.channel import Poisson
+from diffcodec.latent.stable_diffusion import stable_diffusion
 from experiments.build import is_untrained, refuse_untrained
 from experiments.cli import compose_config
-from tests.latent.tiny import tiny_backbone
+from tests.latent.tiny import save_pipeline, tiny_backbone
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,19 @@ def test_an_untrained_backbone_is_refused(shipped):
     with pytest.raises(ValueError, match=r"codec\.backbone\.weights="):
         refuse_untrained(codec, cfg)
     assert not is_untrained(shipped, compose_config(["codec=diffc"]))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_stable_diffusion_is_a_backbone(photo, tmp_path, prediction_type):
+    backbone = stable_diffusion(str(save_pipeline(tmp_path, prediction_type)))
+    codec = DiffC(backbone, [0.1, 1.0], log2_candidates=8, steps=2, caption="a red dog").eval()
+    assert codec.pretrained
+    x = photo[..., :72, :100]
+    codec.select("bpp=1")
+    (stream,) = codec.compress(x)
+    assert codec.decompress([stream]).shape == x.shape
+    codec.select("bpp=0.1")
+    assert stream.startswith(codec.compress(x)[0])
 
 
 def test_poisson_is_a_setting():

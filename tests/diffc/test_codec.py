@@ -284,6 +284,6 @@ def test_pictures_get_better_level_by_level(shipped, photo):
             latent = shipped._receive(None, levels[:count], 128, 128).x0
             curve.append(psnr(x, shipped.backbone.latents.decode(latent).clamp(0, 1)))
         curves.append(curve)
-    medians = torch.tensor([c[: min(map(len, curves))] for c in curves]).median(0).values
-    assert (medians.diff() > -0.05).all()
-    assert medians[-1] > medians[0] + 3
+    values = torch.tensor([curve[: min(map(len, curves))] for curve in curves])
+    assert (values.diff(dim=1).median(0).values > 0).all()
+    assert (values[:, -1] > values[:, 0] + 3).all()

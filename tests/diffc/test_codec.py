@@ -89,6 +89,15 @@ def test_the_first_level_is_always_sent(make_codec, photo):
         codec.decompress([stream[:9]])
 
 
+def test_an_image_that_needs_next_to_nothing_has_a_level(codec):
+    # A sender whose first estimate is right already.
+    x = torch.full((1, 3, 8, 8), 0.5)
+    other = copy.deepcopy(codec)
+    other.backbone.latents.scale.fill_(1e-9)
+    (stream,) = other.compress(x)
+    assert other.decompress([stream]).shape == x.shape
+
+
 def test_corruption_is_found_or_comes_after_the_last_check(codec, photo):
     stream = stream_of(codec, photo[..., :64, :64], "bpp=0.2")
     assert 7 + 64 <= len(stream) < 7 + 128

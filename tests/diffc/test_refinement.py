@@ -22,7 +22,7 @@ def walk(x0, shared, num_levels, bits=10.0, length=1 << 12):
     """The levels of a sender, and the indices of each."""
     sent = x0.numel()
     schedule = Schedule(0.3, bits, length)
-    ladder = Ladder(schedule, sent, START, first_index(shared.error(x0)))
+    ladder = Ladder(schedule, sent, START, 0.01, first_index(shared.error(x0)))
     told = []
     for _ in range(num_levels):
         level = ladder.open(ladder.index_of(shared.error(x0)))

@@ -33,9 +33,9 @@ def test_a_level_costs_what_its_chunks_are_meant_to():
 
 def test_both_sides_go_down_the_same_ladder():
     means = [0.8 * 0.9**i for i in range(20)]
-    sender = Ladder(SCHEDULE, 24576, 1e4, first_index(0.8))
+    sender = Ladder(SCHEDULE, 24576, 1e4, 0.04, first_index(0.8))
     told = [(index := sender.index_of(mean), sender.open(index)) for mean in means]
-    receiver = Ladder(SCHEDULE, 24576, 1e4, first_index(0.8))
+    receiver = Ladder(SCHEDULE, 24576, 1e4, 0.04, first_index(0.8))
     levels = [receiver.open(index) for index, _ in told]
     assert levels == [level for _, level in told]
     assert [level.number for level in levels] == list(range(20))
@@ -50,15 +50,19 @@ def test_both_sides_go_down_the_same_ladder():
 
 def test_no_ladder_is_without_end():
     for num_values in (4, 256, 24576):
-        ladder = Ladder(SCHEDULE, num_values, 1e4, 2**FIRST_BITS - 1)
-        sigmas = [ladder.open(2**STEP_BITS - 1).next_sigma for _ in range(500)]
-        assert sigmas[-1] < 0.05
+        ladder = Ladder(SCHEDULE, num_values, 1e4, 0.04, 2**FIRST_BITS - 1)
+        levels = 0
+        while not ladder.done:
+            last = ladder.open(2**STEP_BITS - 1).next_sigma
+            levels += 1
+        assert last == 0.04
+        assert levels < 1000
 
 
 def test_errors_have_an_index_whatever_they_are():
     assert first_index(0.0) == 0
     assert first_index(1e9) == 2**FIRST_BITS - 1
-    ladder = Ladder(SCHEDULE, 100, 10.0, 0)
+    ladder = Ladder(SCHEDULE, 100, 10.0, 0.04, 0)
     for mean in (0.0, 1e-9, 1.0, 1e9):
         assert 0 <= ladder.index_of(mean) < 2**STEP_BITS
 

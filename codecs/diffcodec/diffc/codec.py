@@ -198,11 +198,9 @@ class DiffC(Codec):
                 writer.write(byte, 8)
         ladder = self._ladder(height, width, first)
         end = 0  # in bits, of the last chunk that fits
-        while writer.num_bits <= 8 * limit or not end:
+        while not ladder.done and (writer.num_bits <= 8 * limit or not end):
             index = ladder.index_of(shared.error(x0))
             level = ladder.open(index)
-            if level.next_sigma < self._min_sigma:
-                break
             writer.write(index, STEP_BITS)
             for number in shared.send(x0, level).tolist():
                 self._index_code.write(number, writer)
@@ -256,16 +254,14 @@ class DiffC(Codec):
                 num_bytes = reader.read(_CAPTION_LENGTH_BITS)
                 caption = self._decode_text(bytes(reader.read(8) for _ in range(num_bytes)))
             ladder = self._ladder(height, width, first)
-            while True:
+            while not ladder.done:
                 level = ladder.open(reader.read(STEP_BITS))
-                if level.next_sigma < self._min_sigma:
-                    if reader.num_left >= 8:
-                        raise BitstreamError("the stream has bytes after the last level")
-                    break  # at the bits that fill up the last byte
                 indices: list[int] = []
                 levels.append((level, indices))
                 while len(indices) < level.count:
                     indices.append(self._index_code.read(reader))
+            if reader.num_left >= 8:
+                raise BitstreamError("the stream has bytes after the last level")
         except EndOfBitsError:
             pass
         if not levels or len(levels[0][1]) < levels[0][0].count:
@@ -329,7 +325,8 @@ class DiffC(Codec):
 
     def _ladder(self, height: int, width: int, first: int) -> Ladder:
         num_values = self.backbone.latents.channels * math.prod(self._latent_size(height, width))
-        return Ladder(self.schedule, num_values, float(self.process.sigmas[-1]), first)
+        sigma = float(self.process.sigmas[-1])
+        return Ladder(self.schedule, num_values, sigma, self._min_sigma, first)
 
     def _latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latents that a picture lies on."""

@@ -80,17 +80,25 @@ class Ladder:
     Args:
         schedule: the rule.
         num_values: how many numbers are sent.
-        sigma: the noise level of the start.
+        sigma, min_sigma: the noise levels of the start and of the end.
         first: index of the mean squared error there, in FIRST_BITS bits.
     """
 
-    def __init__(self, schedule: Schedule, num_values: int, sigma: float, first: int) -> None:
+    def __init__(
+        self, schedule: Schedule, num_values: int, sigma: float, min_sigma: float, first: int
+    ) -> None:
         self._schedule = schedule
+        self._min_sigma = min_sigma
         self._num_values = num_values
         self._counts = schedule.chunk_counts(num_values)
         self._number = 0
         self._sigma = sigma
         self._mean = self._first_mean = 2.0 ** (first / _FIRST_STEPS + _FIRST_LOWEST)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is no level left."""
+        return self._sigma <= self._min_sigma
 
     def index_of(self, mean: float) -> int:
         """The index, in STEP_BITS bits, that comes closest to a mean squared error."""
@@ -98,7 +106,7 @@ class Ladder:
         return min(range(len(_STEPS)), key=lambda index: abs(_STEPS[index] - change))
 
     def open(self, index: int) -> Level:
-        """The next level, for such an index."""
+        """The next level, for such an index; the last ends at the lowest noise level."""
         # An estimate that knows more errs less: what says otherwise, again and again, would be a
         # ladder without end.
         self._mean = min(self._mean * 2.0 ** _STEPS[index], self._first_mean)
@@ -108,7 +116,7 @@ class Ladder:
             number=self._number,
             count=count,
             sigma=self._sigma,
-            next_sigma=self._schedule.next_sigma(self._sigma, energy, count),
+            next_sigma=max(self._min_sigma, self._schedule.next_sigma(self._sigma, energy, count)),
         )
         self._number, self._sigma = self._number + 1, level.next_sigma
         return level

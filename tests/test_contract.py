@@ -27,7 +27,7 @@ OVERRIDES = {
         *("codec.prior.weights=null", "codec.prior.consistency_weights=null"),
         "codec.strength=0.02",  # none is known of another prior than the one that ships
     ],
-    "diffc": ["codec.bpp=[0.01,0.3]", "codec.steps=2", "codec.log2_candidates=12"],
+    "diffc": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.log2_candidates=12"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "cheng2020_anchor": ["codec.size=[16]"],
     "cheng2020_attn": ["codec.size=[16]"],
@@ -42,7 +42,7 @@ OVERRIDES = {
 QUALITY = {
     "avif": ("quality=80", 36.8),
     "cdc": ("lmbda=0.01,gamma=0", 26.4),
-    "diffc": ("bpp=0.3", 24.0),
+    "diffc": ("bpp=0.1", 24.0),
     "jpeg": ("quality=80", 33.9),
     "jpeg2000": ("ratio=10", 36.9),
     "mbt2018_mean_vbr": ("level=7", 33.1),

@@ -296,3 +296,14 @@ def test_pictures_get_better_level_by_level(shipped, photo):
     values = torch.tensor([curve[: min(map(len, curves))] for curve in curves])
     assert (values.diff(dim=1).median(0).values > 0).all()
     assert (values[:, -1] > values[:, 0] + 3).all()
+
+
+def test_the_enhancer_goes_over_it(crop):
+    overrides = ["codec.base.bpp=[0.05]", "codec.base.log2_candidates=10", "codec.strength=0.05"]
+    cfg = compose_config(["codec=sdedit", "codec/base=diffc", "codec/preset=fast", *overrides])
+    enhancer = instantiate(cfg.codec).eval()
+    x = crop[..., :64, :64]
+    enhancer.select(enhancer.points[0])
+    (stream,) = enhancer.compress(x)
+    assert enhancer.base.compress(x) == [stream]
+    assert enhancer.decompress([stream[:-3]]).shape == x.shape

@@ -121,7 +121,8 @@ def fitting_payload(num_bytes: int, *, height: int, width: int) -> int:
     """Bytes of the longest payload whose progressive stream has at most `num_bytes`, at least 0."""
     start = _start(PROGRESSIVE_VERSION, bytes(FINGERPRINT_BYTES), height, width)
     left = num_bytes - len(start) - _HEADER_CRC_BYTES
-    return max(0, left - left // (BLOCK_BYTES + 1))
+    blocks, rest = divmod(max(0, left), BLOCK_BYTES + 1)
+    return blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES - 1)  # a whole block has its check
 
 
 def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:

@@ -68,7 +68,7 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
         return
     keys = [f"codec.{name}.weights=…" for name, _ in untrained_parts(codec, cfg)]
     if _has_no_weights(codec, cfg):
-        keys.append("codec.weights=…")
+        keys.append("codec.weights=…" if codec.trainable else "codec.backbone.weights=…")
     raise ValueError(
         f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
         f"{' and '.join(keys)} (see the YAML of the codec for where they come from), "
@@ -100,7 +100,8 @@ def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
 
 
 def _has_no_weights(codec: "Codec", cfg: DictConfig) -> bool:
-    return codec.trainable and not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
+    needs = codec.trainable or codec.requires_weights
+    return needs and not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
 
 
 def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":
@@ -113,6 +114,6 @@ def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]
         (name, child)
         for name, child in codec.named_children()
         if isinstance(child, Codec)
-        and child.trainable
+        and (child.trainable or child.requires_weights)
         and not (child.pretrained or cfg.codec[name].get("weights"))
     ]

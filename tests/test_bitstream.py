@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcodec.bitstream import MAX_PIXELS, MAX_SIDE, BitstreamError, pack, unpack
+from diffcodec.bitstream import (
+    BLOCK_BYTES,
+    MAX_PIXELS,
+    MAX_SIDE,
+    BitstreamError,
+    fitting_payload,
+    pack,
+    pack_progressive,
+    unpack,
+    unpack_progressive,
+)
 
 FINGERPRINT = bytes(range(32))
 OTHER = bytes(range(1, 33))
@@ -125,3 +135,94 @@ def test_no_section_and_short_fingerprints_are_refused():
         pack([], height=4, width=4, fingerprint=FINGERPRINT)
     with pytest.raises(ValueError, match="32 bytes, got 3"):
         pack([b""], height=4, width=4, fingerprint=b"abc")
+
+
+payloads = st.binary(max_size=400)
+
+
+def progressive(payload: bytes, height: int = 512, width: int = 768) -> bytes:
+    return pack_progressive(payload, height=height, width=width, fingerprint=FINGERPRINT)
+
+
+@given(payloads, sides, sides)
+def test_a_progressive_round_trip(payload, height, width):
+    stream = progressive(payload, height, width)
+    contents = unpack_progressive(stream, fingerprint=FINGERPRINT)
+    assert contents.sections == (payload,)
+    assert (contents.height, contents.width) == (height, width)
+    assert contents.num_payload_bytes == len(payload)
+
+
+def test_what_a_progressive_stream_costs():
+    assert len(progressive(b"")) == 9
+    assert len(progressive(bytes(161))) == 172
+    assert len(progressive(bytes(6300))) == 9 + 6400
+
+
+@given(payloads, payloads)
+def test_a_progressive_stream_begins_like_that_of_the_beginning(payload, more):
+    assert progressive(payload + more).startswith(progressive(payload))
+
+
+@given(payloads, st.data())
+def test_a_progressive_stream_may_end_anywhere(payload, data):
+    stream = progressive(payload)
+    cut = data.draw(st.integers(0, len(stream)))
+    if cut < 9:
+        with pytest.raises(BitstreamError):
+            unpack_progressive(stream[:cut], fingerprint=FINGERPRINT)
+    else:
+        (arrived,) = unpack_progressive(stream[:cut], fingerprint=FINGERPRINT).sections
+        assert payload.startswith(arrived)
+        checks = (cut - 9) // (BLOCK_BYTES + 1)
+        assert len(arrived) == cut - 9 - checks
+
+
+@settings(max_examples=300)
+@given(payloads, sides, sides, st.data())
+def test_every_change_before_the_last_check_is_refused(payload, height, width, data):
+    stream = bytearray(progressive(payload, height, width))
+    checked = len(stream) - len(payload) % BLOCK_BYTES
+    position = data.draw(st.integers(0, checked - 1))
+    stream[position] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(BitstreamError):
+        unpack_progressive(bytes(stream), fingerprint=FINGERPRINT)
+
+
+def test_what_precedes_the_corruption_is_named():
+    stream = bytearray(progressive(bytes(range(200))))
+    stream[100] ^= 1
+    with pytest.raises(BitstreamError, match="corrupted after its first 73 bytes"):
+        unpack_progressive(bytes(stream), fingerprint=FINGERPRINT)
+    (arrived,) = unpack_progressive(bytes(stream[:73]), fingerprint=FINGERPRINT).sections
+    assert arrived == bytes(range(63))
+
+
+@given(st.integers(0, 1000), sides, sides)
+def test_the_longest_payload_that_fits(num_bytes, height, width):
+    fits = fitting_payload(num_bytes, height=height, width=width)
+    assert len(progressive(bytes(fits), height, width)) <= num_bytes or fits == 0
+    assert len(progressive(bytes(fits + 1), height, width)) > num_bytes
+
+
+def test_the_two_containers_do_not_read_each_other():
+    whole = pack([b"abc"], height=8, width=8, fingerprint=FINGERPRINT)
+    with pytest.raises(BitstreamError, match="format version 2, this decoder reads 1"):
+        read(progressive(bytes(20)), 1)
+    with pytest.raises(BitstreamError, match="format version 1, this decoder reads 2"):
+        unpack_progressive(whole, fingerprint=FINGERPRINT)
+
+
+def test_a_progressive_stream_of_other_weights_is_refused():
+    with pytest.raises(BitstreamError, match="other weights"):
+        unpack_progressive(progressive(bytes(20)), fingerprint=OTHER)
+    # The same two bytes at their front: the header's checksum knows the rest.
+    similar = FINGERPRINT[:2] + bytes(30)
+    with pytest.raises(BitstreamError, match="checksum mismatch"):
+        unpack_progressive(progressive(bytes(20)), fingerprint=similar)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 8), (MAX_SIDE + 1, 1), (MAX_SIDE, MAX_SIDE)])
+def test_impossible_sizes_of_a_progressive_stream_are_refused(height, width):
+    with pytest.raises(ValueError, match="image size"):
+        progressive(b"", height, width)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LOCAL = {"diffcodec", "datamodules", "callbacks", "experiments"}
 LIBRARY = ROOT / "codecs" / "diffcodec"
-METHODS = {"perco", "cdc", "sdedit", "base"}
+METHODS = {"perco", "cdc", "sdedit", "diffc", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
 BELOW_LATENT = {
     *("", "latent", "diffusion", "weights", "entropy", "bitstream", "perceptual", "padding"),

@@ -98,11 +98,17 @@ class Codec(Configured, LightningModule, ABC):
     num_sections: int = 1
     """How many byte strings `encode` returns for an image."""
 
+    progressive: bool = False
+    """Whether a stream that was cut anywhere still decodes, if less well; it has one section."""
+
     differentiable: bool = False
     """Whether `reconstruct` is there."""
 
     pretrained: bool = False
     """Whether the parts that it was built from, such as its backbone, brought trained weights."""
+
+    requires_weights: bool = False
+    """Whether it codes with networks that must be trained, though it trains none itself."""
 
     def __init__(self, points: Sequence[Point] = (Point("default"),)) -> None:
         super().__init__()
@@ -311,10 +317,13 @@ class Codec(Configured, LightningModule, ABC):
         fingerprint = self.fingerprint()
         with torch.autocast(self.device.type, enabled=False):
             payloads = self.encode(x.to(self.device, torch.float32))
-        return [
-            bitstream.pack(sections, height=height, width=width, fingerprint=fingerprint)
-            for sections in payloads
-        ]
+        size = {"height": height, "width": width}
+        if self.progressive:
+            return [
+                bitstream.pack_progressive(payload, fingerprint=fingerprint, **size)
+                for (payload,) in payloads
+            ]
+        return [bitstream.pack(sections, fingerprint=fingerprint, **size) for sections in payloads]
 
     def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
         """A batch of a datamodule -> streams. A codec may read more of it than the images."""
@@ -376,6 +385,10 @@ class Codec(Configured, LightningModule, ABC):
 
     def _unpack(self, streams: Sequence[bytes]) -> list[bitstream.Contents]:
         fingerprint = self.fingerprint()  # once: it looks at every tensor
+        if self.progressive:
+            return [
+                bitstream.unpack_progressive(stream, fingerprint=fingerprint) for stream in streams
+            ]
         return [
             bitstream.unpack(stream, num_sections=self.num_sections, fingerprint=fingerprint)
             for stream in streams

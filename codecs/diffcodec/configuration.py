@@ -86,6 +86,8 @@ def is_by_reference(value: Any) -> bool:
 
     A whole pipeline (`source`) is always taken from where it is.
     """
+    if not is_configured(value):
+        return False
     arguments = arguments_of(value)
     if getattr(value, "only_by_source", False):
         return True

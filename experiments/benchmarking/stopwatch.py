@@ -16,12 +16,14 @@ ENTROPY_FUNCTIONS = (
     *("encode_indices", "decode_indices", "rans_encode", "rans_decode"),
     *("encode_text", "decode_text"),
 )
-# Methods of CompressAI's; context models alternate between network and coder in `_…_ar`.
+# Methods; CompressAI's context models alternate between network and coder in `_…_ar`, and DiffC's
+# channel simulation is what entropy coding is elsewhere.
 ENTROPY_METHODS = {
     "compressai.entropy_models.entropy_models": {"EntropyModel": ("compress", "decompress")},
     "compressai.models.google": {
         "JointAutoregressiveHierarchicalPriors": ("_compress_ar", "_decompress_ar")
     },
+    "diffcodec.diffc.channel": {"Channel": ("encode", "decode")},
 }
 
 

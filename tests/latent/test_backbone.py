@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from diffcodec.latent.small_backbone import small_backbone
+
 
 def test_widening_twice_is_refused(make_backbone):
     backbone = make_backbone()
@@ -34,3 +36,25 @@ def test_without_local_channels_it_is_what_zeros_give(make_backbone):
         backbone.widen(0)
         assert backbone.unet.config.in_channels == 4
         torch.testing.assert_close(backbone.network(x_t, time, text=text), expected)
+
+
+def test_a_widened_unet_takes_zeros_where_no_codes_are_given(make_backbone):
+    backbone = make_backbone()
+    x, time = torch.randn(1, 4, 8, 8), torch.tensor(10.0)
+    text = backbone.null_text()
+    with torch.no_grad():
+        plain = backbone.network(x, time, text=text)
+        backbone.widen(3)
+        assert torch.allclose(backbone.network(x, time, text=text), plain, atol=1e-5)
+
+
+def test_the_null_text_is_the_learned_one_where_there_is_one(make_backbone):
+    backbone = make_backbone()
+    assert torch.equal(backbone.null_text(), backbone.embed_text([""]))
+    backbone.perco_state = {"null_text": torch.ones(1, 12, 16, dtype=torch.float16)}
+    assert torch.equal(backbone.null_text(), torch.ones(1, 12, 16))
+
+
+def test_a_backbone_knows_whether_it_is_trained(make_backbone):
+    assert not make_backbone().trained
+    assert small_backbone(weights="package:small.safetensors").trained

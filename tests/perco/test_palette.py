@@ -1,8 +1,8 @@
 import torch
 
+from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import caption_words
 from diffcodec.perco.palette import PaletteCaptioner, describe
-from diffcodec.perco.payload import find_text_coder
 
 
 def plain(colour, height=60, width=80) -> torch.Tensor:

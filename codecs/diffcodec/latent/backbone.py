@@ -31,6 +31,7 @@ class Backbone(nn.Module):
         prediction: `x0`, `eps` or `v`, what the U-Net predicts.
 
     Attributes:
+        trained: whether it has weights of somewhere.
         perco_state: what this project's PerCo files hold beside the backbone, see `load_weights`.
         hyper_encoder_weights: what a released checkpoint of PerCo (SD) has beside the backbone:
             options of its hyper-encoder and a state dict; None of any other.
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.alphas_cumprod = alphas_cumprod.double()
         self.prediction = prediction
+        self.trained = False
         self.perco_state: dict[str, Tensor] = {}
         self.hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
@@ -60,6 +62,22 @@ class Backbone(nn.Module):
     def local_channels(self) -> int:
         """Channels of a spatial condition that the U-Net takes beside the noisy latent."""
         return int(self.unet.config.in_channels) - self.latents.channels
+
+    @property
+    def stride(self) -> int:
+        """Latents per side of the U-Net's coarsest grid: of that both sides are multiples."""
+        return int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    def null_text(self) -> Tensor:
+        """What the U-Net attends to where there is no text, (1, L, D).
+
+        The embedding that was learned for that, as a PerCo's file holds it, or else that of the
+        empty text.
+        """
+        learned = self.perco_state.get("null_text")
+        if learned is None:
+            return self.embed_text([""])
+        return learned.to(next(self.text_encoder.parameters()))
 
     def widen(self, local_channels: int) -> None:
         """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
@@ -106,9 +124,11 @@ class Backbone(nn.Module):
             x_t: noisy latents (B, C, H, W) of unit variance.
             time: timestep, () or (B,).
             text: embeddings (B, L, D).
-            local: a spatial condition (B, M, h, w), upsampled to the latents' size; a U-Net that
-                was not widened takes none.
+            local: a spatial condition (B, M, h, w), upsampled to the latents' size; None is zeros,
+                and all that a U-Net takes that was not widened.
         """
+        if local is None and self.local_channels:
+            local = x_t.new_zeros(len(x_t), self.local_channels, 1, 1)
         if local is not None:
             x_t = torch.cat([x_t, F.interpolate(local, size=x_t.shape[-2:], mode="nearest")], 1)
         out: Tensor = self.unet(x_t, time, encoder_hidden_states=text).sample
@@ -131,6 +151,7 @@ class Backbone(nn.Module):
         if first is not None:
             self.widen(first.shape[1] - self.latents.channels)
         load_strict(self, own, source=source)
+        self.trained = True
 
 
 def frozen(module: nn.Module) -> nn.Module:

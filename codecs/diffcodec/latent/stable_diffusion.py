@@ -103,7 +103,7 @@ def stable_diffusion(source: str) -> Backbone:
     """
     pipeline = load_pipeline(source)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
-    return Backbone(
+    backbone = Backbone(
         pipeline.latents,
         pipeline.unet,
         pipeline.text_encoder,
@@ -111,3 +111,5 @@ def stable_diffusion(source: str) -> Backbone:
         alphas_cumprod=alphas_cumprod,
         prediction=prediction,
     )
+    backbone.trained = True
+    return backbone

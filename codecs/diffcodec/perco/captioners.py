@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffcodec.codec import Codec
 from diffcodec.configuration import Configured
-from diffcodec.perco.payload import find_text_coder
+from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.points import Point
 
 QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablation (Sec. 4.3)
@@ -84,7 +84,7 @@ class CaptionedCodec(Codec):
     Args:
         points: the operating points.
         captioner: images -> captions, a `Captioner`.
-        text_coder: `zlib` or `dictionary`, see `diffcodec.perco.payload`.
+        text_coder: `zlib` or `dictionary`, see `diffcodec.latent.text_coding`.
 
     Raises:
         ValueError: there is no such text coder.

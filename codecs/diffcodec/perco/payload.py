@@ -1,22 +1,17 @@
 """What PerCo's streams hold: first a byte of facts and the caption, then the codes.
 
-    first section   bit 0: a caption follows; bit 1: there are codes; bits 2 to 7: number of the
-                    rate; then the caption, by one of the text coders
-    second section  the indices of the codes
-
-Captions are coded by zlib as in the paper, or by raw deflate that knows the words of captions.
+first section   bit 0: a caption follows; bit 1: there are codes; bits 2 to 7: number of the
+                rate; then the caption, by one of the text coders
+second section  the indices of the codes
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import decode_indices, decode_text, encode_text, inflate_text, text_bytes
-from diffcodec.latent.tokenizer import caption_words
+from diffcodec.entropy import decode_indices
 from diffcodec.perco.rates import Rate
 
 MAX_RATES = 64
-_RAW = -zlib.MAX_WBITS  # no header, no checksum: the container has its own
 
 
 def join_caption(rate: int, text: bytes | None, *, has_local: bool) -> bytes:
@@ -63,40 +58,3 @@ def read_payload(
         return index, caption, None
     rows, columns = rates[index].code_shape(height, width)
     return index, caption, decode_indices(codes, rows * columns, rates[index].num_codes)
-
-
-def encode_with_dictionary(text: str) -> bytes:
-    """Text -> raw deflate with `caption_words` as preset dictionary.
-
-    Raises:
-        ValueError: over 64 KiB of text, which no decoder accepts.
-    """
-    deflater = zlib.compressobj(9, zlib.DEFLATED, _RAW, 9, zdict=caption_words().encode())
-    return deflater.compress(text_bytes(text)) + deflater.flush()
-
-
-def decode_with_dictionary(data: bytes) -> str:
-    """Inverse of `encode_with_dictionary`, in bounded memory.
-
-    Raises:
-        BitstreamError: not one complete deflate stream of at most 64 KiB of UTF-8.
-    """
-    return inflate_text(zlib.decompressobj(_RAW, zdict=caption_words().encode()), data)
-
-
-TextCoder = tuple[Callable[[str], bytes], Callable[[bytes], str]]
-TEXT_CODERS: dict[str, TextCoder] = {
-    "zlib": (encode_text, decode_text),
-    "dictionary": (encode_with_dictionary, decode_with_dictionary),
-}
-
-
-def find_text_coder(name: str) -> TextCoder:
-    """Encoder and decoder of a text coder by its name.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
-    if name not in TEXT_CODERS:
-        raise ValueError(f"unknown text_coder {name!r}, choose from {', '.join(TEXT_CODERS)}")
-    return TEXT_CODERS[name]

@@ -110,6 +110,7 @@ class SDEdit(Codec):
         for p in self._presets.values():
             self._network(p)  # is there
         self.num_sections = base.num_sections
+        self.progressive = base.progressive and not self._signalled
         self._shared_pictures: dict[tuple[bytes, ...], tuple[Tensor, float]] | None = None
         self._seconds_saved = 0.0
         base.select(self.base_point)

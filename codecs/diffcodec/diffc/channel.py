@@ -1,0 +1,298 @@
+"""Channel simulation: a vector that only the sender knows, sent as the number of a random draw.
+
+Both sides share K candidates z_1 … z_K for each chunk of numbers. The sender, who knows mu, names
+one of them, and the receiver then holds about mu plus noise of unit variance, for far fewer bits
+than the numbers themselves would take (Theis et al. 2022, Sec. 3; "reverse channel coding").
+
+Candidate k is the first d entries of row k of
+
+    H D2 H D1 / sqrt(K)
+
+with H the Walsh-Hadamard matrix of size K and D1, D2 diagonal matrices of random signs. An entry is
+a sum of K random signs over sqrt(K), a Gaussian to four digits. All K inner products with mu are
+two fast transforms, and a candidate is exact in integers before its one scaling: the same number on
+every machine, device and number of threads. How the sender computes its scores does not matter to
+the receiver.
+
+The signs of chunk c are the bits, lowest first, of the 64-bit words that Philox-4x64-10 gives
+(Salmon et al. 2011, as `numpy.random.Philox.random_raw`) for the key (`key`, 0) and the counter
+(0, 0, c, 0): first the K of D1, then the K of D2; a bit of 1 is a sign of -1.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_LOG2_CANDIDATES = 20  # sums of so many signs are exact in float32
+_VALUES_PER_BATCH = 1 << 21  # of float32, in each of a few temporary tensors
+_LARGEST_FACTOR = 16  # of a transform
+_SIGNS, _ARRIVALS = 0, 1  # last word of Philox's counter
+
+
+class Channel(ABC):
+    """Sends chunks of numbers as indices of shared random candidates.
+
+    Args:
+        log2_candidates: log2 K, in 1 to 20.
+
+    Raises:
+        ValueError: it is not.
+    """
+
+    def __init__(self, log2_candidates: int) -> None:
+        if not 1 <= log2_candidates <= MAX_LOG2_CANDIDATES:
+            raise ValueError(
+                f"log2 of the number of candidates must be in 1 to {MAX_LOG2_CANDIDATES}, "
+                f"got {log2_candidates}"
+            )
+        self.log2_candidates = log2_candidates
+        self.num_candidates = 1 << log2_candidates
+
+    @property
+    @abstractmethod
+    def num_indices(self) -> int:
+        """Indices are in [0, num_indices)."""
+
+    @property
+    @abstractmethod
+    def useful_bits(self) -> float:
+        """KL divergence in bits of chunks that the candidates are enough for, and not too many."""
+
+    @abstractmethod
+    def choose(self, scores: Tensor, key: int, first: int) -> Tensor:
+        """Choose candidates by their inner products with mu.
+
+        Args:
+            scores: inner products, (n, K).
+            key: of the shared randomness.
+            first: the number of the first of these chunks.
+
+        Returns:
+            Indices, (n,).
+        """
+
+    @abstractmethod
+    def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices (n,) -> the rows of their candidates, (n,), and the signs +1 or -1 of these."""
+
+    def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
+        """Choose a candidate for each chunk.
+
+        Args:
+            mu: (n, d) with d in 1 to K; float32 or float64.
+            key: of the shared randomness; another one for each set of chunks.
+
+        Returns:
+            Indices, (n,) int64 on the CPU, and what the receiver makes of them, (n, d) float32 on
+            the device of mu.
+        """
+        self._check_length(mu.shape[1])
+        indices, samples = [], []
+        for first, part in self._batches(mu):
+            signs = self._signs(key, first, len(part), mu.device)
+            chosen = self.choose(self._scores(part, *signs), key, first)
+            indices.append(chosen.cpu())
+            samples.append(self._rows(chosen, mu.shape[1], *signs))
+        if not indices:
+            return torch.zeros(0, dtype=torch.int64), mu.new_zeros(mu.shape, dtype=torch.float32)
+        return torch.cat(indices), torch.cat(samples)
+
+    def decode(self, indices: Tensor, length: int, key: int) -> Tensor:
+        """What `encode` returned for these chunks, the first of a set, (n, length) float32.
+
+        Args:
+            indices: (n,) in [0, num_indices).
+            length: d, in 1 to K.
+            key: the encoder's.
+        """
+        self._check_length(length)
+        samples = [
+            self._rows(part, length, *self._signs(key, first, len(part), indices.device))
+            for first, part in self._batches(indices)
+        ]
+        if not samples:
+            return torch.zeros(0, length, device=indices.device)
+        return torch.cat(samples)
+
+    def scores(self, mu: Tensor, key: int) -> Tensor:
+        """Inner products of all rows with mu (n, d) -> (n, K)."""
+        return self._scores(mu, *self._signs(key, 0, len(mu), mu.device))
+
+    def _scores(self, mu: Tensor, signs_1: Tensor, signs_2: Tensor) -> Tensor:
+        size = self.num_candidates
+        # Rows of H D2 H D1 times mu, filled up with zeros; H is symmetric.
+        filled = torch.nn.functional.pad(mu, (0, size - mu.shape[1])) * signs_1.to(mu.dtype)
+        out = walsh_hadamard(walsh_hadamard(filled) * signs_2.to(mu.dtype))
+        return out / math.sqrt(size)
+
+    def _rows(self, indices: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
+        rows, sign = self.split(indices)
+        # Integers up to K in absolute value from here to the scaling, exact in float32.
+        whole = walsh_hadamard(signs_2 * hadamard_rows(rows, self.num_candidates))
+        exact = whole[:, :length] * signs_1[:, :length] * sign[:, None]
+        return exact / torch.tensor(math.sqrt(self.num_candidates), device=exact.device)
+
+    def _signs(
+        self, key: int, first: int, count: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        size = self.num_candidates
+        num_words = -(-2 * size // 64)
+        words = np.stack([_philox(key, first + i, _SIGNS, num_words) for i in range(count)])
+        bits = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little")
+        signs = 1 - 2 * torch.from_numpy(bits[:, : 2 * size]).to(device, torch.float32)
+        return signs[:, :size], signs[:, size:]
+
+    def _batches(self, values: Tensor) -> list[tuple[int, Tensor]]:
+        count = max(1, _VALUES_PER_BATCH // self.num_candidates)
+        return [(i, values[i : i + count]) for i in range(0, len(values), count)]
+
+    def _check_length(self, length: int) -> None:
+        if not 1 <= length <= self.num_candidates:
+            raise ValueError(
+                f"a chunk must have 1 to {self.num_candidates} numbers, got {length}: there are "
+                f"{self.num_candidates} candidates"
+            )
+
+
+class Nearest(Channel):
+    """The candidate, or its negative, whose inner product with mu is the largest.
+
+    A random codebook of 2K vectors at log2(2K) bits a chunk, all alike; the negatives double the
+    candidates for nothing. Across mu the sample has the distribution of N(mu, I); along it, it lies
+    at the largest of 2K standard normal numbers (4.3 for 16 bits), with a tenth of the variance.
+    For a KL of 14 bits it reaches 0.90 |mu| with 2^13 candidates in 14 bits, where the Poisson
+    functional representation reaches 0.87 |mu| with 2^16 candidates in 13.9.
+    """
+
+    @property
+    def num_indices(self) -> int:
+        return 2 * self.num_candidates
+
+    @property
+    def useful_bits(self) -> float:
+        # That of a mu as long as the largest of N = 2K standard normal numbers is on average.
+        root = math.sqrt(2 * math.log(self.num_indices))
+        largest = root - (math.log(math.log(self.num_indices) * 4 * math.pi) / 2 - 0.5772) / root
+        return max(largest, 0.5) ** 2 / (2 * math.log(2))
+
+    def choose(self, scores: Tensor, key: int, first: int) -> Tensor:
+        best = scores.abs().argmax(1)
+        negative = scores.gather(1, best[:, None])[:, 0] < 0
+        return 2 * best + negative.long()
+
+    def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return indices >> 1, 1.0 - 2 * (indices & 1)
+
+
+class Poisson(Channel):
+    """The Poisson functional representation (Li & El Gamal 2018): a sample of N(mu, I).
+
+    With arrival times T_k of a Poisson process and w_k = exp(z_k mu - |mu|^2 / 2), the density
+    ratio of N(mu, I) and N(0, I) at z_k, it names the k that minimises T_k / w_k. With K well
+    above 2^KL, KL = |mu|^2 / (2 ln 2), the sample is one of N(mu, I); the index then costs about
+    KL + log2(KL + 1) + 1 bits by Zipf's law.
+
+    Index k is the row whose number has the bits of k in reverse. Inner products with rows whose
+    numbers differ in the low bits alone are correlated where mu is short, and in the order of the
+    rows they would come first, where most of the choices fall.
+    """
+
+    @property
+    def num_indices(self) -> int:
+        return self.num_candidates
+
+    @property
+    def useful_bits(self) -> float:
+        return max(self.log2_candidates - 2.0, 0.5)
+
+    def choose(self, scores: Tensor, key: int, first: int) -> Tensor:
+        size = self.num_candidates
+        words = np.stack([_philox(key, first + i, _ARRIVALS, size) for i in range(len(scores))])
+        uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
+        log_times = torch.from_numpy(np.log(np.cumsum(-np.log(uniform), axis=1)))
+        return (log_times.to(scores) - scores[:, _reversed_bits(size).to(scores.device)]).argmin(1)
+
+    def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        rows = _reversed_bits(self.num_candidates).to(indices.device)[indices]
+        return rows, torch.ones(len(indices), device=indices.device)
+
+
+CHANNELS: dict[str, type[Channel]] = {"nearest": Nearest, "poisson": Poisson}
+
+
+def find_channel(name: str) -> type[Channel]:
+    """A channel by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in CHANNELS:
+        raise ValueError(f"unknown channel {name!r}, choose from {', '.join(CHANNELS)}")
+    return CHANNELS[name]
+
+
+def permutation(size: int, key: int) -> Tensor:
+    """A shared random order of the numbers 0 … size - 1, (size,) int64: the same everywhere.
+
+    The order in which Philox's words for the key (`key`, 1) and the counter 0 sort.
+    """
+    words = np.random.Philox(key=_key(key, 1)).random_raw(size)
+    return torch.from_numpy(np.argsort(words, kind="stable"))
+
+
+def walsh_hadamard(x: Tensor) -> Tensor:
+    """The Walsh-Hadamard transform, not scaled, of the last dimension, a power of two.
+
+    By products with matrices of at most 16 rows, H_ab = H_a (x) H_b, which processors are better at
+    than at single additions. Sums of integers that stay below 2^24 (float32) or 2^53 (float64) are
+    exact.
+    """
+    size, shape = x.shape[-1], x.shape
+    done = 1
+    while done < size:
+        factor = min(_LARGEST_FACTOR, size // done)
+        matrix = _hadamard(factor).to(x)
+        grid = x.reshape(-1, factor, done)
+        # The innermost as one product with many rows.
+        x = grid[..., 0] @ matrix if done == 1 else matrix @ grid
+        done *= factor
+    return x.reshape(shape)
+
+
+def hadamard_rows(indices: Tensor, size: int) -> Tensor:
+    """Rows of the Walsh-Hadamard matrix of a size, (n,) -> (n, size) of +1 and -1, float32."""
+    inner = 1 << size.bit_length() // 2
+    high = _hadamard(size // inner).to(indices.device)[indices // inner]
+    low = _hadamard(inner).to(indices.device)[indices % inner]
+    return (high[:, :, None] * low[:, None, :]).reshape(len(indices), size)
+
+
+@cache
+def _hadamard(size: int) -> Tensor:
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix
+
+
+@cache
+def _reversed_bits(size: int) -> Tensor:
+    """The numbers 0 … size - 1, a power of two, with their bits in reverse order."""
+    numbers = torch.zeros(1, dtype=torch.int64)
+    while len(numbers) < size:
+        numbers = torch.cat([2 * numbers, 2 * numbers + 1])
+    return numbers
+
+
+def _philox(key: int, chunk: int, purpose: int, count: int) -> np.ndarray:
+    counter = np.array([0, 0, chunk, purpose], dtype=np.uint64)
+    words: np.ndarray = np.random.Philox(key=_key(key, 0), counter=counter).random_raw(count)
+    return words
+
+
+def _key(key: int, purpose: int) -> np.ndarray:
+    return np.array([key, purpose], dtype=np.uint64)

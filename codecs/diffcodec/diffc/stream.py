@@ -1,0 +1,171 @@
+"""Bits in a row, and the codes of a chunk's index: a stream of them may end anywhere.
+
+Both codes are prefix codes in whole bits, so that any beginning of the bits holds a beginning of
+the indices, and no arithmetic but that of integers decides where one ends.
+"""
+
+import heapq
+import math
+from abc import ABC, abstractmethod
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.diffc.channel import Channel, Poisson
+
+_WEIGHT_BITS = 16
+
+
+class EndOfBitsError(Exception):
+    """The bits end before the number that was to be read, as those of a stream that was cut do."""
+
+
+class BitWriter:
+    """Numbers -> bytes, each in a given number of bits, the highest first."""
+
+    def __init__(self) -> None:
+        self.num_bits = 0
+        self._bytes = bytearray()
+        self._open = 0  # the bits after the last whole byte
+
+    def write(self, value: int, width: int) -> None:
+        """Append a number in [0, 2^width)."""
+        have = self.num_bits % 8 + width
+        open_bits = self._open << width | value
+        whole, rest = divmod(have, 8)
+        self._bytes += (open_bits >> rest).to_bytes(whole, "big")
+        self._open = open_bits & ((1 << rest) - 1)
+        self.num_bits += width
+
+    def to_bytes(self) -> bytes:
+        """All bits, filled up with zeros to a whole byte."""
+        rest = self.num_bits % 8
+        return bytes(self._bytes) + (bytes([self._open << (8 - rest)]) if rest else b"")
+
+
+class BitReader:
+    """Inverse of `BitWriter`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    @property
+    def num_left(self) -> int:
+        """Bits that were not read."""
+        return 8 * len(self._data) - self._position
+
+    def read(self, width: int) -> int:
+        """The next number.
+
+        Raises:
+            EndOfBitsError: fewer bits than that are left.
+        """
+        end = self._position + width
+        if end > 8 * len(self._data):
+            raise EndOfBitsError
+        last = -(-end // 8)
+        number = int.from_bytes(self._data[self._position // 8 : last], "big")
+        self._position = end
+        return number >> (8 * last - end) & ((1 << width) - 1)
+
+
+class IndexCode(ABC):
+    """A prefix code of indices."""
+
+    @abstractmethod
+    def write(self, index: int, writer: BitWriter) -> None:
+        """Append an index."""
+
+    @abstractmethod
+    def read(self, reader: BitReader) -> int:
+        """The next index.
+
+        Raises:
+            EndOfBitsError: it is not whole.
+            BitstreamError: there is no such index.
+        """
+
+
+class FixedLengthCode(IndexCode):
+    """Indices in [0, 2^width), all alike."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def write(self, index: int, writer: BitWriter) -> None:
+        writer.write(index, self.width)
+
+    def read(self, reader: BitReader) -> int:
+        return reader.read(self.width)
+
+
+class ZipfCode(IndexCode):
+    """Indices that follow Zipf's law p(k) ~ (k + 1)^-s, s = 1 + 1 / (KL + log(e + 1) / e).
+
+    The law of an index of the Poisson functional representation (Li & El Gamal 2018). The octave
+    of k + 1 has a Huffman code by the law; within an octave all are coded alike, which costs 0.03
+    bits.
+
+    Args:
+        log2_size: indices are in [0, 2^log2_size).
+        divergence: KL in bits.
+    """
+
+    def __init__(self, log2_size: int, divergence: float) -> None:
+        self.size = 1 << log2_size
+        exponent = 1 + 1 / (divergence + math.log(math.e + 1) / math.e)
+        # Octave e weighs 2^(-(s - 1) e): the integral of x^-s over it. In integers, so that no last
+        # digit decides between two codes.
+        weights = [
+            max(1, round(2.0 ** (_WEIGHT_BITS - (exponent - 1) * octave)))
+            for octave in range(log2_size)
+        ]
+        weights.append(1)  # of the last index alone
+        self._codes = _canonical_codes(_huffman_lengths(weights))
+        self._octaves = {code: octave for octave, code in enumerate(self._codes)}
+
+    def write(self, index: int, writer: BitWriter) -> None:
+        octave = (index + 1).bit_length() - 1
+        writer.write(*self._codes[octave])
+        writer.write(index + 1 - (1 << octave), octave)
+
+    def read(self, reader: BitReader) -> int:
+        code = width = 0
+        while (code, width) not in self._octaves:
+            code, width = code << 1 | reader.read(1), width + 1
+        octave = self._octaves[code, width]
+        index = (1 << octave) + reader.read(octave) - 1
+        if index >= self.size:
+            raise BitstreamError(f"candidate {index} is not one of {self.size}")
+        return index
+
+
+def code_for(channel: Channel, bits: float) -> IndexCode:
+    """The code of a channel's indices where a chunk has a KL divergence of so many bits."""
+    if isinstance(channel, Poisson):
+        return ZipfCode(channel.log2_candidates, bits)
+    return FixedLengthCode(channel.num_indices.bit_length() - 1)
+
+
+def _huffman_lengths(weights: list[int]) -> list[int]:
+    heap = [(weight, symbol, [symbol]) for symbol, weight in enumerate(weights)]
+    heapq.heapify(heap)
+    lengths = [0] * len(weights)
+    while len(heap) > 1:
+        first, second = heapq.heappop(heap), heapq.heappop(heap)
+        for symbol in first[2] + second[2]:
+            lengths[symbol] += 1
+        # The lowest symbol makes ties the same everywhere.
+        merged = (first[0] + second[0], min(first[1], second[1]), first[2] + second[2])
+        heapq.heappush(heap, merged)
+    return lengths
+
+
+def _canonical_codes(lengths: list[int]) -> list[tuple[int, int]]:
+    """Lengths in bits of a complete prefix code -> its code words and their lengths."""
+    codes = [(0, 0)] * len(lengths)
+    code = previous = 0
+    for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths)):
+        code <<= length - previous
+        codes[symbol] = (code, length)
+        code, previous = code + 1, length
+    return codes

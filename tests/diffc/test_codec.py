@@ -1,0 +1,309 @@
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from diffcodec.bitstream import BitstreamError, pack_progressive
+from diffcodec.codec import Codec
+from diffcodec.diffc import DiffC
+from diffcodec.diffc.channel import Poisson
+from diffcodec.latent.stable_diffusion import stable_diffusion
+from experiments.build import is_untrained, refuse_untrained
+from experiments.cli import compose_config
+from tests.latent.tiny import save_pipeline, tiny_backbone
+
+
+@pytest.fixture(scope="module")
+def codec(make_codec) -> DiffC:
+    return make_codec()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> DiffC:
+    """The default, over the backbone that ships."""
+    return instantiate(compose_config(["codec=diffc"]).codec).eval()
+
+
+def stream_of(codec: Codec, x: torch.Tensor, point: object) -> bytes:
+    codec.select(point)
+    return codec.compress(x)[0]
+
+
+def psnr(x: torch.Tensor, x_hat: torch.Tensor) -> float:
+    return float(-10 * (x - x_hat).square().mean().log10())
+
+
+@pytest.mark.parametrize("channel", ["nearest", "poisson"])
+def test_streams_of_lower_rates_begin_those_of_higher_ones(make_codec, photo, channel):
+    rates = [0.1, 0.3, 0.31, 1.0, 3.0]
+    codec = make_codec(rates, channel=channel)
+    x = photo[..., :50, :70]
+    streams = [stream_of(codec, x, f"bpp={rate:g}") for rate in rates]
+    for short, long in pairwise(streams):
+        assert long.startswith(short)
+    for stream, rate in zip(streams, rates, strict=True):
+        assert rate * 50 * 70 / 8 - 3 < len(stream) <= rate * 50 * 70 / 8
+
+
+@pytest.mark.parametrize("channel", ["nearest", "poisson"])
+def test_a_stream_cut_anywhere_decodes_or_is_refused(make_codec, photo, channel):
+    codec = make_codec(1.0, channel=channel, decoder="mean")
+    (stream,) = codec.compress(photo[..., 200:232, 200:232])
+    least = next(n for n in range(len(stream)) if decodes(codec, stream[:n]))
+    assert least < 15
+    pictures = []
+    for length in range(least, len(stream) + 1):
+        pictures.append(codec.decompress([stream[:length]]))
+        assert pictures[-1].shape == (1, 3, 32, 32)
+    different = sum(not torch.equal(*pair) for pair in pairwise(pictures))
+    assert different > 0.6 * len(pictures)
+
+
+def decodes(codec: Codec, stream: bytes) -> bool:
+    try:
+        codec.decompress([stream])
+    except BitstreamError:
+        return False
+    return True
+
+
+def test_a_chunk_that_is_cut_is_all_that_is_lost(codec, photo):
+    stream = stream_of(codec, photo[..., :64, :64], "bpp=1")
+    # Nine bits a chunk: of three bytes in a row at most three chunks are touched.
+    for cut in (200, 300, 400):
+        levels = codec._read(codec._unpack([stream[:cut]])[0].sections[0], 64, 64)[1]
+        more = codec._read(codec._unpack([stream[: cut + 3]])[0].sections[0], 64, 64)[1]
+        counts = [sum(len(indices) for _, indices in read) for read in (levels, more)]
+        assert 0 < counts[1] - counts[0] <= 3
+
+
+def test_the_first_level_is_always_sent(make_codec, photo):
+    codec = make_codec(1e-4)
+    (stream,) = codec.compress(photo)
+    assert codec.decompress([stream]).shape == photo.shape
+    with pytest.raises(BitstreamError, match="too little of the stream arrived"):
+        codec.decompress([stream[:-1]])
+    with pytest.raises(BitstreamError, match="too little of the stream arrived"):
+        codec.decompress([stream[:9]])
+
+
+def test_an_image_that_needs_next_to_nothing_has_a_level(codec):
+    # A sender whose first estimate is right already.
+    x = torch.full((1, 3, 8, 8), 0.5)
+    other = copy.deepcopy(codec)
+    other.backbone.latents.scale.fill_(1e-9)
+    (stream,) = other.compress(x)
+    assert other.decompress([stream]).shape == x.shape
+
+
+def test_corruption_is_found_or_comes_after_the_last_check(codec, photo):
+    stream = stream_of(codec, photo[..., :64, :64], "bpp=0.2")
+    assert 7 + 64 <= len(stream) < 7 + 128
+    for position in range(7 + 64):  # header, and 63 bytes with their check
+        broken = bytearray(stream)
+        broken[position] ^= 0x10
+        with pytest.raises(BitstreamError):
+            codec.decompress([bytes(broken)])
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00", b"\xff" * 5, bytes(300), b"\xff" * 300, bytes(range(256)) * 4]
+)
+@pytest.mark.parametrize("channel", ["nearest", "poisson"])
+def test_hostile_payloads_end_in_an_error_or_a_picture(make_codec, channel, payload):
+    codec = make_codec(channel=channel)
+    about: dict = {"height": 40, "width": 24, "fingerprint": codec.fingerprint()}
+    try:
+        x_hat = codec.decompress([pack_progressive(payload, **about)])
+    except BitstreamError:
+        return
+    assert x_hat.isfinite().all()
+
+
+def test_bytes_after_the_last_level_are_refused(make_codec, photo):
+    codec = make_codec(400.0)  # more than there is to say
+    x = photo[..., :16, :16]
+    (stream,) = codec.compress(x)
+    assert len(stream) < 400 * 256 / 8
+    assert codec.decompress([stream]).shape == x.shape
+    payload = codec._unpack([stream])[0].sections[0]
+    about: dict = {"height": 16, "width": 16, "fingerprint": codec.fingerprint()}
+    with pytest.raises(BitstreamError, match="bytes after the last level"):
+        codec.decompress([pack_progressive(payload + bytes(50), **about)])
+
+
+def test_a_caption_is_sent_and_told_to_the_network(make_codec, photo):
+    codec = make_codec(1.0, caption=[None, "a red dog"], guidance=[1.0, 3.0])
+    x = photo[..., :40, :40]
+    plain, captioned = (
+        stream_of(codec, x, f"bpp=1,caption={caption},guidance=1")
+        for caption in ("null", "a red dog")
+    )
+    contents = codec._unpack([captioned])[0].sections[0]
+    assert codec._read(contents, 40, 40)[0] == "a red dog"
+    assert codec._read(codec._unpack([plain])[0].sections[0], 40, 40)[0] is None
+    assert len(captioned) <= 1.0 * 40 * 40 / 8
+    pictures = []
+    for guidance in (1, 3):
+        codec.select(f"bpp=1,caption=a red dog,guidance={guidance}")
+        pictures.append(codec.decompress([captioned]))
+    assert not torch.equal(*pictures)
+    with pytest.raises(BitstreamError):
+        codec.decompress([captioned[:14]])
+
+
+def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
+    codec = make_codec(1.0, decoder=["flow", "ancestral", "mean"], steps=[2, 3])
+    assert len(codec.points) == 6
+    assert all(codec.points[0].shares_bytes_with(point) for point in codec.points)
+    streams = codec.compress(photo[..., :40, :40])
+    decodings = list(codec.decompress_at(streams, codec.points))
+    assert all(decoding.seconds > 0 for decoding in decodings)
+    pictures = [decoding.x_hat for decoding in decodings]
+    codec.select(codec.points[-1])
+    assert torch.equal(codec.decompress(streams), pictures[-1])
+    names = [point.name for point in codec.points]
+    for i, picture in enumerate(pictures):
+        for j in range(i):
+            same = all("mean" in names[k] for k in (i, j))  # which takes no steps
+            assert torch.equal(picture, pictures[j]) == same
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 200), (33, 65)])
+@pytest.mark.parametrize("window", [None, 2, 8])
+def test_any_size(make_codec, photo, size, window):
+    codec = make_codec(0.5, window=window)
+    x = photo[..., : size[0], : size[1]]
+    (stream,) = codec.compress(x)
+    assert codec.decompress([stream]).shape == x.shape
+
+
+def test_settings_that_change_the_bytes_change_the_fingerprint(make_codec, codec):
+    for options in (
+        {"channel": "poisson"},
+        {"log2_candidates": 9},
+        {"chunk_bits": 4.0},
+        {"growth": 0.5},
+        {"grid_steps": 50},
+        {"window": 8},
+        {"text_coder": "zlib"},
+    ):
+        assert make_codec(**options).fingerprint() != codec.fingerprint()
+    assert make_codec(0.7, decoder="mean", steps=9).fingerprint() == codec.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder": "sde"}, "'sde', choose from flow, ancestral, mean"),
+        ({"channel": "x"}, "'x', choose from nearest, poisson"),
+        ({"sampler": "x"}, "'x', choose from"),
+        ({"sampler": "euler_sde"}, "decoder=ancestral"),
+        ({"bpp": [0.1, 0]}, "bpp must be positive, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"window": 3}, "window must be a multiple of 2, got 3"),
+        ({"text_coder": "x"}, "'x', choose from"),
+        ({"decode_precision": 16}, "16"),
+    ],
+)
+def test_wrong_settings_are_refused(make_codec, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_codec(**options)
+
+
+def test_an_untrained_backbone_is_refused(shipped):
+    cfg = compose_config(["codec=diffc", "codec.backbone.weights=null"])
+    codec = DiffC(tiny_backbone())
+    assert not codec.trainable
+    assert is_untrained(codec, cfg)
+    with pytest.raises(ValueError, match=r"codec\.backbone\.weights="):
+        refuse_untrained(codec, cfg)
+    assert not is_untrained(shipped, compose_config(["codec=diffc"]))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_stable_diffusion_is_a_backbone(photo, tmp_path, prediction_type):
+    backbone = stable_diffusion(str(save_pipeline(tmp_path, prediction_type)))
+    codec = DiffC(backbone, [0.1, 1.0], log2_candidates=8, steps=2, caption="a red dog").eval()
+    assert codec.pretrained
+    x = photo[..., :72, :100]
+    codec.select("bpp=1")
+    (stream,) = codec.compress(x)
+    assert codec.decompress([stream]).shape == x.shape
+    codec.select("bpp=0.1")
+    assert stream.startswith(codec.compress(x)[0])
+
+
+def test_poisson_is_a_setting():
+    codec = instantiate(compose_config(["codec=diffc", "codec.channel=poisson"]).codec)
+    assert isinstance(codec.channel, Poisson)
+
+
+@pytest.fixture(scope="module")
+def crop(photo):
+    return photo[..., 64:320, 128:384]
+
+
+@pytest.fixture(scope="module")
+def shipped_stream(shipped, crop) -> bytes:
+    return stream_of(shipped, crop, "bpp=0.06")
+
+
+def picture(codec: DiffC, stream: bytes, decoder: str = "mean") -> torch.Tensor:
+    """As another decoder shows it."""
+    other = copy.copy(codec)
+    point = copy.copy(codec.point)
+    object.__setattr__(point, "decoding", {**point.decoding, "decoder": decoder})
+    other._point = point
+    return other.decompress([stream])
+
+
+@pytest.mark.parametrize("decoder", ["flow", "mean"])
+def test_half_precision_decodes_the_same_picture(shipped, shipped_stream, decoder):
+    expected = picture(shipped, shipped_stream, decoder)
+    other = copy.copy(shipped)
+    other.decode_precision = "bf16"
+    assert psnr(expected, picture(other, shipped_stream, decoder)) > 45
+
+
+def test_the_number_of_threads_does_not_change_the_picture(shipped, shipped_stream):
+    before = torch.get_num_threads()
+    pictures = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            pictures.append(picture(shipped, shipped_stream))
+    finally:
+        torch.set_num_threads(before)
+    assert psnr(*pictures) > 60
+
+
+@torch.no_grad()
+def test_pictures_get_better_level_by_level(shipped, photo):
+    crops = [photo[..., i : i + 128, j : j + 128] for i, j in ((0, 128), (200, 60), (330, 300))]
+    shipped.select("bpp=0.06")
+    curves = []
+    for x in crops:
+        payload = shipped._unpack(shipped.compress(x))[0].sections[0]
+        levels = shipped._read(payload, 128, 128)[1]
+        curve = []
+        for count in range(1, len(levels)):
+            latent = shipped._receive(None, levels[:count], 128, 128).x0
+            curve.append(psnr(x, shipped.backbone.latents.decode(latent).clamp(0, 1)))
+        curves.append(curve)
+    values = torch.tensor([curve[: min(map(len, curves))] for curve in curves])
+    assert (values.diff(dim=1).median(0).values > 0).all()
+    assert (values[:, -1] > values[:, 0] + 3).all()
+
+
+def test_the_enhancer_goes_over_it(crop):
+    overrides = ["codec.base.bpp=[0.05]", "codec.base.log2_candidates=10", "codec.strength=0.05"]
+    cfg = compose_config(["codec=sdedit", "codec/base=diffc", "codec/preset=fast", *overrides])
+    enhancer = instantiate(cfg.codec).eval()
+    x = crop[..., :64, :64]
+    enhancer.select(enhancer.points[0])
+    (stream,) = enhancer.compress(x)
+    assert enhancer.base.compress(x) == [stream]
+    assert enhancer.decompress([stream[:-3]]).shape == x.shape

@@ -185,12 +185,12 @@ class Evaluation(Callback):
         """What is measured on the i-th image of a batch at one operating point."""
         height, width = x.shape[-2:]
         coding = Coding(height, width)
-        if decoding.point is not CEILING:
+        if decoding.num_bytes is not None and decoding.num_payload_bytes is not None:
             coding = Coding(
                 height,
                 width,
-                num_bytes=outputs.num_bytes[i],
-                num_payload_bytes=outputs.num_payload_bytes[i],
+                num_bytes=decoding.num_bytes[i],
+                num_payload_bytes=decoding.num_payload_bytes[i],
                 encoding_seconds=outputs.encoding_seconds,
                 decoding_seconds=decoding.seconds,
             )

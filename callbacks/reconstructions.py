@@ -56,8 +56,8 @@ class Reconstructions(Callback):
                 folder = self.folder / safe_name(decoding.point.name)
                 _save(x_hat, folder / f"{stem}.png")
                 rate = ""
-                if decoding.seconds is not None:
-                    rate = f"{8 * outputs.num_bytes[i] / (x.shape[-2] * x.shape[-1]):.4f} bpp, "
+                if decoding.num_bytes is not None:
+                    rate = f"{8 * decoding.num_bytes[i] / (x.shape[-2] * x.shape[-1]):.4f} bpp, "
                 _compare(x, x_hat, rate, f"{name}, {decoding.point.name}").savefig(
                     folder / f"{stem}.compare.png", dpi=80
                 )

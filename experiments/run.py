@@ -82,8 +82,8 @@ def run(cfg: DictConfig) -> None:
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
 
     to_load = None if cfg.fit else cfg.ckpt_path
-    # Images are encoded once for all points that share their bytes.
-    passes = group_by_bytes(points)
+    # Images are encoded once for all points that share their bytes, or begin with the same.
+    passes = group_by_bytes(points, progressive=codec.progressive)
     for shared in passes:
         codec.measure(shared, ceiling=shared is passes[-1])
         trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)

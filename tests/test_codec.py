@@ -117,10 +117,10 @@ def test_an_evaluation_step_reports_what_it_wrote(x):
     out = codec.test_step(batch, 0)
     streams = codec.compress(x)
     assert out.index == [4, 9, 2]
-    assert out.num_bytes == [len(s) for s in streams]
-    assert out.num_payload_bytes == [1 + x[0].numel()] * 3
     assert out.encoding_seconds > 0
     (decoding,) = out.decodings
+    assert decoding.num_bytes == [len(s) for s in streams]
+    assert decoding.num_payload_bytes == [1 + x[0].numel()] * 3
     assert decoding.point == codec.points[0]
     assert decoding.seconds > 0
     assert torch.equal(to_uint8(decoding.x_hat), to_uint8(x))

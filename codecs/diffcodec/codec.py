@@ -18,7 +18,7 @@ from diffcodec import bitstream
 from diffcodec.bitstream import BitstreamError, derive_seed
 from diffcodec.configuration import Configured
 from diffcodec.model_folder import load_saved, push_model, save_model
-from diffcodec.points import CEILING, Point, find_points
+from diffcodec.points import CEILING, Point, find_points, group_by_bytes
 from diffcodec.weights import load_checkpoint, state_dict_of
 
 __all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoded", "Decoding", "to_uint8"]
@@ -33,11 +33,15 @@ class Decoding:
         x_hat: reconstructions, (B, 3, H, W) in [0, 1].
         seconds: per image, the device synchronised around the clock; None where no stream is
             decoded.
+        num_bytes: length of each stream, header included; None where there is none.
+        num_payload_bytes: the same without container header and checksum.
     """
 
     point: Point
     x_hat: Tensor
     seconds: float | None = None
+    num_bytes: list[int] | None = None
+    num_payload_bytes: list[int] | None = None
 
 
 @dataclass
@@ -65,8 +69,6 @@ class CodecOutput:
         index: B dataset indices.
         name: B file names.
         x: originals, (B, 3, H, W) in [0, 1].
-        num_bytes: length of each stream, header included.
-        num_payload_bytes: the same without container header and checksum.
         encoding_seconds: per image, the device synchronised around the clock.
         decodings: what each operating point made of these streams.
     """
@@ -74,8 +76,6 @@ class CodecOutput:
     index: list[int]
     name: list[str]
     x: Tensor
-    num_bytes: list[int]
-    num_payload_bytes: list[int]
     encoding_seconds: float
     decodings: list[Decoding]
 
@@ -145,13 +145,14 @@ class Codec(Configured, LightningModule, ABC):
         """Choose what `test_step` decodes.
 
         Args:
-            points: operating points that share their bytes: images are encoded once for all.
+            points: operating points that share their bytes, or of a progressive codec begin with
+                the same: images are encoded once for all.
             ceiling: look at the codec's `ceiling`, too.
 
         Raises:
             ValueError: there is no point, or their bytes differ.
         """
-        if not points or not all(points[0].shares_bytes_with(point) for point in points):
+        if len(group_by_bytes(points, progressive=self.progressive)) != 1:
             names = [point.name for point in points]
             raise ValueError(f"points of one pass must share their bytes, got {names}")
         self._measured = tuple(points)
@@ -409,7 +410,7 @@ class Codec(Configured, LightningModule, ABC):
     def _code(
         self, batch: dict[str, Any], points: Sequence[Point], *, ceiling: bool = False
     ) -> CodecOutput:
-        self.select(points[0])
+        self.select(self.encoding_point(points))
         self.fingerprint()  # builds the entropy tables, which is no part of coding an image
         start = self._clock()
         streams = self.compress_batch(batch)
@@ -423,8 +424,6 @@ class Codec(Configured, LightningModule, ABC):
             index=batch["index"].tolist(),
             name=list(batch["name"]),
             x=batch["image"],
-            num_bytes=[len(stream) for stream in streams],
-            num_payload_bytes=[c.num_payload_bytes for c in self._unpack(streams)],
             encoding_seconds=(encoded - start) / len(streams),
             decodings=decodings,
         )
@@ -438,9 +437,25 @@ class Codec(Configured, LightningModule, ABC):
         """
         for point in points:
             self.select(point)
+            arrived = self.cut(streams)
             start = self._clock()
-            x_hat = self.decompress(streams)
-            yield Decoding(point, x_hat, (self._clock() - start) / len(streams))
+            x_hat = self.decompress(arrived)
+            seconds = (self._clock() - start) / len(arrived)
+            yield Decoding(
+                point,
+                x_hat,
+                seconds,
+                num_bytes=[len(stream) for stream in arrived],
+                num_payload_bytes=[c.num_payload_bytes for c in self._unpack(arrived)],
+            )
+
+    def encoding_point(self, points: Sequence[Point]) -> Point:
+        """The point at which images are encoded for several that `measure` takes together."""
+        return points[0]
+
+    def cut(self, streams: Sequence[bytes]) -> list[bytes]:
+        """What the selected point wants of streams: of a progressive codec, their beginnings."""
+        return list(streams)
 
     def _clock(self) -> float:
         if self.device.type != "cpu":

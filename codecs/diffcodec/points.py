@@ -40,9 +40,14 @@ class Point:
         """The settings that tell lines of a figure apart: all but those of the rate."""
         return {**self.encoding, **self.decoding}
 
-    def shares_bytes_with(self, other: "Point") -> bool:
-        """Whether an encoder writes the same streams at both points."""
-        return self.rate == other.rate and self.encoding == other.encoding
+    def shares_bytes_with(self, other: "Point", *, progressive: bool = False) -> bool:
+        """Whether an encoder writes the same streams at both points.
+
+        Args:
+            other: a point of the same codec.
+            progressive: whether one that begins the other counts, too.
+        """
+        return self.encoding == other.encoding and (progressive or self.rate == other.rate)
 
     def to_json(self) -> dict[str, Any]:
         """The point as `curve.json` holds it."""
@@ -139,12 +144,20 @@ def shown(value: Setting) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def group_by_bytes(points: Sequence[Point]) -> list[tuple[Point, ...]]:
-    """Points in groups that share their bytes, in the order of their first members."""
+def group_by_bytes(
+    points: Sequence[Point], *, progressive: bool = False
+) -> list[tuple[Point, ...]]:
+    """Points in groups that are encoded once, in the order of their first members.
+
+    Args:
+        points: of a codec.
+        progressive: whether streams of a lower rate begin those of a higher one, so that points
+            that differ in their rate alone are encoded once, too.
+    """
     groups: list[list[Point]] = []
     for point in points:
         for group in groups:
-            if group[0].shares_bytes_with(point):
+            if group[0].shares_bytes_with(point, progressive=progressive):
                 group.append(point)
                 break
         else:

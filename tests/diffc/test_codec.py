@@ -9,6 +9,7 @@ from diffcodec.bitstream import BitstreamError, pack_progressive
 from diffcodec.codec import Codec
 from diffcodec.diffc import DiffC
 from diffcodec.diffc.channel import Poisson
+from diffcodec.diffc.codec import Arrived
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from experiments.build import is_untrained, refuse_untrained
 from experiments.cli import compose_config
@@ -48,6 +49,28 @@ def test_streams_of_lower_rates_begin_those_of_higher_ones(make_codec, photo, ch
 
 
 @pytest.mark.parametrize("channel", ["nearest", "poisson"])
+def test_an_image_is_encoded_once_for_all_rates(make_codec, photo, channel, monkeypatch):
+    rates = [0.05, 0.3, 0.31, 1.0]
+    codec = make_codec(rates, channel=channel, decoder=["flow", "mean"])
+    x = torch.cat([photo[..., :50, :70], photo[..., 100:150, 200:270]])
+    expected = {}
+    for point in codec.points:
+        codec.select(point)
+        streams = codec.compress(x)
+        expected[point] = [len(stream) for stream in streams], codec.decompress(streams)
+    sent = []
+    send = codec._send
+    monkeypatch.setattr(codec, "_send", lambda *args: sent.append(1) or send(*args))
+    codec.measure(codec.points)
+    batch = {"image": x, "index": torch.arange(2), "name": ["a", "b"]}
+    decodings = codec.test_step(batch, 0).decodings[: len(codec.points)]
+    assert len(sent) == 2
+    for decoding in decodings:
+        assert decoding.num_bytes == expected[decoding.point][0]
+        assert torch.equal(decoding.x_hat, expected[decoding.point][1])
+
+
+@pytest.mark.parametrize("channel", ["nearest", "poisson"])
 def test_a_stream_cut_anywhere_decodes_or_is_refused(make_codec, photo, channel):
     codec = make_codec(1.0, channel=channel, decoder="mean")
     (stream,) = codec.compress(photo[..., 200:232, 200:232])
@@ -73,8 +96,8 @@ def test_a_chunk_that_is_cut_is_all_that_is_lost(codec, photo):
     stream = stream_of(codec, photo[..., :64, :64], "bpp=1")
     # Nine bits a chunk: of three bytes in a row at most three chunks are touched.
     for cut in (200, 300, 400):
-        levels = codec._read(codec._unpack([stream[:cut]])[0].sections[0], 64, 64)[1]
-        more = codec._read(codec._unpack([stream[: cut + 3]])[0].sections[0], 64, 64)[1]
+        levels = codec._read(codec._unpack([stream[:cut]])[0].sections[0], 64, 64).levels
+        more = codec._read(codec._unpack([stream[: cut + 3]])[0].sections[0], 64, 64).levels
         counts = [sum(len(indices) for _, indices in read) for read in (levels, more)]
         assert 0 < counts[1] - counts[0] <= 3
 
@@ -142,8 +165,8 @@ def test_a_caption_is_sent_and_told_to_the_network(make_codec, photo):
         for caption in ("null", "a red dog")
     )
     contents = codec._unpack([captioned])[0].sections[0]
-    assert codec._read(contents, 40, 40)[0] == "a red dog"
-    assert codec._read(codec._unpack([plain])[0].sections[0], 40, 40)[0] is None
+    assert codec._read(contents, 40, 40).caption == "a red dog"
+    assert codec._read(codec._unpack([plain])[0].sections[0], 40, 40).caption is None
     assert len(captioned) <= 1.0 * 40 * 40 / 8
     pictures = []
     for guidance in (1, 3):
@@ -287,10 +310,10 @@ def test_pictures_get_better_level_by_level(shipped, photo):
     curves = []
     for x in crops:
         payload = shipped._unpack(shipped.compress(x))[0].sections[0]
-        levels = shipped._read(payload, 128, 128)[1]
+        levels = shipped._read(payload, 128, 128).levels
         curve = []
         for count in range(1, len(levels)):
-            latent = shipped._receive(None, levels[:count], 128, 128).x0
+            latent = shipped._receive(Arrived(None, levels[:count], []), 128, 128).x0
             curve.append(psnr(x, shipped.backbone.latents.decode(latent).clamp(0, 1)))
         curves.append(curve)
     values = torch.tensor([curve[: min(map(len, curves))] for curve in curves])

@@ -8,13 +8,13 @@ bytes, whole or cut short -> x_s -> the rest of the way by the model alone -> au
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError, fitting_payload
+from diffcodec.bitstream import BitstreamError, fitting_payload, pack_progressive
 from diffcodec.codec import Codec, Decoding
 from diffcodec.configuration import is_by_reference
 from diffcodec.diffc.channel import find_channel
@@ -40,6 +40,21 @@ MAX_CAPTION_BYTES = (1 << 16) - 1
 _CAPTION_LENGTH_BITS = 16
 _RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
 _START_SEED = 0  # of the noise that both sides start from
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What a stream, or the beginning of one, says.
+
+    Attributes:
+        caption: None where there is none.
+        levels: each with the indices of those of its chunks that are whole.
+        ends: where chunks end, in bits, from the first place on where the stream may be cut.
+    """
+
+    caption: str | None
+    levels: list[tuple[Level, Tensor]]
+    ends: list[int]
 
 
 class DiffC(Codec):
@@ -178,11 +193,37 @@ class DiffC(Codec):
         state = {k: v for k, v in self.state_dict().items() if not k.startswith(encoder)}
         return {"sigmas": self.process.sigmas, **state}
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        height, width = x.shape[-2:]
+    def encoding_point(self, points: Sequence[Point]) -> Point:
+        def rate(point: Point) -> Any:
+            return point.rate["bpp"]
+
+        return max(points, key=rate)
+
+    def cut(self, streams: Sequence[bytes]) -> list[bytes]:
+        arrived = []
+        for stream, contents in zip(streams, self._unpack(streams), strict=True):
+            (payload,), height, width = contents.sections, contents.height, contents.width
+            room = 8 * self._limit(height, width)
+            ends = self._read(payload, height, width).ends
+            end = max((end for end in ends if end <= room), default=ends[0])
+            kept = pack_progressive(
+                payload[: -(-end // 8)],
+                height=height,
+                width=width,
+                fingerprint=self.fingerprint(),
+            )
+            arrived.append(stream[: len(kept)])
+        return arrived
+
+    def _limit(self, height: int, width: int) -> int:
+        """The most bytes of a payload that the selected rate has room for."""
         rate: Any = self.point.rate["bpp"]
         num_bytes = math.floor(rate * height * width / 8)
-        limit = fitting_payload(num_bytes, height=height, width=width)
+        return fitting_payload(num_bytes, height=height, width=width)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        height, width = x.shape[-2:]
+        limit = self._limit(height, width)
         caption: Any = self.point.encoding["caption"]
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         return [[self._send(image, caption, limit)] for image in x.split(1)]
@@ -224,10 +265,10 @@ class DiffC(Codec):
         # All streams are read before the first picture is made: a bad one is known at once.
         contents = [self._read(payload, height, width) for (payload,) in payloads]
         images = []
-        for (payload,), (caption, levels), seed in zip(payloads, contents, seeds, strict=True):
+        for (payload,), arrived, seed in zip(payloads, contents, seeds, strict=True):
             with decoding_in(self.decode_precision, self.device):
-                shared = self._receive_once(payload, caption, levels, height, width)
-                latent = self._show(shared, caption, seed)
+                shared = self._receive_once(payload, arrived, height, width)
+                latent = self._show(shared, arrived.caption, seed)
             images.append(self.backbone.latents.decode(latent)[..., :height, :width])
         return torch.cat(images)
 
@@ -247,16 +288,15 @@ class DiffC(Codec):
     def ceiling(self, x: Tensor) -> Tensor:
         return self.backbone.latents.round_trip(x)
 
-    def _read(
-        self, payload: bytes, height: int, width: int
-    ) -> tuple[str | None, list[tuple[Level, Tensor]]]:
-        """What arrived of a stream -> the caption, and levels with the indices of their chunks.
+    def _read(self, payload: bytes, height: int, width: int) -> Arrived:
+        """Read what arrived of a stream.
 
         Raises:
             BitstreamError: the first level is not whole, or more follows than an encoder writes.
         """
         reader = BitReader(payload)
         levels: list[tuple[Level, list[int]]] = []
+        ends: list[int] = []
         caption = None
         try:
             has_caption, first = reader.read(1), reader.read(FIRST_BITS)
@@ -270,21 +310,19 @@ class DiffC(Codec):
                 levels.append((level, indices))
                 while len(indices) < level.count:
                     indices.append(self._index_code.read(reader))
+                    if level.number > 0 or len(indices) == level.count:
+                        ends.append(reader.num_read)
             if reader.num_left >= 8:
                 raise BitstreamError("the stream has bytes after the last level")
         except EndOfBitsError:
             pass
-        if not levels or len(levels[0][1]) < levels[0][0].count:
+        if not ends:
             raise BitstreamError("too little of the stream arrived to make a picture")
-        return caption, [(level, torch.tensor(found)) for level, found in levels if found]
+        whole = [(level, torch.tensor(found)) for level, found in levels if found]
+        return Arrived(caption, whole, ends)
 
     def _receive_once(
-        self,
-        payload: bytes,
-        caption: str | None,
-        levels: list[tuple[Level, Tensor]],
-        height: int,
-        width: int,
+        self, payload: bytes, arrived: Arrived, height: int, width: int
     ) -> Refinement:
         """As `_receive`; once for all points of `decompress_at`."""
         known = None if self._received is None else self._received.get(payload)
@@ -292,21 +330,15 @@ class DiffC(Codec):
             self._seconds_saved += known[1]
             return known[0]
         start = self._clock()
-        shared = self._receive(caption, levels, height, width)
+        shared = self._receive(arrived, height, width)
         if self._received is not None:
             self._received[payload] = shared, self._clock() - start
         return shared
 
-    def _receive(
-        self,
-        caption: str | None,
-        levels: list[tuple[Level, Tensor]],
-        height: int,
-        width: int,
-    ) -> Refinement:
+    def _receive(self, arrived: Arrived, height: int, width: int) -> Refinement:
         """What arrived of a stream -> what the sender held then."""
-        shared = self._refinement(height, width, self._estimate(caption))
-        for level, indices in levels:
+        shared = self._refinement(height, width, self._estimate(arrived.caption))
+        for level, indices in arrived.levels:
             shared.receive(indices, level)
         return shared
 

@@ -49,6 +49,11 @@ class BitReader:
         self._position = 0
 
     @property
+    def num_read(self) -> int:
+        """Bits that were read."""
+        return self._position
+
+    @property
     def num_left(self) -> int:
         """Bits that were not read."""
         return 8 * len(self._data) - self._position

@@ -63,7 +63,7 @@ def test_pictures_are_found_as_the_callback_writes_them(tmp_path):
     x = torch.rand(1, 3, 40, 48)
     codec = PillowCodec("JPEG", quality=50)
     writer = Reconstructions(str(tmp_path))
-    output = CodecOutput([7], ["a b.c.webp"], x, [10], [9], 0.1, [Decoding(codec.point, x, 0.1)])
+    output = CodecOutput([7], ["a b.c.webp"], x, 0.1, [Decoding(codec.point, x, 0.1, [10], [9])])
     writer.on_test_batch_end(None, codec, output)
     with (tmp_path / "images.csv").open("w") as file:
         file.write("point,index,name,bpp,psnr-rgb\nquality=50,7,a b.c.webp,0.5,inf\n")

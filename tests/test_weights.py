@@ -57,7 +57,7 @@ def test_broken_files_are_named(tmp_path, name):
     ("source", "message"),
     [
         ("nowhere.pt", r"no weights at 'nowhere\.pt': give a name that ships, a file or folder"),
-        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'mbt2018_mean_vbr'"),
+        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'diffc', 'mbt2018_mean_vbr'"),
         ("owner/repo", "a repository of the hub is hf://owner/repo"),
         ("hf://broken", "hf://owner/repo"),
         ("https://example.org/w.pth", "checksum"),

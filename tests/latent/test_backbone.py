@@ -57,4 +57,4 @@ def test_the_null_text_is_the_learned_one_where_there_is_one(make_backbone):
 
 def test_a_backbone_knows_whether_it_is_trained(make_backbone):
     assert not make_backbone().trained
-    assert small_backbone(weights="package:small.safetensors").trained
+    assert small_backbone(weights="perco").trained

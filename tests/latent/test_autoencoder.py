@@ -1,6 +1,9 @@
 import pytest
 import torch
 
+from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.small_backbone import small_autoencoder
+
 
 @pytest.mark.parametrize("size", [(8, 8), (64, 24)])
 def test_latents_are_an_eighth_of_the_image(make_backbone, size):
@@ -37,3 +40,24 @@ def test_the_round_trip_keeps_the_size_and_does_not_depend_on_the_batch(make_bac
         assert x_hat.min() >= 0
         assert x_hat.max() <= 1
         assert torch.equal(latents.round_trip(x[1:]), x_hat[1:])
+
+
+@torch.no_grad()
+def test_large_images_go_through_in_tiles_and_look_the_same(photo):
+    whole = small_autoencoder(weights="perco").eval()
+    tiled = LatentSpace(small_autoencoder(weights="perco").vae, patch=4, window=256).eval()
+    tiled.load_state_dict(whole.state_dict())
+    seen = []
+    for network in (tiled.vae.encoder, tiled.vae.decoder):
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(max(inputs[0].shape)))
+    x_hat = tiled.round_trip(photo)
+    assert x_hat.shape == photo.shape
+    assert max(seen) == 256 // 4  # as the encoder sees it
+    # Group normalisation sees a tile's statistics in place of the whole image's.
+    mse = (whole.round_trip(photo) - x_hat).square().mean()
+    assert 40 < -10 * mse.log10() < 60
+
+
+def test_a_window_is_whole_latents():
+    with pytest.raises(ValueError, match="window must be a multiple of 8, got 100"):
+        LatentSpace(small_autoencoder((16, 16)).vae, patch=4, window=100)

@@ -12,6 +12,7 @@ from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+WINDOW = 1024
 _NAME = "latents."  # of an autoencoder in what is built on it
 
 
@@ -23,17 +24,29 @@ class LatentSpace(nn.Module):
         patch: squares of so many pixels a side are channels of what it sees (pixel unshuffle); 1
             for Stable Diffusion's.
         shift, scale: latents are (z - shift) * scale; kept with the weights.
+        window: side in pixels up to which images are taken whole. Larger ones go through the
+            autoencoder in overlapping tiles of that side, whose borders are blended, so that memory
+            does not grow with the image.
     """
 
     shift: Tensor
     scale: Tensor
 
     def __init__(
-        self, vae: "AutoencoderKL", *, patch: int = 1, shift: float = 0.0, scale: float = 1.0
+        self,
+        vae: "AutoencoderKL",
+        *,
+        patch: int = 1,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        window: int = WINDOW,
     ) -> None:
         super().__init__()
         self.vae: Any = vae
         self.patch = patch
+        if window % self.stride:
+            raise ValueError(f"window must be a multiple of {self.stride}, got {window}")
+        _set_tiles(self.vae, sample=window // patch, latent=window // self.stride)
         channels = self.channels
         self.register_buffer("shift", torch.full((1, channels, 1, 1), float(shift)))
         self.register_buffer("scale", torch.full((1, channels, 1, 1), float(scale)))
@@ -85,3 +98,9 @@ class LatentSpace(nn.Module):
     def posterior(self, x: Tensor) -> Any:
         """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
         return self.vae.encode(F.pixel_unshuffle(x * 2 - 1, self.patch)).latent_dist
+
+
+def _set_tiles(vae: Any, *, sample: int, latent: int) -> None:
+    """Let a diffusers autoencoder work in tiles of so many values a side, of images and latents."""
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = sample, latent

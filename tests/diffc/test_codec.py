@@ -5,15 +5,17 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+import diffcodec
 from diffcodec.bitstream import BitstreamError, pack_progressive
 from diffcodec.codec import Codec
 from diffcodec.diffc import DiffC
 from diffcodec.diffc.channel import Poisson
 from diffcodec.diffc.codec import Arrived
+from diffcodec.latent.pixel import pixel_backbone
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from experiments.build import is_untrained, refuse_untrained
 from experiments.cli import compose_config
-from tests.latent.tiny import save_pipeline, tiny_backbone
+from tests.latent.tiny import save_pipeline, save_pixel_model, tiny_backbone
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +259,24 @@ def test_stable_diffusion_is_a_backbone(photo, tmp_path, prediction_type):
     assert codec.decompress([stream]).shape == x.shape
     codec.select("bpp=0.1")
     assert stream.startswith(codec.compress(x)[0])
+
+
+def test_a_model_of_pixels_is_a_backbone(photo, tmp_path):
+    backbone = pixel_backbone(str(save_pixel_model(tmp_path)))
+    codec = DiffC(backbone, [0.5, 2.0], steps=2, log2_candidates=10).eval()
+    x = photo[..., :21, :34]
+    codec.select("bpp=2")
+    (long,) = codec.compress(x)
+    codec.select("bpp=0.5")
+    (short,) = codec.compress(x)
+    assert long.startswith(short)
+    assert len(short) <= 0.5 * 21 * 34 / 8
+    assert codec.decompress([short]).shape == x.shape
+    assert codec.ceiling(x) is None
+    again = diffcodec.load(str(codec.save(tmp_path / "model")))
+    assert again.fingerprint() == codec.fingerprint()
+    with pytest.raises(ValueError, match="takes no caption, got 'a dog'"):
+        DiffC(backbone, caption="a dog")
 
 
 def test_poisson_is_a_setting():

@@ -88,3 +88,21 @@ def save_pipeline(folder: Path, prediction_type: str = "epsilon") -> Path:
     )
     pipeline.save_pretrained(folder / "pipeline")
     return folder / "pipeline"
+
+
+def save_pixel_model(folder: Path, **options) -> Path:
+    """A randomly initialised DDPM of pixels, as `save_pretrained` writes it."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    sizes = {
+        "sample_size": 16,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    }
+    UNet2DModel(**{**sizes, **options}).save_pretrained(folder / "unet")
+    DDPMScheduler().save_pretrained(folder / "scheduler")
+    return folder

@@ -26,7 +26,9 @@ from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.diffusion.tiling import TiledDenoiser
+from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone, frozen
+from diffcodec.latent.pixel import PixelBackbone
 from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
@@ -68,7 +70,7 @@ class DiffC(Codec):
     and the indices of its chunks. Any beginning that holds the first level decodes.
 
     Args:
-        backbone: the latent diffusion model.
+        backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
         bpp: one or several rates, in bits per pixel of the whole file: the stream is cut at the
             last chunk that fits, but never before the end of the first level.
         decoder: `flow` (DiffC-F), the probability-flow ODE from the last level that arrived;
@@ -103,7 +105,7 @@ class DiffC(Codec):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | PixelBackbone,
         bpp: float | Sequence[float] = (0.0035, 0.01, 0.02, 0.033, 0.06),
         *,
         decoder: str | Sequence[str] = "flow",
@@ -137,6 +139,8 @@ class DiffC(Codec):
         for count in listed(steps):
             if count < 1:
                 raise ValueError(f"steps must be at least 1, got {count}")
+        if not backbone.takes_text and any(text is not None for text in listed(caption)):
+            raise ValueError(f"a model of pixels takes no caption, got {caption!r}")
         if window is not None and (window < 1 or window % backbone.stride):
             raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
         super().__init__(
@@ -285,8 +289,9 @@ class DiffC(Codec):
         finally:
             self._received, self._seconds_saved = None, 0.0
 
-    def ceiling(self, x: Tensor) -> Tensor:
-        return self.backbone.latents.round_trip(x)
+    def ceiling(self, x: Tensor) -> Tensor | None:
+        latents = self.backbone.latents
+        return latents.round_trip(x) if isinstance(latents, LatentSpace) else None
 
     def _read(self, payload: bytes, height: int, width: int) -> Arrived:
         """Read what arrived of a stream.

@@ -37,6 +37,8 @@ class Backbone(nn.Module):
             options of its hyper-encoder and a state dict; None of any other.
     """
 
+    takes_text = True
+
     def __init__(
         self,
         latents: LatentSpace,

@@ -108,6 +108,8 @@ class PerCo(CaptionedCodec):
         decode_precision: str | int = "32",
         weights: str | None = None,
     ) -> None:
+        if not isinstance(backbone, Backbone):
+            raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
         find_sampler(sampler)  # is there
         decode_precision = check_precision(decode_precision)
         parsed, options, state = choose_hyper_encoders(

@@ -1,13 +1,13 @@
 """Pretrained priors in pixel space: UNet2DModel in diffusers' layout, and OpenAI's checkpoints."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.latent.pixel import load_unconditional
 from diffcodec.sdedit.conventions import (
     Convention,
     consistency_convention,
@@ -16,7 +16,7 @@ from diffcodec.sdedit.conventions import (
 )
 from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert
 from diffcodec.sdedit.prior import Prior
-from diffcodec.weights import find_pipeline, load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 
@@ -109,31 +109,8 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
         state = state_dict_of(load_checkpoint(source))
         load_strict(unet, convert(state, unet.state_dict()), source=source)
         return unet, consistency_convention() if is_consistency else openai_edm_convention()
-    folder, parts = Path(source).expanduser(), ("unet", "scheduler")
-    if folder.is_dir():
-        subfolders = [part if (folder / part).is_dir() else None for part in parts]
-        return _from_pretrained(source, *subfolders)
-    try:
-        return _from_pretrained(source, *parts)
-    except ValueError:
-        return _from_pretrained(source, None, None)  # early repositories have no folders
-
-
-def _from_pretrained(
-    source: str, unet_folder: str | None, scheduler_folder: str | None
-) -> tuple[Any, Convention]:
-    from diffusers import DDPMScheduler, UNet2DModel
-
-    place, options = find_pipeline(source)
-    try:
-        unet = UNet2DModel.from_pretrained(place, subfolder=unet_folder, **options)
-        config = DDPMScheduler.load_config(place, subfolder=scheduler_folder, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"could not load an unconditional U-Net and its scheduler from {source!r} (a "
-            f"repository of the hub or a folder, in diffusers' layout): {error}"
-        ) from error
-    return unet.float(), convention_of(config)
+    unet, config = load_unconditional(source)
+    return unet, convention_of(config)
 
 
 def _sample_size(unet: Any) -> int:

@@ -1,0 +1,153 @@
+"""An unconditional diffusion model of images where a latent one is expected.
+
+Its latents are the pixels. The loader of such models, in diffusers' layout, is here because the
+enhancer's priors use it, too.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from diffcodec.configuration import configured
+from diffcodec.diffusion.schedule import scheduler_facts
+from diffcodec.weights import find_pipeline
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+CONTINUOUS = ("EDM", "CMStochastic")  # schedulers of models that are not told a timestep
+
+
+class PixelSpace(nn.Module):
+    """Images in [0, 1] <-> images in [-1, 1], with the interface of `LatentSpace`."""
+
+    channels = 3
+    stride = 1
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> (B, 3, H, W) in [-1, 1]."""
+        return x * 2 - 1
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Inverse of `encode`, not clamped."""
+        return (latent + 1) / 2
+
+
+class PixelBackbone(nn.Module):
+    """An unconditional U-Net with what of `Backbone` needs no text.
+
+    Args:
+        unet: the network.
+        alphas_cumprod: abar of its training timesteps, (N,) falling.
+        prediction: `x0`, `eps` or `v`, what it predicts.
+        class_label: of a network that is conditioned on a class.
+    """
+
+    takes_text = False
+    trained = True
+    tokenizer = None
+
+    def __init__(
+        self,
+        unet: "UNet2DModel",
+        *,
+        alphas_cumprod: Tensor,
+        prediction: str,
+        class_label: int = 0,
+    ) -> None:
+        super().__init__()
+        self.latents = PixelSpace()
+        self.unet: Any = unet
+        self.alphas_cumprod = alphas_cumprod.double()
+        self.prediction = prediction
+        self.class_label = class_label
+
+    @property
+    def stride(self) -> int:
+        """Pixels per side of the U-Net's coarsest grid: of that both sides are multiples."""
+        return int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    def null_text(self) -> Tensor:
+        """A placeholder (1, 1, 1): the network is told no text."""
+        return torch.zeros(1, 1, 1)
+
+    def embed_text(self, texts: list[str]) -> Tensor:
+        """There is no text.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"a model of pixels takes no text: {texts}")
+
+    def network(self, x_t: Tensor, time: Tensor, *, text: Tensor) -> Tensor:
+        """Evaluate the U-Net.
+
+        Args:
+            x_t: noisy images (B, 3, H, W) of unit variance.
+            time: timestep, () or (B,).
+            text: is not used.
+        """
+        labels = None
+        if self.unet.config.num_class_embeds is not None:
+            labels = torch.full((len(x_t),), self.class_label, device=x_t.device)
+        out: Tensor = self.unet(x_t, time, class_labels=labels).sample
+        return out[:, :3]  # some also predict a variance
+
+
+@configured
+def pixel_backbone(source: str, *, class_label: int = 0) -> PixelBackbone:
+    """Load a discrete diffusion model of images, such as DDPM's, in float32.
+
+    Args:
+        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout.
+        class_label: of a network that is conditioned on a class.
+
+    Raises:
+        ValueError: it cannot be had, or its process is not discrete.
+    """
+    unet, config = load_unconditional(source)
+    name = str(config.get("_class_name", ""))
+    if name.startswith(CONTINUOUS):
+        raise ValueError(f"{source!r} has no timesteps ({name}): give a discrete model, as DDPM's")
+    alphas_cumprod, prediction = scheduler_facts(config)
+    return PixelBackbone(
+        unet, alphas_cumprod=alphas_cumprod, prediction=prediction, class_label=class_label
+    )
+
+
+def load_unconditional(source: str) -> tuple[Any, dict[str, Any]]:
+    """Load a UNet2DModel, in float32, and the config of its scheduler.
+
+    Args:
+        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout; the two may lie in
+            `unet/` and `scheduler/` or, as in early repositories, side by side.
+
+    Raises:
+        ValueError: they cannot be had.
+    """
+    folder, parts = Path(source).expanduser(), ("unet", "scheduler")
+    if folder.is_dir():
+        return _load(source, *(part if (folder / part).is_dir() else None for part in parts))
+    try:
+        return _load(source, *parts)
+    except ValueError:
+        return _load(source, None, None)
+
+
+def _load(
+    source: str, unet_folder: str | None, scheduler_folder: str | None
+) -> tuple[Any, dict[str, Any]]:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    place, options = find_pipeline(source)
+    try:
+        unet = UNet2DModel.from_pretrained(place, subfolder=unet_folder, **options)
+        config = DDPMScheduler.load_config(place, subfolder=scheduler_folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"could not load an unconditional U-Net and its scheduler from {source!r} (a "
+            f"repository of the hub or a folder, in diffusers' layout): {error}"
+        ) from error
+    return unet.float(), dict(config)

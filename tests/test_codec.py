@@ -192,3 +192,22 @@ def test_trainable_means_a_training_step():
 
     assert Trained().trainable
     assert not Toy().trainable
+
+
+def test_what_points_share_is_done_once_and_its_time_counts_for_each(x, monkeypatch):
+    class Shares(Brightened):
+        def decode(self, payloads, height, width, seeds):
+            self.once("part", lambda: made.append("part"))
+            return super().decode(payloads, height, width, seeds)
+
+    made = []
+    codec = Shares()
+    streams = codec.compress(x)
+    clock = iter(range(100))
+    monkeypatch.setattr(codec, "_clock", lambda: next(clock))
+    first, second = codec.decompress_at(streams, codec.points[:2])
+    assert made == ["part"]
+    # A tick for the part, and one before and after it; then the part's, and one around nothing.
+    assert [first.seconds * len(x), second.seconds * len(x)] == pytest.approx([3, 2])
+    codec.decompress(streams)
+    assert made == ["part"] * 2  # nothing is kept

@@ -4,10 +4,10 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,6 +20,8 @@ from diffcodec.configuration import Configured
 from diffcodec.model_folder import load_saved, push_model, save_model
 from diffcodec.points import CEILING, Point, find_points, group_by_bytes
 from diffcodec.weights import load_checkpoint, state_dict_of
+
+T = TypeVar("T")
 
 __all__ = ["BitstreamError", "Codec", "CodecOutput", "Decoded", "Decoding", "to_uint8"]
 
@@ -122,6 +124,8 @@ class Codec(Configured, LightningModule, ABC):
         self._measured: tuple[Point, ...] = (self._point,)
         self._measures_ceiling = False
         self._fingerprint: tuple[tuple[Any, ...], bytes] | None = None
+        self._done: dict[Hashable, tuple[Any, float]] | None = None  # by `once`
+        self._seconds_saved = 0.0
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -433,21 +437,45 @@ class Codec(Configured, LightningModule, ABC):
     ) -> Iterator[Decoding]:
         """What each of several operating points makes of the same streams, and how long it takes.
 
-        A codec whose points share work may do it once, and count it for each.
+        What they share is done once (see `once`), and its time counts for each.
         """
-        for point in points:
-            self.select(point)
-            arrived = self.cut(streams)
+        self._done = {}
+        try:
+            for point in points:
+                self.select(point)
+                arrived = self.cut(streams)
+                self._seconds_saved = 0.0
+                start = self._clock()
+                x_hat = self.decompress(arrived)
+                seconds = self._clock() - start + self._seconds_saved
+                yield Decoding(
+                    point,
+                    x_hat,
+                    seconds / len(arrived),
+                    num_bytes=[len(stream) for stream in arrived],
+                    num_payload_bytes=[c.num_payload_bytes for c in self._unpack(arrived)],
+                )
+        finally:
+            self._done = None
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """A part of decoding that operating points may share: made once within `decompress_at`.
+
+        Args:
+            key: names all that the part depends on.
+            make: makes it.
+        """
+        if self._done is None:
+            return make()
+        if key not in self._done:
             start = self._clock()
-            x_hat = self.decompress(arrived)
-            seconds = (self._clock() - start) / len(arrived)
-            yield Decoding(
-                point,
-                x_hat,
-                seconds,
-                num_bytes=[len(stream) for stream in arrived],
-                num_payload_bytes=[c.num_payload_bytes for c in self._unpack(arrived)],
-            )
+            made = make()
+            self._done[key] = made, self._clock() - start
+            return made
+        known, seconds = self._done[key]
+        self._seconds_saved += seconds
+        result: T = known
+        return result
 
     def encoding_point(self, points: Sequence[Point]) -> Point:
         """The point at which images are encoded for several that `measure` takes together."""

@@ -177,7 +177,7 @@ def test_the_base_decodes_once_for_all_points_and_its_time_counts_for_each(base,
     # A tick for each image's contexts, and one between the two looks at the clock around.
     assert decodings[0].seconds == (2 * len(x) + 1) / len(x)
     assert [d.seconds for d in decodings[1:]] == [(1 + len(x)) / len(x)] * 5
-    assert codec._shared is None
+    assert codec._done is None
 
 
 def test_the_picture_is_a_function_of_the_stream(base, x):

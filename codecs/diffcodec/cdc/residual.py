@@ -6,8 +6,9 @@ bytes -> base codec -> x_hat, y_hat, lmbda -> contexts
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -21,7 +22,7 @@ from diffcodec.bitstream import derive_seed
 from diffcodec.cdc.embedder import LATENT_STRIDE, ContextEmbedder
 from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.unet import UNet, compiled_forward
-from diffcodec.codec import Codec, Decoded, Decoding
+from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
@@ -44,12 +45,10 @@ class Conditions:
     Attributes:
         x_hat: the base codec's picture, padded, (1, 3, H, W) in [-1, 1].
         terms: of the context maps, as `UNet.context_terms` makes them.
-        seconds: that it took.
     """
 
     x_hat: Tensor
     terms: list[ContextTerms]
-    seconds: float
 
 
 class ResidualCDC(Codec):
@@ -164,8 +163,6 @@ class ResidualCDC(Codec):
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.decode_precision = check_precision(decode_precision)
         self.compile_unet = compile
-        self._shared: dict[tuple[bytes, ...], Conditions] | None = None
-        self._seconds_saved = 0.0
         self._validation_loss = MeanMetric()
         compressor.select(self.base_point)
         if weights is not None:
@@ -220,39 +217,18 @@ class ResidualCDC(Codec):
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         images = []
         for payload, seed in zip(payloads, seeds, strict=True):
-            x_hat = self.sample(self._conditions(payload, height, width, seed), seed)
+            make = partial(self._conditions, payload, height, width, seed)
+            conditions = self.once((self.base_point.name, *payload), make)
+            x_hat = self.sample(conditions, seed)
             images.append((crop_center(x_hat, height, width) + 1) / 2)
         return torch.cat(images)
 
-    def decompress_at(
-        self, streams: Sequence[bytes], points: Sequence[Point]
-    ) -> Iterator[Decoding]:
-        """As `Codec.decompress_at`; contexts are made once, and their time counts for each."""
-        self._shared = {}
-        try:
-            for decoding in super().decompress_at(streams, points):
-                seconds = (decoding.seconds or 0.0) + self._seconds_saved / len(streams)
-                yield replace(decoding, seconds=seconds)
-                self._seconds_saved = 0.0
-        finally:
-            self._shared, self._seconds_saved = None, 0.0
-
     def _conditions(self, payload: list[bytes], height: int, width: int, seed: int) -> Conditions:
         """What the base decodes of an image, and the contexts made of that."""
-        key = (self.base_point.name.encode(), *payload)
-        known = None if self._shared is None else self._shared.get(key)
-        if known is not None:
-            self._seconds_saved += known.seconds
-            return known
-        start = self._clock()
         decoded = self.compressor.decode_all([payload], height, width, [seed])
         with decoding_in(self.decode_precision, decoded.x_hat.device):
             x_hat, contexts = self.contexts(decoded)
-            terms = self.unet.context_terms(contexts)
-        made = Conditions(x_hat, terms, self._clock() - start)
-        if self._shared is not None:
-            self._shared[key] = made
-        return made
+            return Conditions(x_hat, self.unet.context_terms(contexts))
 
     def contexts(self, decoded: Decoded) -> tuple[Tensor, list[Tensor]]:
         """What a base decoded -> its pictures, padded and in [-1, 1], and their context maps."""

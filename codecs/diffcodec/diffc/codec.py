@@ -7,15 +7,16 @@ bytes, whole or cut short -> x_s -> the rest of the way by the model alone -> au
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError, fitting_payload, pack_progressive
-from diffcodec.codec import Codec, Decoding
+from diffcodec.codec import Codec
 from diffcodec.configuration import is_by_reference
 from diffcodec.diffc.channel import find_channel
 from diffcodec.diffc.refinement import Estimate, Refinement
@@ -169,8 +170,6 @@ class DiffC(Codec):
         self._encode_text, self._decode_text = find_text_coder(text_coder)
         self.window = window
         self.decode_precision = decode_precision
-        self._received: dict[bytes, tuple[Refinement, float]] | None = None
-        self._seconds_saved = 0.0
         if weights is not None:
             self.load_weights(weights)
 
@@ -271,23 +270,11 @@ class DiffC(Codec):
         images = []
         for (payload,), arrived, seed in zip(payloads, contents, seeds, strict=True):
             with decoding_in(self.decode_precision, self.device):
-                shared = self._receive_once(payload, arrived, height, width)
+                receive = partial(self._receive, arrived, height, width)
+                shared = self.once(payload, receive)
                 latent = self._show(shared, arrived.caption, seed)
             images.append(self.backbone.latents.decode(latent)[..., :height, :width])
         return torch.cat(images)
-
-    def decompress_at(
-        self, streams: Sequence[bytes], points: Sequence[Point]
-    ) -> Iterator[Decoding]:
-        """As `Codec.decompress_at`; levels are received once, their time counts for each point."""
-        self._received = {}
-        try:
-            for decoding in super().decompress_at(streams, points):
-                seconds = (decoding.seconds or 0.0) + self._seconds_saved / len(streams)
-                yield replace(decoding, seconds=seconds)
-                self._seconds_saved = 0.0
-        finally:
-            self._received, self._seconds_saved = None, 0.0
 
     def ceiling(self, x: Tensor) -> Tensor | None:
         latents = self.backbone.latents
@@ -325,20 +312,6 @@ class DiffC(Codec):
             raise BitstreamError("too little of the stream arrived to make a picture")
         whole = [(level, torch.tensor(found)) for level, found in levels if found]
         return Arrived(caption, whole, ends)
-
-    def _receive_once(
-        self, payload: bytes, arrived: Arrived, height: int, width: int
-    ) -> Refinement:
-        """As `_receive`; once for all points of `decompress_at`."""
-        known = None if self._received is None else self._received.get(payload)
-        if known is not None:
-            self._seconds_saved += known[1]
-            return known[0]
-        start = self._clock()
-        shared = self._receive(arrived, height, width)
-        if self._received is not None:
-            self._received[payload] = shared, self._clock() - start
-        return shared
 
     def _receive(self, arrived: Arrived, height: int, width: int) -> Refinement:
         """What arrived of a stream -> what the sender held then."""

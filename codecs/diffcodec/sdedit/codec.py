@@ -5,8 +5,8 @@ bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no n
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError, derive_seed
-from diffcodec.codec import Codec, Decoding
+from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.points import Point
@@ -111,8 +111,6 @@ class SDEdit(Codec):
             self._network(p)  # is there
         self.num_sections = base.num_sections
         self.progressive = base.progressive and not self._signalled
-        self._shared_pictures: dict[tuple[bytes, ...], tuple[Tensor, float]] | None = None
-        self._seconds_saved = 0.0
         base.select(self.base_point)
         if weights is not None:
             self.load_weights(weights)
@@ -141,19 +139,6 @@ class SDEdit(Codec):
 
     def point_facts(self, point: Point) -> dict[str, float]:
         return {} if self._signalled else {"strength": self._sigma(point)}
-
-    def decompress_at(
-        self, streams: Sequence[bytes], points: Sequence[Point]
-    ) -> Iterator[Decoding]:
-        """As `Codec.decompress_at`; the base's picture is made once, its time counts for each."""
-        self._shared_pictures = {}
-        try:
-            for decoding in super().decompress_at(streams, points):
-                seconds = (decoding.seconds or 0.0) + self._seconds_saved / len(streams)
-                yield replace(decoding, seconds=seconds)
-                self._seconds_saved = 0.0
-        finally:
-            self._shared_pictures, self._seconds_saved = None, 0.0
 
     def fingerprint(self) -> bytes:
         own = self.base.fingerprint()
@@ -253,17 +238,9 @@ class SDEdit(Codec):
     def _base_picture(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
-        """What the base decodes, in [0, 1]; once for all points of `decompress_at`."""
-        key = (self.base.point.name.encode(), *(part for payload in payloads for part in payload))
-        known = None if self._shared_pictures is None else self._shared_pictures.get(key)
-        if known is not None:
-            self._seconds_saved += known[1]
-            return known[0]
-        start = self._clock()
-        x_hat = self.base.decode(payloads, height, width, seeds).clamp(0, 1)
-        if self._shared_pictures is not None:
-            self._shared_pictures[key] = x_hat, self._clock() - start
-        return x_hat
+        """The pictures of the base, in [0, 1]; made once for all points that share its bytes."""
+        key = (self.base.point.name, *(part for payload in payloads for part in payload))
+        return self.once(key, lambda: self.base.decode(payloads, height, width, seeds).clamp(0, 1))
 
     def enhance(
         self, x_hat: Tensor, sigma: float, seed: int, preset: Preset, blend: float = 1.0

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_LOG2_CANDIDATES = 20  # sums of so many signs are exact in float32
+MAX_LOG2_CANDIDATES = 20
 _VALUES_PER_BATCH = 1 << 21  # of float32, in each of a few temporary tensors
 _LARGEST_FACTOR = 16  # of a transform
 _SIGNS, _ARRIVALS = 0, 1  # last word of Philox's counter
@@ -131,10 +131,11 @@ class Channel(ABC):
 
     def _rows(self, indices: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
         rows, sign = self.split(indices)
-        # Integers up to K in absolute value from here to the scaling, exact in float32.
-        whole = walsh_hadamard(signs_2 * hadamard_rows(rows, self.num_candidates))
+        # Integers up to K in absolute value from here to the scaling. They would be exact in
+        # float32, too, but autocast and faster kinds of float32 products leave float64 alone.
+        whole = walsh_hadamard(signs_2.double() * hadamard_rows(rows, self.num_candidates))
         exact = whole[:, :length] * signs_1[:, :length] * sign[:, None]
-        return exact / torch.tensor(math.sqrt(self.num_candidates), device=exact.device)
+        return (exact / math.sqrt(self.num_candidates)).float()
 
     def _signs(
         self, key: int, first: int, count: int, device: torch.device

@@ -28,7 +28,7 @@ CARD = """---
 library_name: diffcodec
 pipeline_tag: image-to-image
 ---
-`{target}` of [diffcodec], an image codec:
+`{target}`, an image codec of diffcodec:
 
 ```python
 import diffcodec

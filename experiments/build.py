@@ -67,7 +67,7 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
     if cfg.allow_untrained or not is_untrained(codec, cfg):
         return
     keys = [f"codec.{name}.weights=…" for name, _ in untrained_parts(codec, cfg)]
-    if _has_no_weights(codec, cfg):
+    if _lacks_weights(codec, cfg.codec):
         keys.append("codec.weights=…" if codec.trainable else "codec.backbone.weights=…")
     raise ValueError(
         f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
@@ -96,12 +96,15 @@ def refuse_untrained_parts(codec: "Codec", cfg: DictConfig) -> None:
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
     """Whether a codec that needs training, or one that it is built on, has no trained weights."""
-    return _has_no_weights(codec, cfg) or bool(untrained_parts(codec, cfg))
+    if cfg.ckpt_path:
+        return False
+    return _lacks_weights(codec, cfg.codec) or bool(untrained_parts(codec, cfg))
 
 
-def _has_no_weights(codec: "Codec", cfg: DictConfig) -> bool:
+def _lacks_weights(codec: "Codec", settings: DictConfig) -> bool:
+    """Whether a codec needs trained weights and neither its settings nor its parts brought any."""
     needs = codec.trainable or codec.requires_weights
-    return needs and not (cfg.ckpt_path or cfg.codec.get("weights") or codec.pretrained)
+    return needs and not (settings.get("weights") or codec.pretrained)
 
 
 def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":
@@ -113,7 +116,5 @@ def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]
     return [
         (name, child)
         for name, child in codec.named_children()
-        if isinstance(child, Codec)
-        and (child.trainable or child.requires_weights)
-        and not (child.pretrained or cfg.codec[name].get("weights"))
+        if isinstance(child, Codec) and _lacks_weights(child, cfg.codec[name])
     ]

@@ -88,9 +88,9 @@ def is_by_reference(value: Any) -> bool:
     """
     if not is_configured(value):
         return False
-    arguments = arguments_of(value)
     if getattr(value, "only_by_source", False):
         return True
+    arguments = value._arguments  # as given: what a copy needs may take long to find out
     if "weights" in arguments:
         return arguments["weights"] is not None and is_public(arguments["weights"])
     return "source" in arguments
@@ -171,7 +171,7 @@ def _sources(given: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(given.get("weights"), str):
         yield given["weights"]
     for value in given.values():
-        source = arguments_of(value).get("weights") if is_configured(value) else None
+        source = value._arguments.get("weights") if is_configured(value) else None
         if isinstance(source, str):
             yield source
 

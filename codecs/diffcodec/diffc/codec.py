@@ -206,17 +206,24 @@ class DiffC(Codec):
         arrived = []
         for stream, contents in zip(streams, self._unpack(streams), strict=True):
             (payload,), height, width = contents.sections, contents.height, contents.width
-            room = 8 * self._limit(height, width)
-            ends = self._read(payload, height, width).ends
-            end = max((end for end in ends if end <= room), default=ends[0])
             kept = pack_progressive(
-                payload[: -(-end // 8)],
+                self._fit(payload, height, width),
                 height=height,
                 width=width,
                 fingerprint=self.fingerprint(),
             )
             arrived.append(stream[: len(kept)])
         return arrived
+
+    def _fit(self, payload: bytes, height: int, width: int) -> bytes:
+        """A payload up to the last chunk that the selected rate has room for.
+
+        Never less than the first level.
+        """
+        room = 8 * self._limit(height, width)
+        ends = self._read(payload, height, width).ends
+        end = max((end for end in ends if end <= room), default=ends[0])
+        return payload[: -(-end // 8)]
 
     def _limit(self, height: int, width: int) -> int:
         """The most bytes of a payload that the selected rate has room for."""
@@ -229,10 +236,11 @@ class DiffC(Codec):
         limit = self._limit(height, width)
         caption: Any = self.point.encoding["caption"]
         # One image at a time: what a convolution rounds depends on the batch it is part of.
-        return [[self._send(image, caption, limit)] for image in x.split(1)]
+        sent = [self._send(image, caption, limit) for image in x.split(1)]
+        return [[self._fit(payload, height, width)] for payload in sent]
 
     def _send(self, x: Tensor, caption: str | None, limit: int) -> bytes:
-        """An image (1, 3, H, W) -> at most `limit` bytes, but at least those of the first level."""
+        """An image (1, 3, H, W) -> whole levels, the last of which ends beyond `limit` bytes."""
         height, width = x.shape[-2:]
         stride = self.backbone.latents.stride
         min_side = self._min_side(height, width) * stride
@@ -251,16 +259,14 @@ class DiffC(Codec):
             for byte in text:
                 writer.write(byte, 8)
         ladder = self._ladder(height, width, first)
-        end = 0  # in bits, of the last chunk that fits
-        while not ladder.done and (writer.num_bits <= 8 * limit or not end):
+        level = None
+        while not ladder.done and (level is None or writer.num_bits <= 8 * limit):
             index = ladder.index_of(shared.error(x0))
             level = ladder.open(index)
             writer.write(index, STEP_BITS)
             for number in shared.send(x0, level).tolist():
                 self._index_code.write(number, writer)
-                if level.number == 0 or writer.num_bits <= 8 * limit:
-                    end = writer.num_bits
-        return writer.to_bytes()[: -(-end // 8)]
+        return writer.to_bytes()
 
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -130,6 +130,89 @@ def _tables(model: "EntropyModel") -> _Tables:
     lists = cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
     _lists[model] = [t.clone() for t in tensors], lists
     return lists
+
+
+FREQUENCY_BITS = 16  # of the range coder
+MAX_FREQUENCIES = (1 << FREQUENCY_BITS) - 1  # what the frequencies of a symbol sum to
+_MIN_SYMBOLS = 4
+
+
+class FrequencyEncoder:
+    """Codes symbols each of which has a distribution of its own, with CompressAI's range coder."""
+
+    def __init__(self) -> None:
+        from compressai.ans import BufferedRansEncoder
+
+        self._encoder: Any = BufferedRansEncoder()
+        self._num_symbols = 0
+
+    def write(self, symbols: Tensor, frequencies: Tensor) -> None:
+        """Append symbols.
+
+        Args:
+            symbols: (n,) integers in [0, V).
+            frequencies: (n, V) integers, each at least 1; a row sums to `MAX_FREQUENCIES`.
+        """
+        if len(symbols):
+            self._encoder.encode_with_indexes(symbols.tolist(), *_frequency_tables(frequencies))
+        self._num_symbols += len(symbols)
+
+    def to_bytes(self) -> bytes:
+        """All of them."""
+        # CompressAI's coder has room for a word per symbol and writes two after the last one:
+        # a few symbols of no information, which nobody reads, make the room.
+        if self._num_symbols < _MIN_SYMBOLS:
+            certain = torch.full((_MIN_SYMBOLS, 1), MAX_FREQUENCIES)
+            self.write(torch.zeros(_MIN_SYMBOLS, dtype=torch.int64), certain)
+        data: bytes = self._encoder.flush()
+        return data
+
+
+class FrequencyDecoder:
+    """Inverse of `FrequencyEncoder`, which never reads beyond the data.
+
+    It takes any bytes for symbols. Whether they are what an encoder writes tells only coding the
+    symbols again.
+
+    Args:
+        data: of the encoder.
+        num_symbols: how many will be read at most.
+    """
+
+    def __init__(self, data: bytes, num_symbols: int) -> None:
+        from compressai.ans import RansDecoder
+
+        self._decoder: Any = RansDecoder()
+        self._decoder.set_stream(guard_rans(data, num_symbols))
+
+    def read(self, frequencies: Tensor) -> Tensor:
+        """The next symbols, (n,) int64.
+
+        Args:
+            frequencies: (n, V) of the encoder.
+
+        Raises:
+            BitstreamError: a symbol is not in [0, V).
+        """
+        if not len(frequencies):
+            return torch.zeros(0, dtype=torch.int64)
+        found = self._decoder.decode_stream(*_frequency_tables(frequencies))
+        if not (min(found) >= 0 and max(found) < frequencies.shape[1]):
+            raise BitstreamError(f"a symbol is not one of {frequencies.shape[1]}")
+        return torch.tensor(found)
+
+
+def _frequency_tables(
+    frequencies: Tensor,
+) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """Rows of frequencies -> what CompressAI's coder takes: indexes, cdfs, their sizes, offsets."""
+    count, num_symbols = frequencies.shape
+    assert bool((frequencies.sum(1) == MAX_FREQUENCIES).all())
+    # The last symbol of CompressAI's tables stands for all that they do not hold.
+    cdfs = torch.zeros(count, num_symbols + 2, dtype=torch.int64)
+    cdfs[:, 1:-1] = frequencies.cumsum(1)
+    cdfs[:, -1] = 1 << FREQUENCY_BITS
+    return list(range(count)), cdfs.tolist(), [num_symbols + 2] * count, [0] * count
 
 
 def encode_text(text: str) -> bytes:

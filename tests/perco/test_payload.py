@@ -1,11 +1,7 @@
 import pytest
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import encode_indices
 from diffcodec.perco.payload import join_caption, read_payload, split_caption
-from diffcodec.perco.rates import Rate
-
-RATES = [Rate(8, 256), Rate(16, 8196)]
 
 
 @pytest.mark.parametrize("text", [None, b"", b"caption"])
@@ -23,14 +19,15 @@ def test_a_byte_numbers_64_rates():
 
 
 def test_both_sections_are_read():
-    indices = [5, 0, 8195, 77, 1, 2]
-    payload = [join_caption(1, b"red", has_local=True), encode_indices(indices, 8196)]
-    assert read_payload(payload, RATES, 40, 96, bytes.decode) == (1, "red", indices)
-    payload = [join_caption(0, None, has_local=False), b""]
-    assert read_payload(payload, RATES, 40, 96, bytes.decode) == (0, None, None)
+    payload = [join_caption(1, b"red", has_local=True), b"codes"]
+    assert read_payload(payload, 2) == (1, b"red", b"codes")
+    assert read_payload([join_caption(0, None, has_local=False), b""], 2) == (0, None, None)
 
 
-def test_indices_outside_the_codebook_are_refused():
-    payload = [join_caption(1, None, has_local=True), b"\xff" * 10]
-    with pytest.raises(BitstreamError, match=r"outside \[0, 8196\)"):
-        read_payload(payload, RATES, 40, 96, bytes.decode)
+@pytest.mark.parametrize(
+    ("rate", "has_local", "message"), [(2, True, "not one of 0 to 1"), (0, False, "without codes")]
+)
+def test_what_no_encoder_writes_is_refused(rate, has_local, message):
+    payload = [join_caption(rate, None, has_local=has_local), b"codes"]
+    with pytest.raises(BitstreamError, match=message):
+        read_payload(payload, 2)

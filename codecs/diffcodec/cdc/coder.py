@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc.compressor import MIN_SCALE, Compressor
-from diffcodec.cdc.synthesis import ExactSynthesis
 from diffcodec.entropy import rans_decode, rans_encode
+from diffcodec.exact import ExactConvolutions
 
 NUM_SCALES = 128
 MAX_SCALE = 256.0
@@ -33,7 +33,7 @@ class LatentCoder:
     def __init__(self, compressor: Compressor) -> None:
         from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 
-        self.synthesis = ExactSynthesis(compressor.h_s)
+        self.synthesis = ExactConvolutions(compressor.h_s, name="hyper-synthesis")
         # In float64 a probability that some machine rounds otherwise is as good as impossible,
         # in float32 the 16-bit tables of two machines do differ.
         self._prior: EntropyBottleneck = copy.deepcopy(compressor.entropy_bottleneck).cpu().double()
@@ -93,7 +93,8 @@ class LatentCoder:
         return (y_symbols + means).float()
 
     def _parameters(self, z_symbols: Tensor) -> tuple[Tensor, Tensor]:
-        means, scales = self.synthesis(z_symbols + self._medians)
+        # Scales may have any sign.
+        means, scales = self.synthesis(z_symbols + self._medians).chunk(2, dim=1)
         return means, torch.bucketize(scales, self._borders).int()
 
 

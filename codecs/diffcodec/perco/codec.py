@@ -14,7 +14,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from diffcodec.diffusion.sampler import find_sampler
-from diffcodec.entropy import encode_indices
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.model_folder import load_saved
@@ -42,6 +41,8 @@ class PerCo(CaptionedCodec):
             or else 8x8/256.
         captioner: images -> captions, see `diffcodec.perco.captioners`.
         text_coder: `zlib` as in the paper, or `dictionary`.
+        index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
+            `diffcodec.perco.index_coder`.
         N, M, codebook_dim: of the hyper-encoders.
         cosine: search codes by cosine similarity, as the paper does.
         codebook_decay, dead_code_threshold: of the codebooks' moving averages.
@@ -80,6 +81,7 @@ class PerCo(CaptionedCodec):
         *,
         captioner: Captioner | None = None,
         text_coder: str = "zlib",
+        index_coder: str = "uniform",
         N: int = 192,
         M: int = 320,
         codebook_dim: int = 32,
@@ -131,7 +133,11 @@ class PerCo(CaptionedCodec):
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
         options |= {"decay": codebook_decay, "dead_code_threshold": dead_code_threshold}
         self.model = LatentDiffusion(
-            backbone, self.rates, hyper_encoder=options, grid_steps=grid_steps
+            backbone,
+            self.rates,
+            hyper_encoder=options,
+            grid_steps=grid_steps,
+            index_coder=index_coder,
         )
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
@@ -165,7 +171,7 @@ class PerCo(CaptionedCodec):
             ValueError: it cannot be had, or does not fit this configuration.
         """
         state = state_dict_of(load_checkpoint(source))
-        of_encoders = "model.hyper_encoders."
+        of_encoders, of_indices = "model.hyper_encoders.", "model.index_models."
         stored = {
             k.removeprefix(of_encoders).partition(".")[0]
             for k in state
@@ -177,14 +183,21 @@ class PerCo(CaptionedCodec):
                 f"{source} has no rate {', '.join(sorted(wanted - stored))}, "
                 f"choose from {', '.join(sorted(stored))}"
             )
-        other = tuple(f"{of_encoders}{name}." for name in stored - wanted)
-        state = {k: v for k, v in state.items() if not k.startswith(other)}
+        other = [f"{part}{name}." for part in (of_encoders, of_indices) for name in stored - wanted]
+        if self.model.index_coder == "uniform":
+            other.append(of_indices)
+        state = {k: v for k, v in state.items() if not k.startswith(tuple(other))}
+        if not any(k.startswith(of_indices) for k in state):
+            # What was trained without a model of its codes may be given one.
+            own = {k: v for k, v in self.state_dict().items() if k.startswith(of_indices)}
+            state |= own
         load_saved(self, state, source=source)
 
     def format_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "rates": [rate.name for rate in self.rates],
             "text_coder": self.text_coder,
+            **({} if self.model.index_coder == "uniform" else {"indices": self.model.index_coder}),
             "timesteps": self.model.process.timesteps.tolist(),
             "prediction": self.model.process.prediction,
         }
@@ -211,8 +224,7 @@ class PerCo(CaptionedCodec):
             has_local = condition != "text"
             codes = b""
             if has_local:
-                indices = self.model.indices(image, index)
-                codes = encode_indices(indices.flatten().tolist(), rate.num_codes)
+                codes = self.model.coder(index).encode(self.model.indices(image, index)[0])
             payloads.append([join_caption(index, text, has_local=has_local), codes])
         return payloads
 
@@ -220,19 +232,13 @@ class PerCo(CaptionedCodec):
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
         # All streams are read before the first picture is made: a bad one is known at once.
-        contents = [
-            read_payload(payload, self.rates, height, width, self._decode_text)
-            for payload in payloads
-        ]
+        contents = [self._read(payload, height, width) for payload in payloads]
         if self.noise_seed is not None:
             seeds = [self.noise_seed] * len(seeds)
         settings: Any = self.point.decoding
         images = []
         for (index, caption, indices), seed in zip(contents, seeds, strict=True):
-            rate, codes = self.rates[index], None
-            if indices is not None:
-                shape = rate.code_shape(height, width)
-                codes = torch.tensor(indices, device=self.device).reshape(1, *shape)
+            codes = None if indices is None else indices[None].to(self.device)
             x_hat = self.model.reconstruct(
                 height=height,
                 width=width,
@@ -240,13 +246,28 @@ class PerCo(CaptionedCodec):
                 index=index,
                 indices=codes,
                 seed=seed_of_sample(seed, settings["sample"]),
-                num_steps=settings["steps"] or rate.default_steps,
+                num_steps=settings["steps"] or self.rates[index].default_steps,
                 guidance=settings["guidance"],
                 sampler=self.sampler,
                 precision=self.decode_precision,
             )
             images.append(x_hat)
         return torch.cat(images)
+
+    def _read(
+        self, payload: Sequence[bytes], height: int, width: int
+    ) -> tuple[int, str | None, Tensor | None]:
+        """Both sections of an image -> number of its rate, caption and indices (h, w).
+
+        Raises:
+            BitstreamError: they are not what the encoder writes for an image of that size.
+        """
+        index, text, codes = read_payload(payload, len(self.rates))
+        caption = None if text is None else self._decode_text(text)
+        if codes is None:
+            return index, caption, None
+        shape = self.rates[index].code_shape(height, width)
+        return index, caption, self.model.coder(index).decode(codes, *shape)
 
     def ceiling(self, x: Tensor) -> Tensor:
         return self.model.backbone.latents.round_trip(x)

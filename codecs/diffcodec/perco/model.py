@@ -17,6 +17,8 @@ from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
+from diffcodec.perco.index_coder import INDEX_CODERS, IndexCoder, index_coder
+from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
 from diffcodec.precision import decoding_in
@@ -33,6 +35,10 @@ class LatentDiffusion(nn.Module):
         rates: in the order in which streams number them.
         hyper_encoder: options of `HyperEncoder`.
         grid_steps: timesteps that are trained and sampled.
+        index_coder: of the codes, one of `diffcodec.perco.index_coder`.
+
+    Raises:
+        ValueError: there is no such coder.
     """
 
     def __init__(
@@ -42,7 +48,12 @@ class LatentDiffusion(nn.Module):
         *,
         hyper_encoder: Mapping[str, Any],
         grid_steps: int,
+        index_coder: str = "uniform",
     ) -> None:
+        if index_coder not in INDEX_CODERS:
+            raise ValueError(
+                f"unknown index_coder {index_coder!r}, choose from {', '.join(INDEX_CODERS)}"
+            )
         super().__init__()
         self.backbone = backbone
         self.rates = list(rates)
@@ -60,6 +71,13 @@ class LatentDiffusion(nn.Module):
                 for rate in self.rates
             }
         )
+        self.index_coder = index_coder
+        self.index_models = nn.ModuleDict()
+        if index_coder != "uniform":
+            self.index_models.update({rate.name: IndexModel(rate.num_codes) for rate in rates})
+            # They are trained when all else is, see `diffcodec.perco.index_training`.
+            self.index_models.requires_grad_(False)
+        self._coders: dict[int, tuple[list[Tensor], IndexCoder]] = {}
         self.local_channels = int(hyper_encoder["M"])
         backbone.widen(self.local_channels)
         frozen(backbone.latents)
@@ -68,10 +86,13 @@ class LatentDiffusion(nn.Module):
             self.null_text = nn.Parameter(backbone.embed_text([""]))
 
     def adopt(self, source: str) -> bool:
-        """Take null text and hyper-encoders from the file that the backbone came from.
+        """Take null text, hyper-encoders and models of the codes from the backbone's own file.
+
+        Args:
+            source: the file, for messages.
 
         Returns:
-            Whether it holds all the rates; hyper-encoders that it does not hold stay random.
+            Whether it holds all the rates; what it does not hold of them stays random.
 
         Raises:
             ValueError: its hyper-encoders are of other sizes.
@@ -80,12 +101,13 @@ class LatentDiffusion(nn.Module):
         if "null_text" in state:
             load_strict(self, {**self.state_dict(), "null_text": state["null_text"]}, source=source)
         found = 0
-        for name, encoder in self.hyper_encoders.items():
-            own = {k: v for k, v in state.items() if k.startswith(f"hyper_encoders.{name}.")}
-            if own:
-                own = state_dict_of(own, prefix=f"hyper_encoders.{name}.")
-                load_strict(encoder, own, source=source)
-                found += 1
+        for of_rates in ("hyper_encoders", "index_models"):
+            for name, module in getattr(self, of_rates).items():
+                own = {k: v for k, v in state.items() if k.startswith(f"{of_rates}.{name}.")}
+                if own:
+                    own = state_dict_of(own, prefix=f"{of_rates}.{name}.")
+                    load_strict(module, own, source=source)
+                    found += of_rates == "hyper_encoders"
         return 0 < found == len(self.rates)
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
@@ -100,6 +122,28 @@ class LatentDiffusion(nn.Module):
         module = self.hyper_encoders[self.rates[index].name]
         assert isinstance(module, HyperEncoder)
         return module
+
+    def index_model(self, index: int) -> IndexModel:
+        """The model of the codes of a rate, of a PerCo that codes them otherwise than uniformly."""
+        module = self.index_models[self.rates[index].name]
+        assert isinstance(module, IndexModel)
+        return module
+
+    def coder(self, index: int) -> IndexCoder:
+        """The coder of the codes of a rate.
+
+        Raises:
+            ValueError: it needs a model that was not trained.
+        """
+        rate = self.rates[index]
+        model = self.index_model(index) if self.index_models else None
+        state = [t.cpu() for t in model.state_dict().values()] if model else []
+        known = self._coders.get(index)
+        # By their contents: a stale coder would be a stream that no other process can decode.
+        if known is None or not all(map(torch.equal, known[0], state)):
+            coder = index_coder(self.index_coder, model, rate.num_codes)
+            known = self._coders[index] = [t.clone() for t in state], coder
+        return known[1]
 
     def decoding_state(self) -> dict[str, Tensor]:
         """The tensors that a decoder needs: without both encoders and the codebooks' averages."""

@@ -2,14 +2,12 @@
 
 first section   bit 0: a caption follows; bit 1: there are codes; bits 2 to 7: number of the
                 rate; then the caption, by one of the text coders
-second section  the indices of the codes
+second section  the indices of the codes, see `index_coder`
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import decode_indices
-from diffcodec.perco.rates import Rate
 
 MAX_RATES = 64
 
@@ -36,25 +34,17 @@ def split_caption(section: bytes) -> tuple[int, bytes | None, bool]:
 
 
 def read_payload(
-    payload: Sequence[bytes],
-    rates: Sequence[Rate],
-    height: int,
-    width: int,
-    decode_text: Callable[[bytes], str],
-) -> tuple[int, str | None, list[int] | None]:
-    """Both sections of an image -> number of its rate, caption and indices, None where not sent.
+    payload: Sequence[bytes], num_rates: int
+) -> tuple[int, bytes | None, bytes | None]:
+    """Both sections of an image -> number of its rate, coded caption and codes, None if not sent.
 
     Raises:
-        BitstreamError: they are not what the encoder writes for an image of that size.
+        BitstreamError: there is no such rate, or codes in a stream that says that it has none.
     """
     head, codes = payload
     index, text, has_local = split_caption(head)
-    if index >= len(rates):
-        raise BitstreamError(f"rate {index} is not one of 0 to {len(rates) - 1}")
-    caption = None if text is None else decode_text(text)
-    if not has_local:
-        if codes:
-            raise BitstreamError(f"{len(codes)} bytes of codes in a stream without codes")
-        return index, caption, None
-    rows, columns = rates[index].code_shape(height, width)
-    return index, caption, decode_indices(codes, rows * columns, rates[index].num_codes)
+    if index >= num_rates:
+        raise BitstreamError(f"rate {index} is not one of 0 to {num_rates - 1}")
+    if codes and not has_local:
+        raise BitstreamError(f"{len(codes)} bytes of codes in a stream without codes")
+    return index, text, codes if has_local else None

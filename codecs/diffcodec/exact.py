@@ -1,16 +1,16 @@
-"""The hyper-synthesis as the entropy coder needs it: bit-exact everywhere.
+"""Convolutions as an entropy coder needs them: bit-exact everywhere.
 
-The decoder must rebuild the encoder's means and scales to the last bit, or it loses the symbols
-from there on. Floating-point convolutions do not give that: devices, thread counts, batch sizes
-and memory formats add the same products in another order, and rounding the sums to a grid only
-makes a difference rare. Sums of integers do not depend on their order, so h_s is computed in
+The decoder must rebuild the encoder's probabilities to the last bit, or it loses the symbols from
+there on. Floating-point convolutions do not give that: devices, thread counts, batch sizes and
+memory formats add the same products in another order, and rounding the sums to a grid only makes a
+difference rare. Sums of integers do not depend on their order, so the network is computed in
 integers: weights are rounded to 2^-20 and activations to a step chosen per layer such that no
 partial sum, in any order, can leave the 2^53 integers that float64 holds exactly. The integers are
 kept in float64 tensors, because that is where a CPU's convolutions are fast. What happens
 between the convolutions (bias, leaky relu, rounding) is one correctly rounded operation per
-element. Everything runs on the CPU for one image at a time, which costs little: z has one position
-for every 64x64 pixels. The means differ from those of the float32 network by about 1e-5, which
-changes the rate by nothing that can be measured.
+element. Everything runs on the CPU, which suits the small networks that entropy coders have. What
+comes out differs from the float32 network by about 1e-5, which changes the rate by nothing that
+can be measured.
 """
 
 from collections.abc import Sequence
@@ -49,50 +49,45 @@ class _Layer:
         return F.conv2d(x, self.weight, bias, self.stride, self.padding)
 
 
-class ExactSynthesis:
-    """The hyper-synthesis h_s, computed in integers.
+class ExactConvolutions:
+    """A network of convolutions, computed in integers.
 
     Args:
-        h_s: convolutions, plain or transposed, each but the last followed by a leaky relu.
+        network: convolutions, plain or transposed, each possibly followed by a leaky relu.
+        name: what the network is, for messages.
 
     Raises:
         ValueError: the weights are not finite, or too large for exact arithmetic.
     """
 
-    def __init__(self, h_s: nn.Sequential) -> None:
-        modules = list(h_s)
+    def __init__(self, network: nn.Sequential, *, name: str) -> None:
+        modules = list(network)
         self._layers = [
-            _integer_layer(module, modules[i + 1 : i + 2])
+            _integer_layer(module, modules[i + 1 : i + 2], name)
             for i, module in enumerate(modules)
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         ]
 
-    def __call__(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantised hyper-latents -> the parameters of y's Gaussians.
-
-        Args:
-            z_hat: (1, C', h, w), on any device.
-
-        Returns:
-            Means and scales, (1, C, 4h, 4w) each, exact float64 on the CPU; scales of any sign.
-        """
-        x = z_hat.detach().cpu().double().contiguous()
+    def __call__(self, x: Tensor) -> Tensor:
+        """The network's output, exact float64 on the CPU, for an input (B, C, H, W) anywhere."""
+        x = x.detach().cpu().double().contiguous()
         for layer in self._layers:
             limit = 2.0 ** (RANGE_BITS + layer.fraction_bits)
             x = (x * 2.0**layer.fraction_bits).round().clamp(-limit, limit)
             x = layer(x) * 2.0 ** -(WEIGHT_BITS + layer.fraction_bits)
             x = torch.where(x < 0, x * layer.slope, x)
-        means, scales = x.chunk(2, dim=1)
-        return means, scales
+        return x
 
 
-def _integer_layer(conv: nn.Conv2d | nn.ConvTranspose2d, after: Sequence[nn.Module]) -> _Layer:
+def _integer_layer(
+    conv: nn.Conv2d | nn.ConvTranspose2d, after: Sequence[nn.Module], name: str
+) -> _Layer:
     transposed = isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
     weight = (conv.weight.detach().cpu().double() * 2.0**WEIGHT_BITS).round().contiguous()
     bias = conv.bias.detach().cpu().double()
     if not (weight.isfinite().all() and bias.isfinite().all()):
-        raise ValueError("the hyper-synthesis has weights that are not finite")
+        raise ValueError(f"the {name} has weights that are not finite")
     # |partial sum| <= sum |weight| * |activation| + |bias|, in units of 2^-(20 + fraction_bits)
     gain = weight.abs().sum((0, 2, 3) if transposed else (1, 2, 3)).max()
     reach = int(gain) << RANGE_BITS
@@ -100,7 +95,7 @@ def _integer_layer(conv: nn.Conv2d | nn.ConvTranspose2d, after: Sequence[nn.Modu
     fraction_bits = min(EXACT_BITS - 1 - reach.bit_length(), MAX_FRACTION_BITS)
     if fraction_bits < MIN_FRACTION_BITS:
         raise ValueError(
-            f"the hyper-synthesis has too large weights to be coded with: they sum to "
+            f"the {name} has too large weights to be coded with: they sum to "
             f"{gain.item() * 2.0**-WEIGHT_BITS:g} per channel"
         )
     slope = after[0].negative_slope if after and isinstance(after[0], nn.LeakyReLU) else 1.0

@@ -1,0 +1,208 @@
+"""Grids of codes <-> bytes: uniformly, by how often codes occur, or by what their neighbours say.
+
+`uniform` is the paper's: log2 V bits for each code. The other two need what training has counted
+(`table`) or learned (`model`), see `diffcodec.perco.index_model`, and are coded with CompressAI's
+range coder. What the network predicts is computed in integers, as are the frequencies made of it,
+so that encoder and decoder agree on every machine.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from decimal import Decimal
+
+import torch
+from torch import Tensor
+
+from diffcodec.bitstream import BitstreamError
+from diffcodec.entropy import (
+    MAX_FREQUENCIES,
+    FrequencyDecoder,
+    FrequencyEncoder,
+    decode_indices,
+    encode_indices,
+)
+from diffcodec.exact import ExactConvolutions
+from diffcodec.perco.index_model import NUM_GROUPS, REACH, IndexModel, groups
+
+INDEX_CODERS = ("uniform", "table", "model")
+_VALUES_PER_STRIP = 1 << 21  # of logits, which bounds memory
+_LOGIT_STEP = 32  # steps per nat
+_WEIGHT_BITS = 30
+# exp(-k / 32) in units of 2^-30, until it rounds to zero. `decimal` rounds correctly everywhere.
+_WEIGHTS = torch.tensor(
+    [
+        int((Decimal(-k) / _LOGIT_STEP).exp() * (1 << _WEIGHT_BITS) + Decimal("0.5"))
+        for k in range(_LOGIT_STEP * 22)
+    ]
+)
+
+
+class IndexCoder(ABC):
+    """Codes the grids of one rate."""
+
+    @abstractmethod
+    def encode(self, indices: Tensor) -> bytes:
+        """Indices (h, w) in [0, V), on any device -> bytes."""
+
+    @abstractmethod
+    def decode(self, data: bytes, height: int, width: int) -> Tensor:
+        """Inverse of `encode`, (height, width) int64 on the CPU.
+
+        Raises:
+            BitstreamError: the bytes are not what `encode` writes for a grid of that size.
+        """
+
+
+class UniformCoder(IndexCoder):
+    """log2 V bits for each code.
+
+    Args:
+        num_codes: V.
+    """
+
+    def __init__(self, num_codes: int) -> None:
+        self._num_codes = num_codes
+
+    def encode(self, indices: Tensor) -> bytes:
+        return encode_indices(indices.flatten().tolist(), self._num_codes)
+
+    def decode(self, data: bytes, height: int, width: int) -> Tensor:
+        found = decode_indices(data, height * width, self._num_codes)
+        return torch.tensor(found, dtype=torch.int64).reshape(height, width)
+
+
+class AdaptiveCoder(IndexCoder):
+    """Codes each group of codes with frequencies that may depend on all groups before it."""
+
+    @abstractmethod
+    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The distributions of the codes of a group, in strips of the grid.
+
+        Args:
+            indices: (h, w), of which the groups before that one are known.
+            number: of the group.
+
+        Yields:
+            Where the codes are, (h, w) of bool, and what `FrequencyEncoder` takes for them, row by
+            row of the grid.
+        """
+
+    def encode(self, indices: Tensor) -> bytes:
+        indices = indices.cpu()
+        encoder = FrequencyEncoder()
+        for number in range(NUM_GROUPS):
+            for where, frequencies in self.frequencies(indices, number):
+                encoder.write(indices[where], frequencies)
+        return encoder.to_bytes()
+
+    def decode(self, data: bytes, height: int, width: int) -> Tensor:
+        indices = torch.zeros(height, width, dtype=torch.int64)
+        decoder = FrequencyDecoder(data, height * width)
+        for number in range(NUM_GROUPS):
+            for where, frequencies in self.frequencies(indices, number):
+                indices[where] = decoder.read(frequencies)
+        # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
+        if self.encode(indices) != data:
+            raise BitstreamError("the codes are truncated, corrupted or of another image size")
+        return indices
+
+
+class TableCoder(AdaptiveCoder):
+    """Each code by how often it occurs.
+
+    Args:
+        counts: (V,) int64, at least 1.
+    """
+
+    def __init__(self, counts: Tensor) -> None:
+        # 2^31 at most, so that products with frequencies are exact.
+        counts = counts.cpu() * (1 << _WEIGHT_BITS) // int(counts.max())
+        self._frequencies = to_frequencies(counts[None])
+
+    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        height, width = indices.shape
+        group = groups(height, width)
+        for rows in _strips(height, width, self._frequencies.shape[1]):
+            where = torch.zeros_like(group, dtype=torch.bool)
+            where[rows] = group[rows] == number
+            yield where, self._frequencies.expand(int(where.sum()), -1)
+
+
+class ModelCoder(AdaptiveCoder):
+    """Each code by what the network makes of its neighbours.
+
+    Args:
+        model: trained; it is copied.
+
+    Raises:
+        ValueError: its weights cannot be computed with exactly.
+    """
+
+    def __init__(self, model: IndexModel) -> None:
+        self._num_codes = model.num_codes
+        self._embedding = model.embedding.weight.detach().cpu().double()
+        self._body = ExactConvolutions(model.body, name="model of the codes")
+        self._head = ExactConvolutions(model.head, name="model of the codes")
+
+    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        height, width = indices.shape
+        group = groups(height, width)
+        for rows in _strips(height, width, self._num_codes):
+            where = torch.zeros_like(group, dtype=torch.bool)
+            where[rows] = group[rows] == number
+            if not where.any():
+                continue
+            # With all that the network sees of the rest, a strip's result is the whole grid's.
+            seen = slice(max(0, rows.start - REACH), min(height, rows.stop + REACH))
+            visible = torch.where(group[seen] < number, indices[seen], self._num_codes)
+            embedded = self._embedding[visible].permute(2, 0, 1)
+            features = self._body(embedded[None])[0][:, where[seen]]
+            logits = self._head(features[None, :, :, None])[0, :, :, 0].T
+            yield where, to_frequencies(_exponentials(logits))
+
+
+def index_coder(name: str, model: IndexModel | None, num_codes: int) -> IndexCoder:
+    """A coder by its name, for the codes of one rate.
+
+    Args:
+        name: one of `INDEX_CODERS`.
+        model: with counts for `table`, and trained for `model`.
+        num_codes: V.
+
+    Raises:
+        ValueError: the model has not been trained, or its weights are no use.
+    """
+    if name == "uniform":
+        return UniformCoder(num_codes)
+    assert model is not None
+    if not model.trained:
+        raise ValueError(
+            f"index_coder={name} needs a model of the codes, which these weights do not have: "
+            "train it by experiment=perco/index_model, or take index_coder=uniform"
+        )
+    return TableCoder(model.counts) if name == "table" else ModelCoder(model)
+
+
+def to_frequencies(weights: Tensor) -> Tensor:
+    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyEncoder` takes, about in proportion.
+
+    In integers throughout. What is left over by rounding goes to the largest.
+    """
+    num_codes = weights.shape[1]
+    frequencies = 1 + weights * (MAX_FREQUENCIES - num_codes) // weights.sum(1, keepdim=True)
+    left = MAX_FREQUENCIES - frequencies.sum(1, keepdim=True)
+    return frequencies.scatter_add(1, weights.argmax(1, keepdim=True), left)
+
+
+def _exponentials(logits: Tensor) -> Tensor:
+    """exp(logit - largest), (n, V), as integers of 30 bits."""
+    steps = (logits * _LOGIT_STEP).round().long()
+    below = steps.amax(1, keepdim=True) - steps
+    return _WEIGHTS[below.clamp(max=len(_WEIGHTS) - 1)]
+
+
+def _strips(height: int, width: int, num_codes: int) -> Iterator[slice]:
+    """The rows of a grid, in parts that need a bounded amount of memory."""
+    rows = max(1, _VALUES_PER_STRIP // (width * num_codes))
+    for first in range(0, height, rows):
+        yield slice(first, min(first + rows, height))

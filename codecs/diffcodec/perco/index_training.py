@@ -1,0 +1,99 @@
+"""Training of the models that PerCo's codes are coded with, when all else of PerCo is trained."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import ModuleList
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from diffcodec.optimization import warmed_up_adamw
+from diffcodec.perco.codec import PerCo
+from diffcodec.perco.index_model import NUM_GROUPS, IndexModel, groups
+
+
+class IndexModelTraining(LightningModule):
+    """Trains the models of the codes of a PerCo at all its rates; the rest stays as it is.
+
+    What tells whether they get better is the ideal code length as a share of log2 V a code,
+    `val/share/GRIDxGRID/CODES`.
+
+    Args:
+        codec: a trained PerCo with `index_coder` `table` or `model`.
+        lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
+
+    Attributes:
+        product: what is exported when training is over.
+
+    Raises:
+        ValueError: the codec codes its indices uniformly, or has no weights.
+    """
+
+    def __init__(
+        self,
+        codec: PerCo,
+        *,
+        lr: float = 3e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        if codec.model.index_coder == "uniform":
+            raise ValueError("there is nothing to train: set part.codec.index_coder=model")
+        codec.requires_grad_(False)
+        codec.model.index_models.requires_grad_(True)
+        self.codec = codec
+        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
+        self._shares = ModuleList(MeanMetric() for _ in codec.rates)
+
+    @property
+    def product(self) -> PerCo:
+        return self.codec
+
+    def train(self, mode: bool = True) -> "IndexModelTraining":
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses = []
+        for model, indices in self._grids(batch):
+            counts = indices.flatten().bincount(minlength=model.num_codes)
+            model.counts += self.trainer.strategy.reduce(counts, reduce_op="sum")
+            group = groups(*indices.shape[1:]).to(indices.device)
+            # One group of each image, all equally often.
+            number = torch.randint(NUM_GROUPS, (len(indices), 1, 1), device=indices.device)
+            present = number.where(number <= group.max(), group.max())
+            logits = model(indices, group < present)
+            losses.append(
+                F.cross_entropy(logits.movedim(1, -1)[group == present], indices[group == present])
+            )
+        loss = torch.stack(losses).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        for index, (model, indices) in enumerate(self._grids(batch)):
+            rate = self.codec.rates[index]
+            uniform = indices.numel() * math.log2(rate.num_codes)
+            share: Any = self._shares[index]
+            share.update(model.num_bits(indices).sum() / uniform)
+            self.log(f"val/share/{rate.name}", share, prog_bar=True)
+
+    def _grids(self, batch: dict[str, Any]) -> list[tuple[IndexModel, Tensor]]:
+        """Of each rate its model and the images' codes, (B, h, w)."""
+        model, count = self.codec.model, len(self.codec.rates)
+        return [(model.index_model(i), model.indices(batch["image"], i)) for i in range(count)]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return warmed_up_adamw(
+            list(self.codec.model.index_models.parameters()),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup_steps=self.warmup_steps,
+            num_steps=self.trainer.estimated_stepping_batches,
+        )

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -58,11 +58,20 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Name -> its first caption, from a COCO annotation file or a JSON object of name -> caption.
+    """Name -> its first caption.
+
+    Args:
+        path: a COCO annotation file, a JSON object of name -> caption, or a folder that
+            `experiments.caption` wrote.
 
     Raises:
-        ValueError: the file is missing, or neither of the two.
+        ValueError: it is missing, or none of these.
     """
+    if path.is_dir():
+        captions = dict(caption_lines(path))
+        if not captions:
+            raise ValueError(f"no captions in {path}: it has no .jsonl files of name and caption")
+        return captions
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -74,6 +83,26 @@ def read_captions(path: Path) -> dict[str, str]:
     if not captions or not all(isinstance(caption, str) for caption in captions.values()):
         raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
     return captions
+
+
+def caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
+    """The names and captions in a folder's `.jsonl` files, which may be still written.
+
+    A line is `{"name": …, "caption": …}`. The last one of a file may be incomplete, as that of a
+    process that was killed, and is left out.
+
+    Raises:
+        ValueError: another line is not of that form.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                found = json.loads(line)
+                name, caption = str(found["name"]), str(found["caption"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number}, is no name with a caption") from error
+            yield name, caption
 
 
 def captions_of_file(path: str | None) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
     "compare": "draw the curves of several runs, with a table and a page",
     "benchmark": "measure how fast a codec is, and where its time goes",
+    "caption": "write captions of a data set's images",
     "calibrate": "find the strengths of the enhancer",
     "compress": "turn images into streams",
     "decompress": "turn streams into pictures",

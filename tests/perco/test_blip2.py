@@ -91,6 +91,21 @@ def test_captions_come_from_the_image_without_the_prompt(model, tmp_path):
     assert captioner(images.flip(0)) == captions[::-1]
 
 
+def test_images_of_any_sizes_are_captioned_together(model, tmp_path, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 20 + 8 * i, 40 - 6 * i, generator=generator) for i in range(4)]
+    alone = Blip2Captioner(model, max_tokens=5, cache=str(tmp_path / "alone"))
+    expected = [alone.caption_images([image])[0] for image in images]
+    together = Blip2Captioner(model, max_tokens=5, cache=str(tmp_path / "together"))
+    assert together.caption_images([images[0]]) == expected[:1]
+    counts = []
+    generate = together._generate
+    monkeypatch.setattr(together, "_generate", lambda p, d: counts.append(len(p)) or generate(p, d))
+    # The first is known, and the last is asked for twice.
+    assert together.caption_images([*images, images[-1]]) == [*expected, expected[-1]]
+    assert counts == [3]
+
+
 def test_an_image_is_captioned_once(model, tmp_path, monkeypatch):
     x = torch.rand(1, 3, 30, 40, generator=torch.Generator().manual_seed(0))
     first = Blip2Captioner(model, max_tokens=4, cache=str(tmp_path))(x)
@@ -99,7 +114,7 @@ def test_an_image_is_captioned_once(model, tmp_path, monkeypatch):
     assert again(x) == first
     # By content: what becomes the same 8-bit picture is the same image.
     assert again(x.mul(255).round().div(255)) == first
-    monkeypatch.setattr(again, "_generate", lambda *_: "new")
+    monkeypatch.setattr(again, "_generate", lambda *_: ["new"])
     assert again(1 - x) == ["new"]
 
 

@@ -12,7 +12,7 @@ from experiments.build import build_codec, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 
 EXPERIMENTS = (
-    *("autoencoder", "backbone", "small", "paper", "paper_lpips"),
+    *("autoencoder", "backbone", "small", "index_model", "paper", "paper_lpips"),
     *("guidance", "steps", "conditions", "caption_swap", "diversity"),
 )
 TINY = (

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,39 +50,49 @@ class Blip2Captioner(Configured):
         self._loaded: tuple[Any, Any] | None = None
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]:
-        return [self._caption(image, x.device) for image in to_uint8(x).cpu()]
+        return list(self.caption_images(list(x)))
 
-    def _caption(self, image: Tensor, device: Any) -> str:
-        content = f"{tuple(image.shape)}".encode() + image.contiguous().numpy().tobytes()
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.txt"
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError:
-            caption = self._generate(image, device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Another process may caption the same image: each writes its own file, then renames it.
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(caption, encoding="utf-8")
-        draft.replace(path)
-        return caption
+    def caption_images(self, images: Sequence[Tensor]) -> list[str]:
+        """Captions of images (3, H, W) in [0, 1] of any sizes, which the model sees together."""
+        if not images:
+            return []
+        pictures = [to_uint8(image).cpu().contiguous() for image in images]
+        paths = [self._path(picture) for picture in pictures]
+        captions = {path: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+        missing = {p: pic for p, pic in zip(paths, pictures, strict=True) if p not in captions}
+        if missing:
+            made = self._generate(list(missing.values()), images[0].device)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path, caption in zip(missing, made, strict=True):
+                # Another process may caption the same image: each writes its own file, then
+                # renames it.
+                draft = path.with_suffix(f".{os.getpid()}")
+                draft.write_text(caption, encoding="utf-8")
+                draft.replace(path)
+                captions[path] = caption
+        return [captions[path] for path in paths]
 
-    def _generate(self, image: Tensor, device: Any) -> str:
+    def _path(self, picture: Tensor) -> Path:
+        content = f"{tuple(picture.shape)}".encode() + picture.numpy().tobytes()
+        return self.folder / f"{hashlib.sha256(content).hexdigest()}.txt"
+
+    def _generate(self, pictures: Sequence[Tensor], device: Any) -> list[str]:
         import torch
         from PIL import Image
 
         processor, model = self._load()
         model.to(device)
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
         # The processor writes the image's tokens into the prompt: without, BLIP-2 sees no image.
-        inputs = processor(images=picture, text="", return_tensors="pt").to(device)
+        inputs = processor(images=shown, text=[""] * len(shown), return_tensors="pt").to(device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
         if not model.language_model.config.is_encoder_decoder:
             # What is generated comes after the prompt.
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        text: str = processor.batch_decode(tokens, skip_special_tokens=True)[0]
-        return " ".join(text.split())
+        texts = processor.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

@@ -6,7 +6,7 @@ Those that are computed from the image have files of their own: `palette` and `b
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,21 @@ class Captioner(Protocol):
     """
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]: ...
+
+
+@runtime_checkable
+class CaptionerOfImages(Protocol):
+    """A captioner that takes images of several sizes at once."""
+
+    def caption_images(self, images: Sequence[Tensor]) -> list[str]:
+        """Images (3, H, W) in [0, 1] -> a caption each."""
+
+
+def caption_images(captioner: Captioner, images: Sequence[Tensor]) -> list[str | None]:
+    """Captions of images (3, H, W) in [0, 1] of any sizes: together, where the captioner can."""
+    if isinstance(captioner, CaptionerOfImages):
+        return list(captioner.caption_images(images))
+    return [captioner(image[None])[0] for image in images]
 
 
 class FixedCaptioner(Configured):

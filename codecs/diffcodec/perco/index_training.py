@@ -8,12 +8,11 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import ModuleList
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perco.codec import PerCo
-from diffcodec.perco.index_model import NUM_GROUPS, IndexModel, groups
+from diffcodec.perco.index_model import IndexModel
 
 
 class IndexModelTraining(LightningModule):
@@ -60,29 +59,20 @@ class IndexModelTraining(LightningModule):
         return self
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        losses = []
+        shares = []
         for model, indices in self._grids(batch):
             counts = indices.flatten().bincount(minlength=model.num_codes)
             model.counts += self.trainer.strategy.reduce(counts, reduce_op="sum")
-            group = groups(*indices.shape[1:]).to(indices.device)
-            # One group of each image, all equally often.
-            number = torch.randint(NUM_GROUPS, (len(indices), 1, 1), device=indices.device)
-            present = number.where(number <= group.max(), group.max())
-            logits = model(indices, group < present)
-            losses.append(
-                F.cross_entropy(logits.movedim(1, -1)[group == present], indices[group == present])
-            )
-        loss = torch.stack(losses).mean()
-        self.log("train/loss", loss, prog_bar=True)
+            shares.append(_share(model, indices))
+        loss = torch.stack(shares).mean()
+        self.log("train/share", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         for index, (model, indices) in enumerate(self._grids(batch)):
-            rate = self.codec.rates[index]
-            uniform = indices.numel() * math.log2(rate.num_codes)
             share: Any = self._shares[index]
-            share.update(model.num_bits(indices).sum() / uniform)
-            self.log(f"val/share/{rate.name}", share, prog_bar=True)
+            share.update(_share(model, indices))
+            self.log(f"val/share/{self.codec.rates[index].name}", share, prog_bar=True)
 
     def _grids(self, batch: dict[str, Any]) -> list[tuple[IndexModel, Tensor]]:
         """Of each rate its model and the images' codes, (B, h, w)."""
@@ -97,3 +87,8 @@ class IndexModelTraining(LightningModule):
             warmup_steps=self.warmup_steps,
             num_steps=self.trainer.estimated_stepping_batches,
         )
+
+
+def _share(model: IndexModel, indices: Tensor) -> Tensor:
+    """The ideal code length of codes (B, h, w) as a share of that of uniform ones, ()."""
+    return model.num_bits(indices).sum() / (indices.numel() * math.log2(model.num_codes))

@@ -99,6 +99,7 @@ class RateCurves(Callback):
             "num_images": len(last.rows),
             "sizes": sizes,
             "num_patches": last.num_patches,
+            "protocol": last.protocol,
             "fid": PROTOCOLS[last.protocol],
             "variants": {m.key: m.variant for m in ordered(last.metrics) if m.variant},
             "ceiling": finite(ceilings[0].metrics) if ceilings else {},

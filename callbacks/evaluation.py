@@ -73,7 +73,8 @@ class Evaluation(Callback):
             whose weights cannot be had is left out, which is said once.
         weights: sources (see `diffcodec.weights`) of what metrics need, by the key of an image
             metric or the name of an embedding (`inception`); None is the usual place or download.
-        protocol: `patches` or `whole`: what the set distances are taken over.
+        protocol: what the set distances are taken over: `patches`, `tiles`, `whole` or `clean`, see
+            `diffcodec.metrics.networks.features`.
 
     Raises:
         ValueError: an unknown metric, protocol or name in `weights`.

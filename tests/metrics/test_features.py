@@ -1,9 +1,17 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from diffcodec.metrics.fid import frechet_distance
-from diffcodec.metrics.networks.features import InceptionFeatures, RandomFeatures, cut, patches
+from diffcodec.metrics.networks.features import (
+    InceptionFeatures,
+    RandomFeatures,
+    clean_resize,
+    cut,
+    patches,
+    tiles,
+)
 
 GOLDEN = 139.734924  # sum of the random features of a fixed pattern
 
@@ -36,7 +44,66 @@ def test_small_images_have_no_patches():
 def test_whole_images_are_one_piece():
     image = torch.zeros(3, 100, 300)
     assert cut(image, "whole").shape == (1, 3, 100, 300)
+    assert cut(image, "clean").shape == (1, 3, 299, 299)
     assert cut(image, "patches").shape == (0, 3, 256, 256)
+
+
+def test_tiles_are_the_first_pass_of_the_patches():
+    image = torch.arange(3 * 512 * 768).reshape(3, 512, 768)
+    assert 24 * len(tiles(image)) == 144
+    assert torch.equal(cut(image, "tiles"), patches(image)[:6])
+
+
+# What clean-fid 0.1.35 makes of the pattern below: build_resizer("clean").
+CLEAN = {
+    (300, 420): (
+        [[26.895315, 77.37037, 113.9194], [90.68614, 131.4135, 115.63338]],
+        33525348.66253853,
+    ),
+    (100, 120): (
+        [[0.0, 3.9525113, 69.96037], [111.020134, 155.63702, 168.59045]],
+        33527332.24184704,
+    ),
+}
+
+
+@pytest.mark.parametrize(("height", "width"), CLEAN)
+def test_clean_resizes_as_clean_fid_does(height, width):
+    pattern = np.arange(3 * 300 * 420).reshape(300, 420, 3) * 37 % 251
+    image = torch.from_numpy(pattern[:height, :width].astype(np.uint8)).permute(2, 0, 1)
+    (resized,) = cut(image, "clean")
+    values, total = CLEAN[height, width]
+    assert torch.equal(resized, clean_resize(image))
+    assert resized.shape == (3, 299, 299)
+    assert resized.dtype == torch.float32
+    assert torch.allclose(resized[:, [0, 150], [0, 77]].T, torch.tensor(values), atol=1e-4)
+    assert float(resized.double().sum()) == pytest.approx(total, rel=1e-7)
+    assert 0 <= resized.min() <= resized.max() <= 255
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """The network with random weights, which are as good as any for its geometry."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        torch.manual_seed(0)
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
+            lambda *args, **kwargs: {},
+        )
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
+        torch.save(FeatureExtractorInceptionV3("random", ["2048"]).state_dict(), path)
+    return InceptionFeatures(str(path))
+
+
+def test_resized_pictures_go_through_the_same_layers(inception):
+    x = torch.randint(0, 256, (1, 3, 299, 299), generator=torch.Generator().manual_seed(0)).byte()
+    inside, resized = inception(x), inception(x.float())
+    assert inside.shape == resized.shape == (1, 2048)
+    assert torch.allclose(inside, resized, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(inside, inception(x.float() * 0.9), rtol=1e-3)
 
 
 def test_random_features_are_fixed():

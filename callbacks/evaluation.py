@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from diffcodec.codec import Codec, CodecOutput, Decoding, to_uint8
 from diffcodec.gathering import gather_all, gather_to_first
 from diffcodec.metrics import (
+    AnnotatedMetric,
     Coding,
     CodingMetric,
     ImageMetric,
@@ -22,7 +23,6 @@ from diffcodec.metrics import (
     SetMetric,
     all_metrics,
 )
-from diffcodec.metrics.metric import ImageMeasure
 from diffcodec.metrics.networks.features import PROTOCOLS, cut
 from diffcodec.points import CEILING, Point
 
@@ -52,12 +52,14 @@ class PointResult:
 class _Features:
     """Features of one image's patches by the name of the embedding, (P, D) each.
 
-    Those of the original are taken once for all points that are decoded of it.
+    Those of the original are taken once for all points that are decoded of it. Beside them are the
+    numbers of `AnnotatedMetric`s, which are summed over the images.
     """
 
     index: int
     real: dict[str, Tensor] = field(default_factory=dict)
     fake: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    numbers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 class Evaluation(Callback):
@@ -100,15 +102,20 @@ class Evaluation(Callback):
                 f"no metric takes weights of {', '.join(unknown)}, choose from "
                 f"{', '.join(sorted(takers))}"
             )
-        self._measures: dict[str, ImageMeasure] | None = None
+        self._measures: dict[str, Any] | None = None  # of an image, by the name of their weights
         self._embeddings: dict[str, nn.Module] = {}
         self._rows: list[dict[str, Any]] = []
         self._features: list[_Features] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get the metrics' own networks, or say once that they cannot be had."""
+        """Get the metrics' own networks, or say once that they cannot be had.
+
+        Raises:
+            ValueError: a metric needs what the data set does not have.
+        """
         if self._measures is not None:
             return
+        self._check_annotations(getattr(trainer, "datamodule", None))
         # One process after the other: the first one downloads, the others find it in the cache.
         for rank in range(trainer.world_size):
             if rank == trainer.global_rank:
@@ -119,6 +126,17 @@ class Evaluation(Callback):
         )
         if len({str(entry) for entry in available}) > 1:
             raise RuntimeError(f"the processes do not have the same metrics: {available}")
+
+    def _check_annotations(self, datamodule: Any) -> None:
+        has: set[str] | None = getattr(datamodule, "annotations", None)
+        if has is None:
+            return
+        for metric in self.metrics:
+            if isinstance(metric, AnnotatedMetric) and metric.annotation not in has:
+                raise ValueError(
+                    f"{metric.key} needs what datamodule {datamodule.name!r} does not have: give "
+                    f"{metric.option}"
+                )
 
     def _load_networks(self, *, announce: bool) -> None:
         self._measures = {}
@@ -158,15 +176,22 @@ class Evaluation(Callback):
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
     ) -> None:
-        self._measure(outputs, with_features=False)
+        self._measure(outputs, {}, with_features=False)
 
     def on_test_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: CodecOutput,
+        batch: Mapping[str, Any],
+        *_: Any,
     ) -> None:
-        self._measure(outputs, with_features=True)
+        self._measure(outputs, batch, with_features=True)
 
     @torch.no_grad()
-    def _measure(self, outputs: CodecOutput, *, with_features: bool) -> None:
+    def _measure(
+        self, outputs: CodecOutput, batch: Mapping[str, Any], *, with_features: bool
+    ) -> None:
         originals = to_uint8(outputs.x)
         features = [_Features(index) for index in outputs.index]
         if with_features:
@@ -176,9 +201,13 @@ class Evaluation(Callback):
         for decoding in outputs.decodings:
             decoded = to_uint8(decoding.x_hat)
             for i, (x, x_hat) in enumerate(zip(originals, decoded, strict=True)):
-                self._rows.append(self._row(outputs, decoding, i, x, x_hat))
+                row = self._row(outputs, decoding, i, x, x_hat)
+                self._rows.append(row)
                 if with_features:
                     features[i].fake[decoding.point.name] = self._embed(x_hat)
+                    numbers = self._annotated(batch, i, x_hat)
+                    features[i].numbers[decoding.point.name] = numbers
+                    row |= self._finished(numbers)
 
     def _row(
         self, outputs: CodecOutput, decoding: Decoding, i: int, x: Tensor, x_hat: Tensor
@@ -208,10 +237,29 @@ class Evaluation(Callback):
             if isinstance(metric, CodingMetric):
                 assert metric.read is not None
                 row[metric.key] = metric.read(coding)
-            elif metric.key in (self._measures or {}):
+            elif isinstance(metric, ImageMetric) and metric.key in (self._measures or {}):
                 assert self._measures is not None
                 row[metric.key] = self._measures[metric.key](x, x_hat)
         return row
+
+    def _annotated(self, batch: Mapping[str, Any], i: int, x_hat: Tensor) -> dict[str, Tensor]:
+        """The numbers of the i-th image of a batch, by the key of the metric."""
+        return {
+            metric.key: self._measures[metric.key](batch[metric.annotation][i], x_hat).cpu()
+            for metric in self.metrics
+            if isinstance(metric, AnnotatedMetric)
+            and self._measures is not None
+            and metric.key in self._measures
+            and metric.annotation in batch
+        }
+
+    def _finished(self, numbers: Mapping[str, Tensor]) -> dict[str, float]:
+        finished = {}
+        for metric in self.metrics:
+            if isinstance(metric, AnnotatedMetric) and metric.key in numbers:
+                assert metric.finish is not None
+                finished[metric.key] = metric.finish(numbers[metric.key])
+        return finished
 
     def _embed(self, image: Tensor) -> dict[str, Tensor]:
         pieces = cut(image, self.protocol)
@@ -236,13 +284,16 @@ class Evaluation(Callback):
             point, own = points[name], [row for row in rows if row["point"] == name]
             num_patches, distances = self._distances(features, name)
             facts = {} if point is CEILING else pl_module.point_facts(point)
-            metrics = self._means(own) | distances | facts
+            annotated = self._finished(_sums(f.numbers[name] for f in features))
+            metrics = self._means(own) | annotated | distances | facts
             self.results.append(PointResult(point, metrics, own, num_patches, self.protocol))
 
     def _means(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Means over the images, in float64; a metric that some image lacks is left out."""
         means = {}
         for metric in self.metrics:
+            if isinstance(metric, AnnotatedMetric):
+                continue
             values: list[Any] = [row.get(metric.key) for row in rows]
             if values and None not in values:
                 means[metric.key] = math.fsum(values) / len(values)
@@ -275,7 +326,7 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
     return next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
 
 
-_LOADED = (ImageMetric, SetMetric)
+_LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 
 
 def _choose(keys: Sequence[str] | None) -> list[Metric]:
@@ -306,6 +357,15 @@ def _unique_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         found.setdefault((order[row["point"]], row["index"]), row)
     return [found[key] for key in sorted(found)]
+
+
+def _sums(numbers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Key of a metric -> its numbers, summed over the images in float64."""
+    sums: dict[str, Tensor] = {}
+    for of_image in numbers:
+        for key, values in of_image.items():
+            sums[key] = sums.get(key, 0) + values.double()
+    return sums
 
 
 def _unique_features(features: Iterable[_Features]) -> list[_Features]:

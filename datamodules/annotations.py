@@ -1,12 +1,16 @@
 """Files beside the images of a data set: lists of names, and captions."""
 
 import json
+import lzma
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datamodules.files import SUFFIXES
+
+COCO_30K = "coco_train2017_30k"
 
 
 class Names:
@@ -57,30 +61,50 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
+def shipped_names(name: str) -> list[str] | None:
+    """The names of a list that ships, or None where there is none of that name.
+
+    `coco_train2017_30k` is the 30,000 images of COCO's train2017 on which the public PerCo (SD) is
+    evaluated.
+    """
+    if name != COCO_30K:
+        return None
+    packed = files("datamodules").joinpath(f"{name}.txt.xz").read_bytes()
+    return [f"{int(number):012d}.jpg" for number in lzma.decompress(packed).split()]
+
+
 def read_captions(path: Path) -> dict[str, str]:
-    """Name -> its first caption.
+    """Name -> its first caption, see `read_all_captions`."""
+    return {name: captions[0] for name, captions in read_all_captions(path).items()}
+
+
+def read_all_captions(path: Path) -> dict[str, list[str]]:
+    """Name -> its captions.
 
     Args:
-        path: a COCO annotation file, a JSON object of name -> caption, or a folder that
+        path: a COCO annotation file, a JSON object of name -> caption or captions, or a folder that
             `experiments.caption` wrote.
 
     Raises:
         ValueError: it is missing, or none of these.
     """
     if path.is_dir():
-        captions = dict(caption_lines(path))
-        if not captions:
+        written = {name: [caption] for name, caption in caption_lines(path)}
+        if not written:
             raise ValueError(f"no captions in {path}: it has no .jsonl files of name and caption")
-        return captions
+        return written
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read captions from {path}: {error}") from error
     try:
-        captions = _coco_captions(data) if "annotations" in data else dict(data)
+        found = _coco_captions(data) if "annotations" in data else dict(data)
+        captions = {name: [c] if isinstance(c, str) else list(c) for name, c in found.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         captions = {}
-    if not captions or not all(isinstance(caption, str) for caption in captions.values()):
+    if not captions or not all(
+        each and all(isinstance(caption, str) for caption in each) for each in captions.values()
+    ):
         raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
     return captions
 
@@ -110,12 +134,12 @@ def captions_of_file(path: str | None) -> dict[str, str] | None:
     return None if path is None else read_captions(Path(path).expanduser())
 
 
-def _coco_captions(data: dict[str, Any]) -> dict[str, str]:
+def _coco_captions(data: dict[str, Any]) -> dict[str, list[str]]:
     names = {image["id"]: image["file_name"] for image in data["images"]}
-    captions: dict[str, str] = {}
+    captions: dict[str, list[str]] = defaultdict(list)
     for annotation in data["annotations"]:
-        captions.setdefault(names[annotation["image_id"]], annotation["caption"].strip())
-    return captions
+        captions[names[annotation["image_id"]]].append(annotation["caption"].strip())
+    return dict(captions)
 
 
 def _file(name: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2.functional import pil_to_tensor
+from torchvision.tv_tensors import Mask
 
 from datamodules.files import ImageReadError, image_size, read_rgb
 from datamodules.sources import Item
@@ -18,7 +19,10 @@ Transform = Callable[[Image.Image], Image.Image]
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """Samples `image` (3, H, W) in [0, 1], `index`, `name` and, where known, `caption`.
+    """Samples `image` (3, H, W) in [0, 1], `index`, `name` and what the item has beside.
+
+    That is `caption` and `score_caption`, and `label_map` (H, W), which the transform takes along
+    with the image (one of torchvision's `transforms.v2` can).
 
     Args:
         items: what to read.
@@ -86,8 +90,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def _sample(self, index: int) -> dict[str, Any]:
         item = self.items[index]
         image = self._read(index)
-        if self.transform is not None:
+        labels = None if item.label_map is None else item.label_map.read()
+        if self.transform is not None and labels is None:
             image = self.transform(image)
+        elif self.transform is not None:
+            joint: Any = self.transform
+            image, labels = joint(image, Mask(labels))
         sample = {
             "image": pil_to_tensor(image).to(torch.float32).div(255),
             "index": index,
@@ -95,6 +103,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
         }
         if item.caption is not None:
             sample["caption"] = item.caption
+        if item.score_caption is not None:
+            sample["score_caption"] = item.score_caption
+        if labels is not None:
+            if labels.shape != sample["image"].shape[-2:]:
+                raise ValueError(
+                    f"{item.name} is {tuple(sample['image'].shape[-2:])}, but its label map "
+                    f"{tuple(labels.shape)}"
+                )
+            sample["label_map"] = labels.as_subclass(torch.Tensor)
         return sample
 
     def _read(self, index: int) -> Image.Image:

@@ -13,6 +13,7 @@ from datamodules.sampler import ShardedBatchSampler, ShardedRandomSampler
 from datamodules.sources import Source
 
 SPLITS = ("train", "val", "test")
+ANNOTATIONS = ("caption", "score_caption", "label_map")
 # A fit is usually followed by a test: whatever is wrong with its images is better known before.
 STAGES = {"fit": SPLITS, "validate": ("val",), "test": ("test",), "predict": ()}
 REQUIRED = {"fit": "train", "validate": "val", "test": "test"}
@@ -22,8 +23,9 @@ class ImageDataModule(LightningDataModule):
     """Image sets for training, validation and test.
 
     Batches are `image` (B, 3, H, W) in [0, 1], `index` (B,) into the set, `name` and, where the
-    source has them, `caption`. Use `Trainer(use_distributed_sampler=False)`: the loaders share the
-    images among the processes themselves, and test each image exactly once.
+    source has them, `caption`, `score_caption` and `label_map` (B, H, W). Use
+    `Trainer(use_distributed_sampler=False)`: the loaders share the images among the processes
+    themselves, and test each image exactly once.
 
     Args:
         name: of the test set, as it is logged.
@@ -131,6 +133,13 @@ class ImageDataModule(LightningDataModule):
                 cache=self.cache and training,
             )
         return self._datasets[split]
+
+    @property
+    def annotations(self) -> set[str]:
+        """What the test images have beside name and index, by its key in a batch."""
+        dataset = self.dataset("test")
+        first = dataset.items[0] if dataset else None
+        return {key for key in ANNOTATIONS if getattr(first, key, None) is not None}
 
     @property
     def num_skipped(self) -> int:

@@ -1,6 +1,6 @@
 """Where images come from: a source lists the items of one split."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from importlib.resources import files
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from datamodules import kodak
-from datamodules.annotations import Names, read_captions, read_names
+from datamodules.annotations import Names, read_all_captions, read_names, shipped_names
 from datamodules.files import SUFFIXES, ImageReadError, image_size, list_images
+from datamodules.label_maps import LabelMap
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,15 @@ class Item:
         name: unique in its set; what rows and pictures are called.
         paths: the file, or the frames of a clip of which training draws one.
         caption: if the source has one.
+        score_caption: another caption of it, which nothing is conditioned on.
+        label_map: the classes of its pixels.
     """
 
     name: str
     paths: tuple[Path, ...]
     caption: str | None = None
+    score_caption: str | None = None
+    label_map: LabelMap | None = None
 
 
 class Source(Protocol):
@@ -51,21 +56,38 @@ class Folder(Source):
         path: a folder or a list of folders, relative to the datamodule's root or absolute.
         limit: only the first so many images.
         min_side: only images whose shorter side has at least so many pixels.
-        names: a text file with one image name per line (with or without its folder and suffix):
-            only these, in that order.
-        captions: a COCO annotation file, or a JSON object of image name -> caption; each image
-            must have one there.
+        names: only these images, in that order: names (with or without folder and suffix), a text
+            file with one per line, or a list that ships (see `datamodules.annotations`).
+        captions: a COCO annotation file, or a JSON object of image name -> caption or captions;
+            each image must have one there.
+        caption_index: which of an image's captions is its own, counted from 0.
+        score_caption_index: which one the CLIP score is taken with, if any; PerCo takes another
+            than it is conditioned on (Sec. 4.3).
+        label_maps: a folder of label maps that are named as the images are, with suffix png, for
+            mIoU.
+        label_values: the pixel's value of each class in them, see `datamodules.label_maps`.
     """
 
     path: str | Sequence[str] = "."
     limit: int | None = None
     min_side: int = 0
-    names: str | None = None
+    names: str | Sequence[str] | None = None
     captions: str | None = None
+    caption_index: int = 0
+    score_caption_index: int | None = None
+    label_maps: str | None = None
+    label_values: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, or null, got {self.limit}")
+        if self.caption_index < 0 or (self.score_caption_index or 0) < 0:
+            raise ValueError(
+                "captions are counted from 0, got caption_index="
+                f"{self.caption_index} and score_caption_index={self.score_caption_index}"
+            )
+        if self.score_caption_index is not None and not self.captions:
+            raise ValueError("score_caption_index needs captions: give captions=FILE")
 
     def items(self, root: Path | None) -> list[Item]:
         paths = [self.path] if isinstance(self.path, str) else list(self.path)
@@ -76,8 +98,8 @@ class Folder(Source):
             raise ValueError(
                 f"no image ({' '.join(sorted(SUFFIXES))}) below {', '.join(map(str, folders))}"
             )
-        if self.names:
-            items = _only(items, _below(root, self.names))
+        if self.names is not None:
+            items = _only(items, *_read_list(root, self.names))
         if self.min_side:
             # One by one: where there is a limit, only so many headers are read.
             items = list(islice((i for i in items if _reaches(i, self.min_side)), self.limit))
@@ -87,7 +109,12 @@ class Folder(Source):
                     "pixels or more"
                 )
         items = items[: self.limit]
-        return _captioned(items, _below(root, self.captions)) if self.captions else items
+        if self.captions:
+            indices = (self.caption_index, self.score_caption_index)
+            items = _captioned(items, _below(root, self.captions), *indices)
+        if self.label_maps:
+            items = _labelled(items, _below(root, self.label_maps), self.label_values)
+        return items
 
 
 @dataclass(frozen=True)
@@ -237,32 +264,68 @@ def _reaches(item: Item, min_side: int) -> bool:
         return True  # left in: whoever reads it decides whether to stop or to skip it
 
 
-def _only(items: Sequence[Item], list_file: Path) -> list[Item]:
+def _read_list(root: Path | None, names: str | Sequence[str]) -> tuple[Sequence[str], str]:
+    """The names that are meant, and where they come from, for messages."""
+    if not isinstance(names, str):
+        return names, "the list of names"
+    shipped = shipped_names(names)
+    if shipped is not None:
+        return shipped, names
+    file = _below(root, names)
+    return read_names(file), str(file)
+
+
+def _only(items: Sequence[Item], names: Sequence[str], origin: str) -> list[Item]:
     by_name = {item.name: item for item in items}
     available = Names(by_name)
-    names = read_names(list_file)
     found = [available.find(name) for name in names]
     missing = [name for name, match in zip(names, found, strict=True) if match is None]
     if missing:
-        raise ValueError(f"{len(missing)} images of {list_file} are missing, first {missing[0]!r}")
+        raise ValueError(f"{len(missing)} images of {origin} are missing, first {missing[0]!r}")
     chosen = [by_name[match] for match in found if match is not None]
     if len(set(found)) < len(found):
-        raise ValueError(f"{list_file} names an image twice, in two ways")
+        raise ValueError(f"{origin} names an image twice, in two ways")
     return chosen
 
 
-def _captioned(items: Sequence[Item], caption_file: Path) -> list[Item]:
-    captions = read_captions(caption_file)
+def _captioned(
+    items: Sequence[Item], file: Path, index: int, score_index: int | None
+) -> list[Item]:
+    captions = read_all_captions(file)
     available = Names(captions)
     found = [available.find(item.name) for item in items]
-    missing = [item.name for item, match in zip(items, found, strict=True) if match is None]
-    if missing:
+    _refuse_missing(items, found, f"have no caption in {file}")
+    wanted = max(index, score_index or 0)
+    few = [name for name in found if name is not None and len(captions[name]) <= wanted]
+    if few:
         raise ValueError(
-            f"{len(missing)} of {len(items)} images have no caption in {caption_file}, "
-            f"first {missing[0]!r}"
+            f"{len(few)} of {len(items)} images have no caption number {wanted} (from 0) in "
+            f"{file}, first {few[0]!r}"
         )
     return [
-        replace(item, caption=captions[match])
+        replace(
+            item,
+            caption=captions[match][index],
+            score_caption=None if score_index is None else captions[match][score_index],
+        )
         for item, match in zip(items, found, strict=True)
         if match is not None
     ]
+
+
+def _labelled(items: Sequence[Item], folder: Path, values: Sequence[int] | None) -> list[Item]:
+    paths = {path.relative_to(folder).as_posix(): path for path in list_images(folder)}
+    available = Names(paths)
+    found = [available.find(item.name) for item in items]
+    _refuse_missing(items, found, f"have no label map below {folder}")
+    return [
+        replace(item, label_map=LabelMap(paths[match], values))
+        for item, match in zip(items, found, strict=True)
+        if match is not None
+    ]
+
+
+def _refuse_missing(items: Sequence[Item], found: Iterable[str | None], problem: str) -> None:
+    missing = [item.name for item, match in zip(items, found, strict=True) if match is None]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(items)} images {problem}, first {missing[0]!r}")

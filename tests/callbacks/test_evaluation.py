@@ -2,14 +2,16 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import diffcodec.metrics
 from callbacks.evaluation import Evaluation
 from diffcodec.codec import Codec, to_uint8
 from diffcodec.metrics.psnr import psnr
 from diffcodec.points import CEILING, combine
+from tests.trainers import quiet_trainer
 
 
 class Grey(Codec):
@@ -102,3 +104,70 @@ def test_a_metric_that_one_image_lacks_is_left_out():
     assert result.metrics["psnr-rgb"] == pytest.approx(
         math.fsum(row["psnr-rgb"] for row in result.rows) / 2
     )
+
+
+TOYS = '''
+"""Counts words of a caption, and the share of words that are long."""
+
+import torch
+
+from diffcodec.metrics.metric import AnnotatedMetric
+
+
+def words(caption, x_hat):
+    found = caption.split()
+    return torch.tensor([sum(len(word) > 3 for word in found), len(found)])
+
+
+METRIC = AnnotatedMetric(
+    "long-words",
+    "Long words",
+    kind="perception",
+    better="higher",
+    default=False,
+    annotation="score_caption",
+    option="captions=FILE",
+    build=lambda weights: words,
+    finish=lambda sums: float(sums[0] / sums[1]),
+)
+'''
+
+
+@pytest.fixture
+def long_words(tmp_path, monkeypatch):
+    (tmp_path / "toy_long_words.py").write_text(TOYS)
+    path = [*diffcodec.metrics.__path__, str(tmp_path)]
+    monkeypatch.setattr(diffcodec.metrics, "__path__", path)
+
+
+class Captioned(LightningDataModule):
+    name = "captioned"
+
+    def __init__(self, captions):
+        super().__init__()
+        self.annotations = {"score_caption"} if captions else set()
+        image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+        self.samples = [
+            {"index": i, "name": f"{i}.png", "image": image, "score_caption": caption}
+            for i, caption in enumerate(captions or ["", ""])
+        ]
+
+    def test_dataloader(self):
+        return DataLoader(self.samples, batch_size=2)
+
+
+def test_what_the_data_set_says_is_summed_over_the_images(tmp_path, long_words):
+    evaluation = Evaluation(metrics=["psnr-rgb", "long-words"])
+    trainer = quiet_trainer(tmp_path, callbacks=[evaluation])
+    trainer.test(Grey(), datamodule=Captioned(["a house", "horses everywhere", "a"]), verbose=False)
+    (result,) = evaluation.results
+    assert [row["long-words"] for row in result.rows] == [0.5, 1.0, 0.0]
+    assert result.metrics["long-words"] == 3 / 5  # not the mean of the images' shares
+
+
+def test_what_the_data_set_does_not_say_is_asked_for_before_the_run(tmp_path, long_words):
+    trainer = quiet_trainer(tmp_path, callbacks=[Evaluation(metrics=["long-words"])])
+    with pytest.raises(
+        ValueError, match=r"long-words needs what datamodule 'captioned' .*captions="
+    ):
+        trainer.test(Grey(), datamodule=Captioned(None), verbose=False)

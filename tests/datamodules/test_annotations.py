@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from datamodules.annotations import Names, read_captions, read_names
+from datamodules.annotations import (
+    Names,
+    read_all_captions,
+    read_captions,
+    read_names,
+    shipped_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +115,33 @@ def test_an_unreadable_caption_file_is_named(tmp_path, content):
         (tmp_path / "captions.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"cannot read captions from .*captions\.json"):
         read_captions(tmp_path / "captions.json")
+
+
+def test_an_image_may_have_several_captions(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text('{"a": "one", "b": ["two", "three"]}')
+    assert read_all_captions(path) == {"a": ["one"], "b": ["two", "three"]}
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 7, "caption": f" {c}\n"} for c in ("first", "second")],
+    }
+    path.write_text(json.dumps(coco))
+    assert read_all_captions(path) == {"a.jpg": ["first", "second"]}
+    assert read_captions(path) == {"a.jpg": "first"}
+
+
+@pytest.mark.parametrize("content", ['{"a": []}', '{"a": [1]}', '{"a": 3}'])
+def test_what_is_no_caption_is_refused(tmp_path, content):
+    path = tmp_path / "captions.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="neither a COCO caption file nor"):
+        read_all_captions(path)
+
+
+def test_the_list_that_ships_is_that_of_the_public_perco(shared):
+    names = shipped_names("coco_train2017_30k")
+    assert len(names) == len(set(names)) == 30_000
+    assert names[0] == "000000000009.jpg"
+    listed = (shared / "reference" / "coco" / "train2017_30k_names.txt").read_text().split()
+    assert names == listed
+    assert shipped_names("coco_train2017") is None

@@ -5,6 +5,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+import torch
 from hydra.errors import InstantiationException
 from PIL import Image
 
@@ -185,8 +186,10 @@ def test_coco30k_is_a_square_with_captions_where_they_are_given(
     for number, (height, width) in enumerate([(480, 640), (640, 300), (200, 200)]):
         halves(f"{folder}/COCO_{number:012}.jpg", height, width)
     expected = {f"COCO_{number:012}.jpg": (side, side) for number in range(3)}
-    assert evaluated(load(name)) == expected
-    assert "caption" not in load(name).dataset("test")[0]
+    assert evaluated(load(name, "datamodule.test.names=null")) == expected
+    datamodule = load(name, "datamodule.test.names=null")
+    assert "caption" not in datamodule.dataset("test")[0]
+    assert datamodule.annotations == set()
 
     annotations = {
         "images": [{"id": n, "file_name": f"COCO_{n:012}.jpg"} for n in range(3)],
@@ -201,6 +204,37 @@ def test_coco30k_is_a_square_with_captions_where_they_are_given(
     batches = list(datamodule.test_dataloader())
     assert [batch["caption"] for batch in batches] == [["caption 2"], ["caption 0"]]
     assert load(name)._sources["test"].limit == 30000
+
+
+def test_coco_at_512_takes_the_images_of_the_public_perco(load, halves):
+    for number in (9, 25, 34):
+        halves(f"train2017/{number:012}.jpg", 300, 300)
+    with pytest.raises(ValueError, match="29998 images of coco_train2017_30k are missing"):
+        load("coco30k_512").setup("test")
+    datamodule = load("coco30k_512", "datamodule.test.names=[000000000034,000000000009]")
+    assert list(evaluated(datamodule)) == ["000000000034.jpg", "000000000009.jpg"]
+
+
+def test_label_maps_are_cropped_with_their_images(load, tmp_path, halves):
+    halves("train2017/000000000009.jpg", 600, 900)
+    labels = np.full((600, 900), 89, np.uint8)  # COCO's toothbrush, the last of the 80 things
+    labels[:, 450:] = 11  # never annotated
+    labels[:300, 450:] = 181
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(labels).save(tmp_path / "maps" / "000000000009.png")
+    datamodule = load(
+        "coco30k_512", "datamodule.test.names=null", "datamodule.test.label_maps=maps"
+    )
+    datamodule.setup("test")
+    assert datamodule.annotations == {"label_map"}
+    (batch,) = datamodule.test_dataloader()
+    (label_map,) = batch["label_map"]
+    assert label_map.shape == batch["image"].shape[-2:] == (512, 512)
+    assert set(label_map[:, :256].flatten().tolist()) == {79}
+    assert set(label_map[:256, 256:].flatten().tolist()) == {170}
+    assert set(label_map[256:, 256:].flatten().tolist()) == {255}
+    white = batch["image"][0, 0] > 0.5
+    assert torch.equal(white, label_map != 79)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("imagenet", "val"), ("lsun_bedroom", "bedroom")])

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.label_maps import LabelMap
 from datamodules.sources import Folder, Photos, Septuplets
 
 
@@ -148,6 +149,46 @@ def test_only_the_chosen_images_need_captions(tmp_path, save_image):
     assert Folder(captions="captions.json", limit=1).items(tmp_path)[0].caption == "one"
     with pytest.raises(ValueError, match=r"2 of 3 images have no caption in .*, first 'b\.png'"):
         Folder(captions="captions.json").items(tmp_path)
+
+
+def test_one_caption_is_sent_and_another_one_is_scored(tmp_path, save_image):
+    save_image("a.png")
+    (tmp_path / "captions.json").write_text('{"a": ["one", "two", "three"]}')
+    (item,) = Folder(captions="captions.json").items(tmp_path)
+    assert (item.caption, item.score_caption) == ("one", None)
+    source = Folder(captions="captions.json", caption_index=2, score_caption_index=1)
+    (item,) = source.items(tmp_path)
+    assert (item.caption, item.score_caption) == ("three", "two")
+    with pytest.raises(ValueError, match=r"1 of 1 images have no caption number 3 \(from 0\)"):
+        Folder(captions="captions.json", score_caption_index=3).items(tmp_path)
+
+
+def test_captions_to_score_need_captions():
+    with pytest.raises(ValueError, match="score_caption_index needs captions"):
+        Folder(score_caption_index=1)
+    with pytest.raises(ValueError, match="counted from 0, got caption_index=-1"):
+        Folder(captions="captions.json", caption_index=-1)
+
+
+def test_names_may_be_given_one_by_one(tmp_path, save_image):
+    for name in ("val/1.png", "val/2.png", "val/3.png"):
+        save_image(name)
+    assert names(Folder("val", names=["3.png", "1"]).items(tmp_path)) == ["3.png", "1.png"]
+    with pytest.raises(ValueError, match="1 images of the list of names are missing, first '9'"):
+        Folder("val", names=["9"]).items(tmp_path)
+
+
+def test_label_maps_are_found_by_name(tmp_path, save_image):
+    for name in ("set/x/a.jpg", "set/b.jpg", "maps/x/a.png", "maps/b.png"):
+        save_image(name)
+    items = Folder("set", label_maps="maps", label_values=[4, 5]).items(tmp_path)
+    assert [item.label_map for item in items] == [
+        LabelMap(tmp_path / "maps" / "b.png", [4, 5]),
+        LabelMap(tmp_path / "maps" / "x" / "a.png", [4, 5]),
+    ]
+    (tmp_path / "maps" / "b.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 2 images have no label map below .*maps"):
+        Folder("set", label_maps="maps").items(tmp_path)
 
 
 def test_ambiguous_captions_are_refused(tmp_path, save_image):

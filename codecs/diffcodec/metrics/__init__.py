@@ -7,6 +7,7 @@ from pkgutil import iter_modules
 
 from diffcodec.metrics.metric import (
     KINDS,
+    AnnotatedMetric,
     Coding,
     CodingMetric,
     ImageMetric,
@@ -16,6 +17,7 @@ from diffcodec.metrics.metric import (
 )
 
 __all__ = [
+    "AnnotatedMetric",
     "Coding",
     "CodingMetric",
     "ImageMetric",

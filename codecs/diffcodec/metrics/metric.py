@@ -83,6 +83,29 @@ class ImageMetric(Metric):
     build: Callable[[str | None], ImageMeasure] | None = None
 
 
+AnnotatedMeasure = Callable[[Any, "Tensor"], "Tensor"]
+"""What the data set says of an image, and the decoded uint8 image (3, H, W) -> numbers (S,)."""
+
+
+@dataclass(frozen=True)
+class AnnotatedMetric(Metric):
+    """A metric of decoded pictures and of what the data set says of the images.
+
+    Attributes:
+        annotation: what it needs, by its key in a batch, as in `score_caption`.
+        option: how a datamodule is given that, for messages.
+        build: source of its network's weights, None for the usual place -> how an image's numbers
+            are computed. Raises ValueError where the weights cannot be had. A measure that holds a
+            network is an `nn.Module`, and is moved to the device of the codec.
+        finish: these numbers, summed over images -> value.
+    """
+
+    annotation: str = ""
+    option: str = ""
+    build: Callable[[str | None], AnnotatedMeasure] | None = None
+    finish: "Callable[[Tensor], float] | None" = None
+
+
 @dataclass(frozen=True)
 class SetMetric(Metric):
     """A distance between the features of originals (real) and decoded pictures (fake).

@@ -8,8 +8,8 @@ The protocols, by the names that `curve.json` and the configs have for them:
     tiles     the first of these two passes alone, as CDC has it (Sec. 4). Kodak gives 144.
     whole     whole images, resized to 299x299 inside the Inception network as TensorFlow 1 does it:
               bilinear, without a filter against aliasing.
-    clean     whole images, resized to 299x299 as clean-fid does it (Parmar et al., CVPR 2022), which
-              PerCo measures with (App. A): bicubic with such a filter, and not rounded to 8 bits.
+    clean     whole images, resized to 299x299 as clean-fid (Parmar et al., CVPR 2022) does it, with
+              which PerCo measures (App. A): bicubic with such a filter, not rounded to 8 bits.
 
 Originals are the real set, reconstructions the fake one.
 """

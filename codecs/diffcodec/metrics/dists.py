@@ -1,5 +1,13 @@
-"""DISTS, of which publications have values; it is not measured here."""
+"""DISTS (Ding et al., 2020): structure and texture of VGG's features."""
 
-from diffcodec.metrics.metric import Metric
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
 
-METRIC = Metric("dists", "DISTS", kind="perception", better="lower", order=3)
+METRIC = pyiqa_metric(
+    "dists",
+    "DISTS",
+    kind="perception",
+    order=3,
+    better="lower",
+    needs="DISTS's weights and torchvision's VGG16",
+    min_side=32,
+)

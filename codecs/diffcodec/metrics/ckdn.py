@@ -1,0 +1,12 @@
+"""CKDN (Zheng et al., ICCV 2021): a reference that was degraded serves a network as well."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "ckdn",
+    "CKDN",
+    kind="perception",
+    order=5,
+    needs="CKDN's network",
+    min_side=32,
+)

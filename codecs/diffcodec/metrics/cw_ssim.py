@@ -1,0 +1,11 @@
+"""Complex wavelet structural similarity (Sampat et al., 2009) of luma: shifts cost little."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "cw_ssim",
+    "CW-SSIM",
+    kind="distortion",
+    order=11,
+    min_side=64,
+)

@@ -1,0 +1,13 @@
+"""DBCNN (Zhang et al., 2020): two networks' opinion score, without reference."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "dbcnn",
+    "DBCNN",
+    kind="perception",
+    order=7,
+    variant="KonIQ-10k",
+    needs="DBCNN's networks",
+    min_side=64,
+)

@@ -1,0 +1,12 @@
+"""Feature similarity with colour (Zhang et al., 2011): phase congruency and gradients."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "fsim",
+    "FSIM",
+    kind="distortion",
+    order=12,
+    variant="with colour",
+    min_side=16,
+)

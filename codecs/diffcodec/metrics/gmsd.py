@@ -1,0 +1,12 @@
+"""Gradient magnitude similarity deviation (Xue et al., 2014) of luma."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "gmsd",
+    "GMSD",
+    kind="distortion",
+    order=13,
+    better="lower",
+    min_side=8,
+)

@@ -1,0 +1,12 @@
+"""Most apparent distortion (Larson & Chandler, 2010): seconds per image on a CPU."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "mad",
+    "MAD",
+    kind="distortion",
+    order=16,
+    better="lower",
+    min_side=16,
+)

@@ -1,0 +1,13 @@
+"""MUSIQ (Ke et al., ICCV 2021): a transformer's opinion score, without reference."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "musiq",
+    "MUSIQ",
+    kind="perception",
+    order=6,
+    variant="KonIQ-10k",
+    needs="MUSIQ's network",
+    min_side=32,
+)

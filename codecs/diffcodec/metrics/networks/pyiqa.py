@@ -1,0 +1,92 @@
+"""Metrics of the package pyiqa, which has most of the sixteen that CDC is measured with (Sec. 4).
+
+It is an optional extra (`pip install 'diffcodec[iqa]'`): its licence, PolyForm Noncommercial 1.0.0,
+allows no commercial use. Those that are closed forms need nothing else; of the others it fetches
+the networks of their authors when they are first wanted.
+"""
+
+from torch import Tensor, nn
+
+from diffcodec.metrics.metric import ImageMeasure, ImageMetric, Kind
+
+EXTRA = "the package pyiqa (for non-commercial use): pip install 'diffcodec[iqa]'"
+
+
+class PyiqaMetric(nn.Module):
+    """One metric of pyiqa in its default setting, frozen.
+
+    Args:
+        name: as pyiqa calls it.
+        weights: of its network, a source of `diffcodec.weights`; None is what pyiqa fetches.
+        min_side: an image with a shorter side has no value.
+
+    Raises:
+        ValueError: pyiqa is not installed, its weights cannot be had, or it has none.
+    """
+
+    def __init__(self, name: str, weights: str | None = None, *, min_side: int = 1) -> None:
+        super().__init__()
+        try:
+            import pyiqa
+        except ImportError as error:
+            raise ValueError(f"{name} needs {EXTRA} ({error})") from error
+        from diffcodec.weights import find_file
+
+        options = {} if weights is None else {"pretrained_model_path": str(find_file(weights))}
+        try:
+            self.metric = pyiqa.create_metric(name, device="cpu", **options)
+        except TypeError as error:
+            raise ValueError(f"{name} is a closed form and takes no weights: {error}") from error
+        except Exception as error:  # its downloads fail by OSError, URLError, RuntimeError, …
+            raise ValueError(f"no weights for {name} of pyiqa: {error}") from error
+        self.min_side = min_side
+        self.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
+        """Value for two uint8 images (3, H, W); None where a side is too short.
+
+        Metrics without reference look at the decoded image alone.
+        """
+        if min(x.shape[-2:]) < self.min_side:
+            return None
+        reference, decoded = (image[None].float() / 255 for image in (x, x_hat))
+        if self.metric.metric_mode == "NR":
+            return float(self.metric(decoded))
+        return float(self.metric(decoded, reference))
+
+
+def pyiqa_metric(
+    key: str,
+    label: str,
+    *,
+    kind: Kind,
+    order: int,
+    name: str = "",
+    better: str = "higher",
+    variant: str = "",
+    needs: str = "",
+    min_side: int = 1,
+) -> ImageMetric:
+    """An `ImageMetric` that pyiqa computes, where it is asked for.
+
+    Args:
+        key, label, kind, order, better, variant: as of `Metric`.
+        name: as pyiqa calls it; "" is the key.
+        needs: the network of a learned one.
+        min_side: as of `PyiqaMetric`.
+    """
+
+    def build(weights: str | None) -> ImageMeasure:
+        return PyiqaMetric(name or key, weights, min_side=min_side)
+
+    return ImageMetric(
+        key,
+        label,
+        kind=kind,
+        better=better,  # type: ignore[arg-type]
+        order=order,
+        needs=f"pyiqa{f' and {needs}' if needs else ''}",
+        variant=variant,
+        default=False,
+        build=build,
+    )

@@ -1,0 +1,13 @@
+"""PieAPP (Prashnani et al., CVPR 2018): a network's guess which of two images people prefer."""
+
+from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+
+METRIC = pyiqa_metric(
+    "pieapp",
+    "PieAPP",
+    kind="perception",
+    order=4,
+    better="lower",
+    needs="PieAPP's network",
+    min_side=64,
+)

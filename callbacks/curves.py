@@ -21,21 +21,23 @@ from diffcodec.curves import (
     write_json,
     write_rows,
 )
-from diffcodec.figures import panels, plot_curves
+from diffcodec.figures import all_panels, panels, plot_curves
 from diffcodec.metrics import ordered
 from diffcodec.metrics.networks.features import PROTOCOLS
 from diffcodec.points import CEILING, Point, shown
 
+MANY = 7  # metrics that are measured by default: more are drawn into a figure of their own
 MAX_TAG = 64  # characters, W&B's limit
 
 
 class RateCurves(Callback):
     """After each pass over the data, adds its points to the curves and writes them anew.
 
-    Writes `curve.json` (CompressAI's results schema), `images.csv` (a row per image and point) and
-    `curve.png`; logs to W&B each point with `curve/bpp` as x axis, a table of all points, line
-    plots and the summary. A codec whose points make several series has a curve of each, in
-    `SERIES/curve.json`, and all of them as lines of one figure and of one plot.
+    Writes `curve.json` (CompressAI's results schema), `images.csv` (a row per image and point),
+    `curve.png` and, with more metrics than are measured by default, `metrics.png`; logs to W&B each
+    point with `curve/bpp` as x axis, a table of all points, line plots and the summary. A codec
+    whose points make several series has a curve of each, in `SERIES/curve.json`, and all of them as
+    lines of one figure and of one plot.
 
     Args:
         name: of the curve, as in its legend.
@@ -72,7 +74,11 @@ class RateCurves(Callback):
             folder.mkdir(parents=True, exist_ok=True)
             write_json(curve.to_json(), folder / CURVE_FILE)
         write_rows([row for r in self.results for row in r.rows], self.folder / ROWS_FILE)
-        plot_curves([*curves.values()], self.folder / "curve.png")
+        drawn = [*curves.values()]
+        plot_curves(drawn, self.folder / "curve.png")
+        every = all_panels(drawn)
+        if len(every) > MANY:
+            plot_curves(drawn, self.folder / "metrics.png", every)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 self._log_to_wandb(logger.experiment, added, curves)

@@ -88,10 +88,15 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
     (folder / "curves.json").write_text(json.dumps(joined(curves), indent=2) + "\n")
     figures = draw_all(curves, folder, rate=options.rate, at=options.at)
     pictures = copy_pictures(curves, folder, options.images)
+    if options.x:
+        from experiments.comparison.over import draw_over
+
+        figures += draw_over(curves, options.x, folder, by=options.by)
     strips = draw_strips(curves, pictures, folder, options.strip)
     write_page(folder / "index.html", curves, table, pictures, options.rate)
     names = ("index.html", "overview.png", *TABLE_FILES, "deltas.csv")
-    _show(table, [*(folder / name for name in names), *strips])
+    over = [path for path in figures if path.name.startswith(("over_", "grid."))]
+    _show(table, [*(folder / name for name in names), *over, *strips])
     if options.log:
         print(f"  W&B: {_log(options, curves, table, figures, folder)}")
 
@@ -179,6 +184,12 @@ def parser() -> argparse.ArgumentParser:
         "--by-dataset",
         action="store_true",
         help="compare each data set on its own, and put them side by side in one table",
+    )
+    add(
+        "--x",
+        metavar="KEY",
+        help="also draw every metric over this setting of points (steps) or metric "
+        "(decoding_time), a line for points that differ in it alone, or by --by",
     )
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
     add("--method", default=METHODS[0], choices=METHODS, help="interpolation of BD figures")

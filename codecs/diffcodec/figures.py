@@ -8,7 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffcodec.curves import Curve
-from diffcodec.metrics import Metric, headlines
+from diffcodec.metrics import Metric, headlines, ordered
+
+COLUMNS = 4
 
 
 def panels(curves: Sequence[Curve]) -> list[Metric]:
@@ -16,13 +18,31 @@ def panels(curves: Sequence[Curve]) -> list[Metric]:
     return headlines(key for curve in curves for key in curve.keys)
 
 
-def plot_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Draw curves of one data set against bits per pixel, with their ceilings, into a PNG."""
-    metrics = panels(curves)
-    figure = Figure(figsize=(4.2 * max(1, len(metrics)), 3.6), layout="constrained")
+def all_panels(curves: Sequence[Curve]) -> list[Metric]:
+    """Every metric of distortion or perception that a curve has."""
+    found = ordered(key for curve in curves for key in curve.keys)
+    return [metric for metric in found if metric.kind in ("distortion", "perception")]
+
+
+def plot_curves(
+    curves: Sequence[Curve], path: Path, metrics: Sequence[Metric] | None = None
+) -> None:
+    """Draw curves of one data set against bits per pixel, with their ceilings, into a PNG.
+
+    Args:
+        curves: what is drawn.
+        path: of the PNG.
+        metrics: a panel for each, four in a row; None is what `panels` says, in one row.
+    """
+    rows = 1 if metrics is None else max(1, -(-len(metrics) // COLUMNS))
+    metrics = panels(curves) if metrics is None else metrics
+    columns = max(1, -(-len(metrics) // rows))
+    figure = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     rates = [rate for curve in curves for rate, _ in curve.pairs("bpp")]
-    axes = figure.subplots(1, max(1, len(metrics)), squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(metrics) :]:
+        axis.set_axis_off()
     for axis, metric in zip(axes, metrics, strict=False):
         for curve in curves:
             pairs = curve.pairs(metric.key)

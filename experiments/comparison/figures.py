@@ -1,6 +1,6 @@
 """Figures of a comparison, as PNG for the screen and SVG for a paper."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.artist import Artist
@@ -21,18 +21,19 @@ COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
+COLUMNS = 6  # of panels in a row
 FIDELITY = "psnr-rgb"  # what realism is set against
 
 
 def draw_all(
     curves: Sequence[Line], folder: Path, *, rate: str = "bpp", at: Sequence[float] = ()
 ) -> list[Path]:
-    """Draw every metric against the rate, realism against PSNR, and an overview.
+    """Draw every metric against the rate, alone and in a grid, realism against PSNR, an overview.
 
     Args:
         curves: what is compared.
-        folder: where the files go: `METRIC.png`, `METRIC.svg`, `overview.*` and
-            `perception_distortion_METRIC.*`.
+        folder: where the files go: `METRIC.png`, `METRIC.svg`, `overview.*`, `grid.*` (where there
+            are more metrics than an overview shows) and `perception_distortion_METRIC.*`.
         rate: the metric on the rate axis.
         at: rates in bits per pixel for realism against PSNR; by default those that most curves
             reach.
@@ -48,13 +49,16 @@ def draw_all(
     shared = [m.key for m in metrics if sum(bool(c.pairs(m.key, rate)) for c in curves) >= least]
     overview = headlines(shared)
     if overview:
-        written.append(_save(_panels(curves, overview, rate), folder / "overview"))
-    written += [_save(_panels(curves, [m], rate), folder / safe_name(m.key)) for m in metrics]
+        written.append(save(_panels(curves, overview, rate), folder / "overview"))
+    shown = [m for m in metrics if m.key in shared and m.kind != "time"]
+    if len(shown) > len(overview):
+        written.append(save(_panels(curves, shown, rate), folder / "grid"))
+    written += [save(_panels(curves, [m], rate), folder / safe_name(m.key)) for m in metrics]
     realism = [metric for metric in metrics if metric.kind == "perception"]
     for metric in realism if find_metric(FIDELITY) in metrics else []:
         figure = _perception_distortion(curves, metric, rate=rate, at=at)
         if figure is not None:
-            written.append(_save(figure, folder / f"perception_distortion_{metric.key}"))
+            written.append(save(figure, folder / f"perception_distortion_{metric.key}"))
     return written
 
 
@@ -64,37 +68,65 @@ def color_of(index: int) -> str:
 
 
 def _panels(curves: Sequence[Line], metrics: Sequence[Metric], rate: str) -> Figure:
-    figure = Figure(figsize=(4.6 * len(metrics) + 0.4, 4.4), layout="constrained")
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for axis, metric in zip(axes, metrics, strict=True):
+    """A panel for each metric, in rows; in a grid those of perception are red (CDC's Fig. 2)."""
+    rows = -(-len(metrics) // COLUMNS)
+    columns = -(-len(metrics) // rows)
+    figure = Figure(figsize=(4.6 * columns + 0.4, 3.9 * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flatten())
+    for axis, metric in zip(axes, metrics, strict=False):
         _draw(axis, curves, metric, rate)
-    _legend(figure, axes, 2 * len(metrics))
+        if len(metrics) > COLUMNS and metric.kind == "perception":
+            axis.spines[:].set_color("#d62728")
+    for axis in axes[len(metrics) :]:
+        axis.set_axis_off()
+    legend_below(figure, axes, 2 * columns)
     return figure
 
 
 def _draw(axis: Axes, curves: Sequence[Line], metric: Metric, rate: str) -> None:
-    rates: list[float] = []
+    lines = {curve.label: curve.pairs(metric.key, rate) for curve in curves}
+    published = {curve.label for curve in curves if curve.published}
+    draw_lines(axis, lines, metric, find_metric(rate).label, published=published)
     for i, curve in enumerate(curves):
-        pairs = curve.pairs(metric.key, rate)
-        if not pairs:
-            continue
-        rates += [r for r, _ in pairs]
-        style = {"color": color_of(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
-        if curve.published:
-            style |= {"linestyle": "--", "linewidth": 1, "markerfacecolor": "white"}
-        axis.plot(*zip(*pairs, strict=True), label=curve.label, **style)  # type: ignore[arg-type]
-        if metric.key in curve.ceiling:
+        if lines[curve.label] and metric.key in curve.ceiling:
             label = f"{curve.label}: ceiling"
             axis.axhline(curve.ceiling[metric.key], color=color_of(i), linestyle=":", label=label)
-    axis.set_xlabel(find_metric(rate).label)
+
+
+def draw_lines(
+    axis: Axes,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    metric: Metric,
+    across: str,
+    *,
+    published: Collection[str] = (),
+) -> None:
+    """Draw a metric of several lines into a panel.
+
+    Args:
+        axis: the panel.
+        lines: label -> (x, value), in order of x; one without points keeps its colour.
+        metric: what the values are of.
+        across: label of the x axis, which is logarithmic where it spans a decade.
+        published: labels of lines that others measured, which are dashed.
+    """
+    for i, (label, pairs) in enumerate(lines.items()):
+        if not pairs:
+            continue
+        style = {"color": color_of(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+        if label in published:
+            style |= {"linestyle": "--", "linewidth": 1, "markerfacecolor": "white"}
+        axis.plot(*zip(*pairs, strict=True), label=label, **style)  # type: ignore[arg-type]
+    places = [x for pairs in lines.values() for x, _ in pairs]
+    axis.set_xlabel(across)
     axis.set_ylabel(metric.axis_label)
-    if spans_a_decade(rates):
+    if spans_a_decade(places):
         axis.set_xscale("log")
-        few_decades = max(rates) < DECADE**2 * min(rates)
+        few_decades = max(places) < DECADE**2 * min(places)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_formatter(NullFormatter())
-    if metric.logarithmic(value for curve in curves for _, value in curve.pairs(metric.key, rate)):
+    if metric.logarithmic(value for pairs in lines.values() for _, value in pairs):
         axis.set_yscale("log")
     axis.grid(alpha=0.3)
 
@@ -126,7 +158,7 @@ def _perception_distortion(
         if metric.better != "higher":
             axis.invert_yaxis()  # better is up and to the right
         axis.grid(alpha=0.3)
-    _legend(figure, axes, 2 * len(rates))
+    legend_below(figure, axes, 2 * len(rates))
     return figure
 
 
@@ -136,7 +168,7 @@ def _place(curve: Line, metric: str, bpp: float, rate: str) -> tuple[float, floa
     return None if fidelity is None or realism is None else (fidelity, realism)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     """One legend for all panels, below them."""
     found: dict[str, Artist] = {}
     for axis in axes:
@@ -147,7 +179,8 @@ def _legend(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     )
 
 
-def _save(figure: Figure, stem: Path) -> Path:
+def save(figure: Figure, stem: Path) -> Path:
+    """Write a figure as `STEM.svg` and `STEM.png`; the latter's path."""
     FigureCanvasAgg(figure)
     for suffix in (".svg", ".png"):
         figure.savefig(stem.with_name(stem.name + suffix), dpi=130)

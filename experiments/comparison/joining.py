@@ -101,7 +101,7 @@ def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Line], list[
     ]
     if by:
         _check_keys(by, points)
-        keys = {id(point): {key: _lookup(point, key) for key in by} for point in points}
+        keys = {id(point): {key: lookup(point, key) for key in by} for point in points}
     else:
         keys = {id(point): _default_key(point) for point in points}
         _tell_by_weights(points, keys)
@@ -185,14 +185,20 @@ def _dataset(run: Run) -> dict[str, str]:
 def _check_keys(by: Sequence[str], points: Sequence[Measurement]) -> None:
     known = {"name", "run", "series", *(key for p in points for key in p.point.settings)}
     for key in by:
-        if key not in known and not any(_lookup(point, key) for point in points):
+        if key not in known and not any(lookup(point, key) for point in points):
             raise ValueError(
                 f"no run has a setting {key!r}: --by takes {', '.join(sorted(known))} "
                 "and keys of the config such as codec.rho"
             )
 
 
-def _lookup(point: Measurement, key: str) -> str:
+def lookup(point: Measurement, key: str) -> str:
+    """A setting of an operating point, its preset or its run as text, "" where there is none.
+
+    Args:
+        point: the measurements at it.
+        key: as of `join`.
+    """
     if key == "name":
         return point.run.name
     if key == "run":
@@ -203,7 +209,9 @@ def _lookup(point: Measurement, key: str) -> str:
     if key in own:
         return own[key]
     flat = flatten(point.run.config)
-    return flat.get(key) or flat.get(f"codec.{key}") or ""
+    # The enhancer's presets have settings of their own, such as the solver.
+    of_preset = flat.get(f"codec.preset.{own.get('preset')}.{key}")
+    return flat.get(key) or flat.get(f"codec.{key}") or of_preset or ""
 
 
 def _ceiling(points: Sequence[Measurement]) -> dict[str, float]:

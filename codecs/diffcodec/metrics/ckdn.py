@@ -1,6 +1,6 @@
 """CKDN (Zheng et al., ICCV 2021): a reference that was degraded serves a network as well."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "ckdn",

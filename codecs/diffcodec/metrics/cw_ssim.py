@@ -1,6 +1,6 @@
 """Complex wavelet structural similarity (Sampat et al., 2009) of luma: shifts cost little."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "cw_ssim",

@@ -1,6 +1,6 @@
 """DBCNN (Zhang et al., 2020): two networks' opinion score, without reference."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "dbcnn",

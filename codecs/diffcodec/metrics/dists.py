@@ -1,6 +1,6 @@
 """DISTS (Ding et al., 2020): structure and texture of VGG's features."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "dists",

@@ -1,6 +1,6 @@
 """Feature similarity with colour (Zhang et al., 2011): phase congruency and gradients."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "fsim",

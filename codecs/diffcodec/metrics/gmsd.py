@@ -1,6 +1,6 @@
 """Gradient magnitude similarity deviation (Xue et al., 2014) of luma."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "gmsd",

@@ -1,6 +1,6 @@
 """Most apparent distortion (Larson & Chandler, 2010): seconds per image on a CPU."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "mad",

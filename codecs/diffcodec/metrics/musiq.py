@@ -1,6 +1,6 @@
 """MUSIQ (Ke et al., ICCV 2021): a transformer's opinion score, without reference."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "musiq",

@@ -1,6 +1,6 @@
 """Normalised Laplacian pyramid distance (Laparra et al., 2016) of luma."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "nlpd",

@@ -1,6 +1,6 @@
 """PieAPP (Prashnani et al., CVPR 2018): a network's guess which of two images people prefer."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "pieapp",

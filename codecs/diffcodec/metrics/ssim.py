@@ -1,6 +1,6 @@
 """Structural similarity (Wang et al., 2004) of luma, with a Gaussian window of 11 pixels."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "ssim",

@@ -1,6 +1,6 @@
 """Visual saliency-induced index (Zhang et al., 2014)."""
 
-from diffcodec.metrics.networks.pyiqa import pyiqa_metric
+from diffcodec.metrics.from_pyiqa import pyiqa_metric
 
 METRIC = pyiqa_metric(
     "vsi",

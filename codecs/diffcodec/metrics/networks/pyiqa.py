@@ -7,8 +7,6 @@ the networks of their authors when they are first wanted.
 
 from torch import Tensor, nn
 
-from diffcodec.metrics.metric import ImageMeasure, ImageMetric, Kind
-
 EXTRA = "the package pyiqa (for non-commercial use): pip install 'diffcodec[iqa]'"
 
 
@@ -53,40 +51,3 @@ class PyiqaMetric(nn.Module):
         if self.metric.metric_mode == "NR":
             return float(self.metric(decoded))
         return float(self.metric(decoded, reference))
-
-
-def pyiqa_metric(
-    key: str,
-    label: str,
-    *,
-    kind: Kind,
-    order: int,
-    name: str = "",
-    better: str = "higher",
-    variant: str = "",
-    needs: str = "",
-    min_side: int = 1,
-) -> ImageMetric:
-    """An `ImageMetric` that pyiqa computes, where it is asked for.
-
-    Args:
-        key, label, kind, order, better, variant: as of `Metric`.
-        name: as pyiqa calls it; "" is the key.
-        needs: the network of a learned one.
-        min_side: as of `PyiqaMetric`.
-    """
-
-    def build(weights: str | None) -> ImageMeasure:
-        return PyiqaMetric(name or key, weights, min_side=min_side)
-
-    return ImageMetric(
-        key,
-        label,
-        kind=kind,
-        better=better,  # type: ignore[arg-type]
-        order=order,
-        needs=f"pyiqa{f' and {needs}' if needs else ''}",
-        variant=variant,
-        default=False,
-        build=build,
-    )

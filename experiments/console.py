@@ -9,6 +9,7 @@ import sys
 
 COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
+    "doctor": "say what a run needs from elsewhere, and what of it is here",
     "compare": "draw the curves of several runs, with a table and a page",
     "benchmark": "measure how fast a codec is, and where its time goes",
     "caption": "write captions of a data set's images",

@@ -45,6 +45,7 @@ class Network(torch.nn.Module):
 def msillm_quality_2(pretrained): return Network(2)
 def noganms_quality_2(pretrained): return Network(20)
 def msillm_quality_4(pretrained): return Network(4)
+def msillm_quality_vlo2(pretrained): return Network(102)
 """
 
 
@@ -71,8 +72,22 @@ def test_round_trip_of_every_quality(repo, photo, caplog):
         MsIllm([2], gan=False, repo=repo).decompress(streams)
 
 
+def test_the_very_low_rates_come_first(repo, photo):
+    codec = MsIllm([2, "vlo2"], repo=repo)
+    assert [point.rate["quality"] for point in codec.points] == ["vlo2", 2]
+    x = photo[..., :64, :64]
+    assert codec.decompress(codec.compress(x)).shape == x.shape
+    with pytest.raises(ValueError, match="vlo1 and vlo2 have a GAN"):
+        MsIllm(["vlo2"], gan=False, repo=repo)
+
+
+def test_the_error_says_that_access_is_denied_and_what_else_there_is(repo):
+    with pytest.raises(ValueError, match=r"issue 245.*codec\.weights=DIR/msillm_quality_\{quality"):
+        MsIllm([3], repo=repo)
+
+
 def test_what_cannot_be_had_is_an_error(repo, tmp_path):
-    with pytest.raises(ValueError, match="choose from 1 to 6"):
+    with pytest.raises(ValueError, match=r"unknown quality \[.*\], choose from .*vlo1"):
         MsIllm([7], repo=repo)
     with pytest.raises(ValueError, match="could not load msillm_quality_3 from torch hub"):
         MsIllm([3], repo=repo)

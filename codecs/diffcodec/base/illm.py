@@ -22,6 +22,12 @@ from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 log = logging.getLogger(__name__)
 
 HUB = "facebookresearch/NeuralCompression"
+VERY_LOW = ("vlo1", "vlo2")
+QUALITIES = (*VERY_LOW, *range(1, 7))
+DENIED = (
+    'since June 2025 the server of the weights answers "access denied" (NeuralCompression issue '
+    "245)"
+)
 STRIDE = 64
 _MAX_LATENT_CHANNELS = 512
 
@@ -31,11 +37,13 @@ class MsIllm(Codec):
 
     Args:
         quality: 1 to 6, one or several, a network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45
-            and 0.9 bpp); each is fetched when it is first selected.
+            and 0.9 bpp), and `vlo1` and `vlo2` (0.00218 and 0.00438 bpp), which PerCo compares with
+            (Figs. 3 and 14) and which have a GAN only; each is fetched when it is first selected.
         gan: `msillm_quality_*` (true) or `noganms_quality_*` (false).
         repo: torch hub repository of the code, or a local clone of it.
-        weights: null is what the repository fetches; or a source of `diffcodec.weights` in which
-            `{quality}` stands for the quality, as in `DIR/msillm_quality_{quality}.pth`.
+        weights: null is what the repository fetches, which since June 2025 is denied; or a source
+            of `diffcodec.weights` in which `{quality}` stands for the quality, as in
+            `DIR/msillm_quality_{quality}.pth` or `hf://owner/repo/msillm_quality_{quality}.pth`.
 
     Raises:
         ValueError: an unknown quality, or the network cannot be had.
@@ -47,15 +55,19 @@ class MsIllm(Codec):
 
     def __init__(
         self,
-        quality: int | Sequence[int],
+        quality: int | str | Sequence[int | str],
         *,
         gan: bool = True,
         repo: str = HUB,
         weights: str | None = None,
     ) -> None:
-        qualities = sorted(listed(quality))
-        if not qualities or not set(qualities) <= set(range(1, 7)):
-            raise ValueError(f"unknown quality {qualities}, choose from 1 to 6")
+        asked = listed(quality)
+        unknown = [q for q in asked if q not in QUALITIES]
+        if unknown or not asked:
+            raise ValueError(f"unknown quality {unknown or asked}, choose from {QUALITIES}")
+        if not gan and set(asked) & set(VERY_LOW):
+            raise ValueError(f"{' and '.join(VERY_LOW)} have a GAN: leave them out, or gan=true")
+        qualities = sorted(asked, key=QUALITIES.index)
         super().__init__(combine(rate={"quality": qualities}))
         self._entry = "msillm_quality" if gan else "noganms_quality"
         self._repo, self._weights = repo, weights
@@ -129,8 +141,10 @@ class MsIllm(Codec):
         except Exception as error:  # hub raises URLError, ImportError, RuntimeError and others
             raise ValueError(
                 f"could not load {entry} from torch hub {self._repo}: {error}. It needs network "
-                "access once; codec.repo=DIR takes the code from a clone, and codec.weights="
-                "DIR/msillm_quality_{quality}.pth weights that are there already"
+                f"access once, and {DENIED}: weights that you have, or that are on the hub, are "
+                f"codec.weights=DIR/{self._entry}_{{quality}}.pth or hf://owner/repo/…, "
+                "codec.repo=DIR takes the code from a clone, and published curves of MS-ILLM can "
+                "be given to experiments.compare"
             ) from error
         if self._weights is not None:
             source = self._weights.replace("{quality}", str(quality))

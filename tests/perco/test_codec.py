@@ -98,6 +98,47 @@ def test_guidance_is_on_the_text_alone(make_codec, x):
     assert torch.equal(pictures[3][1], pictures[1][1])
 
 
+def test_guidance_may_be_on_text_and_codes(make_codec, x):
+    """eps(0, 0) + lambda (eps(z_l, z_g) - eps(0, 0)): Table 1's other form."""
+    one = make_codec(
+        ["8x8/16"],
+        guidance=[0.0, 1.0, 3.0],
+        guided=["text", "text_and_codes"],
+        captioner=FixedCaptioner(CAPTION),
+    )
+    stream = one.compress(x[:1])
+    nothing = one.model.reconstruct(
+        height=x.shape[-2],
+        width=x.shape[-1],
+        caption=None,
+        index=0,
+        indices=None,
+        seed=0,
+        num_steps=one.point.decoding["steps"] or one.rates[0].default_steps,
+        guidance=1.0,
+    ).clamp(0, 1)
+    pictures = {}
+    for point in one.points:
+        one.select(point)
+        settings = point.decoding
+        pictures[settings["guided"], settings["guidance"]] = one.decompress(stream, seed=0)
+    # Without guidance both are the same; at scale 0 only this one drops the codes as well.
+    assert torch.equal(pictures["text", 1.0], pictures["text_and_codes", 1.0])
+    torch.testing.assert_close(pictures["text_and_codes", 0.0], nothing, rtol=0, atol=1e-5)
+    assert not torch.allclose(pictures["text", 0.0], nothing, atol=1e-3)
+    assert not torch.equal(pictures["text", 3.0], pictures["text_and_codes", 3.0])
+
+
+def test_guidance_on_text_and_codes_needs_no_caption(make_codec, x):
+    one = make_codec(["8x8/16"], guidance=[1.0, 3.0], guided="text_and_codes")
+    stream = one.compress(x[:1])
+    pictures = []
+    for point in one.points:
+        one.select(point)
+        pictures.append(one.decompress(stream, seed=0))
+    assert not torch.equal(*pictures)
+
+
 def test_what_is_sent_by_condition(make_codec, x):
     one = make_codec(
         ["8x8/16"], condition=["both", "text", "local"], captioner=FixedCaptioner("red")

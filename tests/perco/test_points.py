@@ -28,7 +28,7 @@ def test_what_the_encoder_does_and_what_the_decoder_does_are_told_apart():
         p for p in points if p.name == "rate=8x8/256,condition=local,caption=a cat,sample=1"
     )
     assert point.encoding == {"condition": "local", "caption": "a cat"}
-    assert point.decoding == {"steps": None, "guidance": 3.0, "sample": 1}
+    assert point.decoding == {"steps": None, "guidance": 3.0, "guided": "text", "sample": 1}
 
 
 def test_null_steps_in_a_list_are_the_rates_own():
@@ -40,6 +40,7 @@ def test_null_steps_in_a_list_are_the_rates_own():
     [
         ({"steps": 0}, "steps must be in 1 to 50, got 0"),
         ({"condition": ["both", "edges"]}, "'edges', choose from both, text, local"),
+        ({"guided": "codes"}, "on 'codes' is not there, choose from text, text_and_codes"),
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"guidance": []}, "empty"),
         ({"guidance": [1, 1.0]}, "named twice: rate=8x8/256,guidance=1"),

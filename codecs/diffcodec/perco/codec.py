@@ -47,11 +47,13 @@ class PerCo(CaptionedCodec):
         cosine: search codes by cosine similarity, as the paper does.
         codebook_decay, dead_code_threshold: of the codebooks' moving averages.
         steps: of DDIM; null is the paper's 20, or 5 from 0.05 bpp on.
-        guidance: scale of the classifier-free guidance on the text.
+        guidance: scale of the classifier-free guidance.
+        guided: what it is on: `text`, or `text_and_codes`, which the paper compares with (Table 1).
         condition: `both`, `text` or `local`: what is sent.
         caption: is sent in place of the captioner's; null is the captioner's own.
         num_samples: reconstructions of each stream, as points `sample=0`, `sample=1`, ….
-            steps, guidance, condition and caption may be lists: points are all combinations.
+            steps, guidance, guided, condition and caption may be lists: points are all
+            combinations.
         noise_seed: of the decoder; null derives it from each stream.
         grid_steps: timesteps that are trained and sampled.
         finetune: `linear`, `all` or `lora`, see `diffcodec.perco.finetune`.
@@ -90,6 +92,7 @@ class PerCo(CaptionedCodec):
         dead_code_threshold: float = 0,
         steps: int | Sequence[int] | None = None,
         guidance: float | Sequence[float] = 3.0,
+        guided: str | Sequence[str] = "text",
         condition: str | Sequence[str] = "both",
         caption: str | Sequence[str | None] | None = None,
         num_samples: int = 1,
@@ -124,6 +127,7 @@ class PerCo(CaptionedCodec):
             parsed,
             steps=steps,
             guidance=guidance,
+            guided=guided,
             condition=condition,
             caption=caption,
             num_samples=num_samples,
@@ -248,6 +252,7 @@ class PerCo(CaptionedCodec):
                 seed=seed_of_sample(seed, settings["sample"]),
                 num_steps=settings["steps"] or self.rates[index].default_steps,
                 guidance=settings["guidance"],
+                guided=settings["guided"],
                 sampler=self.sampler,
                 precision=self.decode_precision,
             )

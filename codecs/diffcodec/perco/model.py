@@ -175,6 +175,7 @@ class LatentDiffusion(nn.Module):
         seed: int,
         num_steps: int,
         guidance: float,
+        guided: str = "text",
         sampler: str = "ddim",
         precision: str = "32",
     ) -> Tensor:
@@ -182,10 +183,10 @@ class LatentDiffusion(nn.Module):
 
         Args:
             height, width: of the image.
-            caption: None is the learned embedding, without guidance.
+            caption: None is the learned embedding, without guidance on the text.
             index: of the rate.
             indices: (1, h, w); None is a z_hat of zeros.
-            seed, num_steps, guidance, sampler, precision: see `sample_latent`.
+            seed, num_steps, guidance, guided, sampler, precision: see `sample_latent`.
         """
         stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
         size = (
@@ -202,7 +203,8 @@ class LatentDiffusion(nn.Module):
             local=local,
             seed=seed,
             num_steps=num_steps,
-            guidance=1.0 if caption is None else guidance,
+            guidance=1.0 if caption is None and guided == "text" else guidance,
+            guided=guided,
             sampler=sampler,
             precision=precision,
         )
@@ -217,6 +219,7 @@ class LatentDiffusion(nn.Module):
         seed: int,
         num_steps: int,
         guidance: float,
+        guided: str = "text",
         sampler: str = "ddim",
         precision: str = "32",
     ) -> Tensor:
@@ -228,7 +231,10 @@ class LatentDiffusion(nn.Module):
             local: z_hat (1, M, h, w).
             seed: of all noise, drawn on the CPU: it is the same on every device.
             num_steps: evaluations of the U-Net, twice as many where there is guidance.
-            guidance: lambda_s of Eq. 5, on the text alone.
+            guidance: lambda_s of Eq. 5.
+            guided: `text`, as there; or `text_and_codes`, whose other branch has the learned null
+                text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0)).
+                A network that was never trained without codes (`local_drop`) has not learned it.
             sampler: one of `diffusion.sampler`; the paper's is `ddim`.
             precision: of the U-Net, see `diffcodec.precision`.
         """
@@ -241,9 +247,12 @@ class LatentDiffusion(nn.Module):
             denoiser = self.process.denoiser(
                 lambda *args, **condition: self.backbone.network(*args, **condition).float()
             )
-            guided = ClassifierFreeGuidance(denoiser, guidance, {"text": self.null_text})
+            null = {"text": self.null_text}
+            if guided == "text_and_codes":
+                null["local"] = torch.zeros_like(local)
+            pulled = ClassifierFreeGuidance(denoiser, guidance, null)
             x = pure_noise(start, sigmas[0])
-            return find_sampler(sampler)(guided, x, sigmas, noise=noise, text=text, local=local)
+            return find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
 
     def losses(
         self,

@@ -6,6 +6,7 @@ from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.points import Point, combine, listed
 
 CONDITIONS = ("both", "text", "local")
+GUIDED = ("text", "text_and_codes")
 
 
 def build_points(
@@ -13,6 +14,7 @@ def build_points(
     *,
     steps: int | Sequence[int] | None = None,
     guidance: float | Sequence[float] = 3.0,
+    guided: str | Sequence[str] = "text",
     condition: str | Sequence[str] = "both",
     caption: str | Sequence[str | None] | None = None,
     num_samples: int = 1,
@@ -23,7 +25,8 @@ def build_points(
     Args:
         rates: the hyper-encoders that can be used.
         steps: of DDIM; None is the rate's own number.
-        guidance: lambda_s, on the text.
+        guidance: lambda_s.
+        guided: what it is on: `text`, or `text_and_codes`.
         condition: `both`, `text` (no codes are sent) or `local` (no caption is sent).
         caption: is sent in place of the image's own; None is its own.
         num_samples: reconstructions of a stream; `sample` numbers them from 0 on.
@@ -38,6 +41,9 @@ def build_points(
     for name in listed(condition):
         if name not in CONDITIONS:
             raise ValueError(f"unknown condition {name!r}, choose from {', '.join(CONDITIONS)}")
+    for name in listed(guided):
+        if name not in GUIDED:
+            raise ValueError(f"guidance on {name!r} is not there, choose from {', '.join(GUIDED)}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     scales = [float(scale) for scale in listed(guidance)]
@@ -47,6 +53,7 @@ def build_points(
         decoding={
             "steps": steps,
             "guidance": scales[0] if isinstance(guidance, int | float) else scales,
+            "guided": guided,
             "sample": list(range(num_samples)) if num_samples > 1 else 0,
         },
     )

@@ -233,7 +233,7 @@ class LatentDiffusion(nn.Module):
             num_steps: evaluations of the U-Net, twice as many where there is guidance.
             guidance: lambda_s of Eq. 5.
             guided: `text`, as there; or `text_and_codes`, whose other branch has the learned null
-                text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0)).
+                text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0))
                 A network that was never trained without codes (`local_drop`) has not learned it.
             sampler: one of `diffusion.sampler`; the paper's is `ddim`.
             precision: of the U-Net, see `diffcodec.precision`.

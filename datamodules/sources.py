@@ -55,6 +55,7 @@ class Folder(Source):
     Attributes:
         path: a folder or a list of folders, relative to the datamodule's root or absolute.
         limit: only the first so many images.
+        skip: but not these first ones.
         min_side: only images whose shorter side has at least so many pixels.
         names: only these images, in that order: names (with or without folder and suffix), a text
             file with one per line, or a list that ships (see `datamodules.annotations`).
@@ -70,6 +71,7 @@ class Folder(Source):
 
     path: str | Sequence[str] = "."
     limit: int | None = None
+    skip: int = 0
     min_side: int = 0
     names: str | Sequence[str] | None = None
     captions: str | None = None
@@ -81,6 +83,8 @@ class Folder(Source):
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, or null, got {self.limit}")
+        if self.skip < 0:
+            raise ValueError(f"skip must be at least 0, got {self.skip}")
         if self.caption_index < 0 or (self.score_caption_index or 0) < 0:
             raise ValueError(
                 "captions are counted from 0, got caption_index="
@@ -93,7 +97,8 @@ class Folder(Source):
         paths = [self.path] if isinstance(self.path, str) else list(self.path)
         folders = [_below(root, path) for path in paths]
         chosen = self.names is not None or self.min_side > 0
-        items = _list_items(folders, None if chosen else self.limit)
+        last = None if self.limit is None else self.skip + self.limit
+        items = _list_items(folders, None if chosen else last)
         if not items:
             raise ValueError(
                 f"no image ({' '.join(sorted(SUFFIXES))}) below {', '.join(map(str, folders))}"
@@ -102,13 +107,15 @@ class Folder(Source):
             items = _only(items, *_read_list(root, self.names))
         if self.min_side:
             # One by one: where there is a limit, only so many headers are read.
-            items = list(islice((i for i in items if _reaches(i, self.min_side)), self.limit))
+            items = list(islice((i for i in items if _reaches(i, self.min_side)), last))
             if not items:
                 raise ValueError(
                     f"no image below {', '.join(map(str, folders))} has sides of {self.min_side} "
                     "pixels or more"
                 )
-        items = items[: self.limit]
+        if len(items) <= self.skip:
+            raise ValueError(f"{len(items)} images are too few to skip the first {self.skip}")
+        items = items[self.skip : last]
         if self.captions:
             indices = (self.caption_index, self.score_caption_index)
             items = _captioned(items, _below(root, self.captions), *indices)

@@ -163,6 +163,17 @@ def test_one_caption_is_sent_and_another_one_is_scored(tmp_path, save_image):
         Folder(captions="captions.json", score_caption_index=3).items(tmp_path)
 
 
+def test_the_first_images_may_be_skipped(tmp_path, save_image):
+    for name in "abcd":
+        save_image(f"{name}.png")
+    assert names(Folder(skip=1, limit=2).items(tmp_path)) == ["b.png", "c.png"]
+    assert names(Folder(skip=3).items(tmp_path)) == ["d.png"]
+    with pytest.raises(ValueError, match="4 images are too few to skip the first 4"):
+        Folder(skip=4).items(tmp_path)
+    with pytest.raises(ValueError, match="skip must be at least 0, got -1"):
+        Folder(skip=-1)
+
+
 def test_captions_to_score_need_captions():
     with pytest.raises(ValueError, match="score_caption_index needs captions"):
         Folder(score_caption_index=1)

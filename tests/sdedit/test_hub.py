@@ -128,6 +128,57 @@ def to_openai(network: UNet2DModel) -> dict[str, torch.Tensor]:
     return out
 
 
+def qkv_of_heads(x, weight, bias, heads):
+    """guided-diffusion's attention: x (B, C, N) -> q, k, v of each head (B, heads, d, N).
+
+    One convolution to 3 C channels, which are cut into heads, and each head into q, k and v.
+    """
+    projected = torch.nn.functional.conv1d(x, weight, bias)
+    q, k, v = projected.unflatten(1, (heads, -1)).chunk(3, dim=2)
+    return q, k, v
+
+
+@torch.no_grad()
+def test_adm_splits_heads_before_q_k_and_v():
+    network = unet(block_out_channels=(8, 16), attention_head_dim=4)
+    state = to_openai(network)
+    name = "middle_block.1.qkv"
+    converted = convert(state, network.state_dict(), head_dim=4)
+    attention = network.mid_block.attentions[0]
+    network.load_state_dict(converted)
+    tokens = torch.randn(2, 16, 7)
+    q, k, v = qkv_of_heads(tokens, state[f"{name}.weight"], state[f"{name}.bias"], heads=4)
+    for layer, expected in ((attention.to_q, q), (attention.to_k, k), (attention.to_v, v)):
+        found = layer(tokens.transpose(1, 2)).transpose(1, 2).unflatten(1, (4, 4))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"resnet_time_scale_shift": "scale_shift"}])
+def test_adm_is_told_from_edm_by_its_variance(tmp_path, x, options):
+    network = unet(out_channels=6, **options)
+    path = str(tmp_path / "256x256_diffusion_uncond.pt")
+    torch.save(to_openai(network), path)
+    prior = HubPrior(path, architecture=TINY | options)
+    assert prior.max_sigma == pytest.approx(157.4, rel=0.01)
+    loaded = prior.networks["denoiser"]
+    scheduler = DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=False)
+    step = 321
+    sigma, abar = sigmas_of(scheduler.alphas_cumprod)[step], scheduler.alphas_cumprod[step]
+    x_t = x * abar.sqrt()
+    eps = loaded(x_t, step).sample[:, :3]
+    expected = (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    torch.testing.assert_close(prior.denoiser()(x, sigma), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"ADM denoiser, which is no codec\.prior\.consistency"):
+        HubPrior(consistency=path, architecture=TINY | options)
+
+
+def test_another_number_of_outputs_is_refused(tmp_path):
+    torch.save(to_openai(unet(out_channels=4)), tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="last layer has 4 channels: 3 are EDM's or a consistency"):
+        HubPrior(str(tmp_path / "x.pt"), architecture=TINY)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"num_class_embeds": 5, "resnet_time_scale_shift": "scale_shift"}]
 )

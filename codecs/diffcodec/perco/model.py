@@ -247,7 +247,7 @@ class LatentDiffusion(nn.Module):
             denoiser = self.process.denoiser(
                 lambda *args, **condition: self.backbone.network(*args, **condition).float()
             )
-            null = {"text": self.null_text}
+            null: dict[str, Tensor] = {"text": self.null_text}
             if guided == "text_and_codes":
                 null["local"] = torch.zeros_like(local)
             pulled = ClassifierFreeGuidance(denoiser, guidance, null)

@@ -1,7 +1,9 @@
-"""The images that `strength=auto` is found on."""
+"""The images that `strength=auto` is found on, and the error that it doubles there."""
 
+import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from torch import Tensor
 
 from diffcodec.codec import Codec
@@ -12,12 +14,20 @@ class Calibration:
 
     Args:
         load: -> images (1, 3, H, W) in [0, 1]; called once, where they are first needed.
+        reference: the codec whose error counts in place of the base's.
+
+    Attributes:
+        reference: that codec, or None.
     """
 
-    def __init__(self, load: Callable[[], Iterable[Tensor]] | None) -> None:
+    def __init__(
+        self, load: Callable[[], Iterable[Tensor]] | None, reference: Codec | None = None
+    ) -> None:
         self._load = load
+        self.reference = None if reference is None else reference.eval()
         self._images: list[Tensor] | None = None
-        self._decoded: dict[str, list[Tensor]] = {}
+        self._decoded: dict[str, list[tuple[Tensor, float]]] = {}
+        self._references: list[list[tuple[float, float]]] = []
 
     def pairs(self, base: Codec) -> list[tuple[Tensor, Tensor]]:
         """Each image and the base's picture of it at its selected point.
@@ -27,6 +37,31 @@ class Calibration:
         Raises:
             ValueError: there are no images.
         """
+        images = self._all(base)
+        return [(x, x_hat) for x, (x_hat, _) in zip(images, self._coded(base), strict=True)]
+
+    def errors(self, base: Codec) -> list[float]:
+        """The squared error of each image that is to be doubled.
+
+        It is the base's at its selected point. With a reference it is the reference's at the base's
+        rate of that image: its logarithm between the reference's points is linear in that of the
+        rate, and beyond them it is that of the nearest one.
+
+        Raises:
+            ValueError: there are no images.
+        """
+        if self.reference is None:
+            return [mse(x, x_hat) for x, x_hat in self.pairs(base)]
+        images = self._all(base)
+        if not self._references:
+            self._references = [_curve(self.reference.to(base.device), x) for x in images]
+        found = []
+        for curve, (_, rate) in zip(self._references, self._coded(base), strict=True):
+            rates, errors = (np.log(values) for values in zip(*curve, strict=True))
+            found.append(math.exp(np.interp(math.log(rate), rates, errors)))
+        return found
+
+    def _all(self, base: Codec) -> list[Tensor]:
         if self._images is None:
             if self._load is None:
                 raise ValueError(
@@ -34,7 +69,30 @@ class Calibration:
                     "codec.calibration, codec.strength=FILE or codec.strength=NUMBER"
                 )
             self._images = list(self._load())
-        images = [x.to(base.device) for x in self._images]
+        return [x.to(base.device) for x in self._images]
+
+    def _coded(self, base: Codec) -> list[tuple[Tensor, float]]:
+        """The base's picture of each image at its selected point, and bits per pixel."""
         if base.point.name not in self._decoded:
-            self._decoded[base.point.name] = [base.decompress(base.compress(x)) for x in images]
-        return list(zip(images, self._decoded[base.point.name], strict=True))
+            self._decoded[base.point.name] = [_code(base, x) for x in self._all(base)]
+        return self._decoded[base.point.name]
+
+
+def mse(x: Tensor, x_hat: Tensor) -> float:
+    """Mean squared error of two images."""
+    return float((x - x_hat).square().mean())
+
+
+def _code(codec: Codec, x: Tensor) -> tuple[Tensor, float]:
+    (stream,) = codec.compress(x)
+    return codec.decompress([stream]), 8 * len(stream) / (x.shape[-2] * x.shape[-1])
+
+
+def _curve(codec: Codec, x: Tensor) -> list[tuple[float, float]]:
+    """(bits per pixel, squared error) of an image at all points of a codec, in order of rate."""
+    measured = []
+    for point in codec.points:
+        codec.select(point)
+        x_hat, rate = _code(codec, x)
+        measured.append((rate, mse(x, x_hat)))
+    return sorted(measured)

@@ -17,9 +17,9 @@ from diffcodec.bitstream import BitstreamError, derive_seed
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
-from diffcodec.points import Point
+from diffcodec.points import Point, listed
 from diffcodec.precision import check_precision, decoding_in
-from diffcodec.sdedit.calibration import Calibration
+from diffcodec.sdedit.calibration import Calibration, mse
 from diffcodec.sdedit.points import build_points
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.prior import Prior
@@ -35,6 +35,8 @@ from diffcodec.sdedit.strength import (
     shipped_strengths,
     write_strengths,
 )
+
+PURE_NOISE = 10.0  # a level beside which a picture in [-1, 1] does not show
 
 
 class SDEdit(Codec):
@@ -54,18 +56,22 @@ class SDEdit(Codec):
             what ships; or what was found before, as the path of its `strengths.json` or as preset
             -> point of the base -> sigma; or `per_image`: the encoder finds what doubles this
             image's error and sends it.
-            A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3).
+            A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3). Presets that
+            start from pure noise have none.
         blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
             2022). A list as of strengths.
         show_base: measure the base codec's own pictures as well, as a line of their own.
         calibration: -> images (1, 3, H, W) in [0, 1]; called once, by `calibrate`.
+        reference: a codec whose squared error `auto` doubles in place of the base's, at the base's
+            rate: Hyperprior for MS-ILLM, whose own error is not the least (Sec. 4.1). It is no part
+            of what is saved.
         decode_precision: `32` or `bf16`, of the diffusion model.
         weights: null, or a source of `diffcodec.weights`: of base and prior, where `save` wrote
             them because they can be had nowhere else.
 
     Raises:
-        ValueError: one of these is not among its choices, the prior has no network for a preset, or
-            a preset's constraint needs a base that is differentiable.
+        ValueError: one of these is not among its choices, the prior has no network for a preset or
+            does not know a strength, or a preset's constraint needs a base that is differentiable.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class SDEdit(Codec):
         blend: float | Sequence[float] = 1.0,
         show_base: bool = True,
         calibration: Callable[[], Iterable[Tensor]] | None = None,
+        reference: Codec | None = None,
         decode_precision: str | int = "32",
         weights: str | None = None,
     ) -> None:
@@ -93,6 +100,7 @@ class SDEdit(Codec):
             given, strength = read_strengths(strength), AUTO
         elif isinstance(strength, Mapping):
             given, strength = check_strengths(strength, origin="strength"), AUTO
+        _check_levels(prior, preset, given, strength)
         points = build_points(
             base.points, preset, strength=strength, blend=blend, show_base=show_base
         )
@@ -103,7 +111,7 @@ class SDEdit(Codec):
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
         self._shipped: Strengths | None = None
-        self._calibration = Calibration(calibration)
+        self._calibration = Calibration(calibration, reference)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
         self.decode_precision = decode_precision
@@ -116,7 +124,7 @@ class SDEdit(Codec):
             self.load_weights(weights)
 
     def arguments(self) -> dict[str, Any]:
-        found = {**super().arguments(), "calibration": None}
+        found = {**super().arguments(), "calibration": None, "reference": None}
         if not self._is_auto:
             return found
         known: Strengths = {}
@@ -154,7 +162,7 @@ class SDEdit(Codec):
         self.base.on_test_epoch_start()
         # Here, so that it is no part of decoding, and the same on all processes.
         for point in self._measured:
-            if point.settings["strength"] == AUTO:
+            if point.settings["strength"] == AUTO and self._has_strength(point):
                 self.calibrate([point])
                 found = self._strengths[str(point.settings["preset"])]
                 name = self._base_points[point.name].name
@@ -179,13 +187,18 @@ class SDEdit(Codec):
         for point in self.points if points is None else points:
             preset: Any = point.settings["preset"]
             base_point = self._base_points[point.name]
-            if point.settings["strength"] != AUTO or preset is None:
+            if point.settings["strength"] != AUTO or not self._has_strength(point):
                 continue
             found = self._strengths.setdefault(preset, {})
             if base_point.name not in found:
                 self.base.select(base_point)
                 found[base_point.name] = self._calibrate(self._presets[preset])
         self.select(before)
+
+    def _has_strength(self, point: Point) -> bool:
+        """Whether a point adds noise to the base's picture: not its own, nor one of pure noise."""
+        name: Any = point.settings["preset"]
+        return name is not None and not self._presets[name].from_noise
 
     def write_strengths(self, path: Path) -> None:
         """Write what `calibrate` found, for `strength=FILE`."""
@@ -197,8 +210,10 @@ class SDEdit(Codec):
         for name, tensor in sorted(self.prior.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        reference = self._calibration.reference
         return {
             "base": self.base.fingerprint().hex(),
+            **({} if reference is None else {"reference": reference.fingerprint().hex()}),
             "prior": digest.hexdigest(),
             "presets": {name: asdict(preset) for name, preset in self._presets.items()},
         }
@@ -257,7 +272,7 @@ class SDEdit(Codec):
         Returns:
             x_tilde (1, 3, H, W) in [0, 1].
         """
-        if sigma == 0 or blend == 0:
+        if blend == 0 or (sigma == 0 and not preset.from_noise):
             return x_hat
         height, width = x_hat.shape[-2:]
         constrained = preset.zeta > 0
@@ -266,15 +281,26 @@ class SDEdit(Codec):
             torch.set_grad_enabled(constrained),
         ):
             z_hat = self.prior.encode(self.prior.pad(x_hat.clone()))
+            if preset.from_noise:
+                z_hat, sigma = torch.zeros_like(z_hat), self.prior.max_sigma
             # Another stream of noise than the base codec's, which may have used this seed.
             noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
-            z = preset.solve(
-                self._network(preset),
-                z_hat + sigma * noise(z_hat),
-                sigma,
-                noise=noise,
-                distance=self._distance(x_hat.clone()) if preset.zeta else None,
-            )
+            distance = self._distance(x_hat.clone()) if preset.zeta else None
+            best = float("inf")
+            for _ in range(1 if preset.restart_above is None else preset.max_restarts):
+                start = z_hat + sigma * noise(z_hat)
+                found = preset.solve(
+                    self._network(preset), start, sigma, noise=noise, distance=distance
+                )
+                if preset.restart_above is None or distance is None:
+                    z = found
+                    break
+                with torch.no_grad():
+                    far = float(distance(found.detach()))
+                if far < best:
+                    z, best = found, far
+                if best <= preset.restart_above:
+                    break
             x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp(0, 1)
         return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
 
@@ -305,6 +331,8 @@ class SDEdit(Codec):
         preset, strength = settings["preset"], settings["strength"]
         if preset is None:
             return 0.0
+        if self._presets[preset].from_noise:
+            return self.prior.max_sigma
         if isinstance(strength, float):
             return strength
         known = self._known_sigma(point)
@@ -319,25 +347,30 @@ class SDEdit(Codec):
 
     def _known_sigma(self, point: Point) -> float | None:
         """The strength of a point with `strength=auto`, or None where it is not known."""
-        preset, name = str(point.settings["preset"]), self._base_points[point.name].name
-        if point.settings["preset"] is None:
+        if not self._has_strength(point):
             return None
+        preset, name = str(point.settings["preset"]), self._base_points[point.name].name
         if name not in self._strengths.get(preset, {}):
             if self._shipped is None:
-                self._shipped = shipped_strengths(self._made_for())
+                # What ships was found with the base's own error.
+                own = self._calibration.reference is None
+                self._shipped = shipped_strengths(self._made_for()) if own else {}
             return self._shipped.get(preset, {}).get(name)
         return self._strengths[preset][name]
 
     @torch.no_grad()
     def _calibrate(self, preset: Preset) -> float:
-        """The sigma at which the base's error doubles, in the mean of its logarithm over images."""
+        """The sigma at which the base's error doubles, in the mean of its logarithm over images.
+
+        With a reference that is the reference's error, at the base's rate.
+        """
         pairs = self._calibration.pairs(self.base)
-        errors = [_mse(x, x_hat) for x, x_hat in pairs]
+        errors = self._calibration.errors(self.base)
 
         def excess(sigma: float) -> float:
             total = 0.0
             for i, (x, x_hat) in enumerate(pairs):
-                total += log2_growth(_mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
+                total += log2_growth(mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
             return total / len(pairs)
 
         return level_sigma(find_index(excess, self.prior.max_sigma))
@@ -352,13 +385,40 @@ class SDEdit(Codec):
             preset = self._presets[name]
             (height, width), seeds = x.shape[-2:], [self.base.seed_of(payload)]
             x_hat = self.base.decode([payload], height, width, seeds).clamp(0, 1)
-            base_mse = _mse(x, x_hat)
+            base_mse = mse(x, x_hat)
 
             def excess(sigma: float) -> float:
-                return log2_growth(_mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
+                return log2_growth(mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
 
             index = find_index(excess, self.prior.max_sigma)
         return [*sections, last + bytes([index])]
+
+
+def _check_levels(
+    prior: Prior, presets: Mapping[str, Preset], given: Strengths, strength: Any
+) -> None:
+    """Refuse noise levels that the prior was not trained for.
+
+    Raises:
+        ValueError: a strength is above the prior's highest level, there is a preset from pure noise
+            and the prior knows none, or such a preset would be signalled.
+    """
+    noisy = [name for name, preset in presets.items() if preset.from_noise]
+    if noisy and prior.max_sigma < PURE_NOISE:
+        raise ValueError(
+            f"preset {', '.join(noisy)} starts from pure noise, but the prior knows noise up to "
+            f"{prior.max_sigma:g} only: choose another, as codec/prior=hub"
+        )
+    if noisy and strength == PER_IMAGE:
+        raise ValueError(f"preset {', '.join(noisy)} has no strength: strength={PER_IMAGE} is none")
+    values = [value for value in listed(strength) if not isinstance(value, str)]
+    values += [sigma for by_point in given.values() for sigma in by_point.values()]
+    above = sorted({float(value) for value in values if float(value) > prior.max_sigma})
+    if above:
+        raise ValueError(
+            f"strength {', '.join(f'{value:g}' for value in above)} is above the highest noise "
+            f"level that the prior knows, {prior.max_sigma:g}"
+        )
 
 
 def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list[float]]:
@@ -367,7 +427,3 @@ def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list
         raise BitstreamError("the byte of the strength is missing")
     stripped = [[*payload[:-1], payload[-1][:-1]] for payload in payloads]
     return stripped, [level_sigma(payload[-1][-1]) for payload in payloads]
-
-
-def _mse(x: Tensor, x_hat: Tensor) -> float:
-    return float((x - x_hat).square().mean())

@@ -89,5 +89,19 @@ def openai_edm_convention() -> Convention:
     return Convention(lambda network: EDMDenoiser(_scaled(network)), False, 80.0)
 
 
+def adm_convention() -> Convention:
+    """That of guided-diffusion's ADM: 1000 steps, betas from 1e-4 to 0.02 in a line, epsilon."""
+    return convention_of(
+        {
+            "_class_name": "DDPMScheduler",
+            "num_train_timesteps": 1000,
+            "beta_schedule": "linear",
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "prediction_type": "epsilon",
+        }
+    )
+
+
 def _scaled(network: Network) -> Network:
     return lambda x, c_noise, **condition: network(x, TIME_SCALE * c_noise, **condition)

@@ -10,11 +10,12 @@ from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.latent.pixel import load_unconditional
 from diffcodec.sdedit.conventions import (
     Convention,
+    adm_convention,
     consistency_convention,
     convention_of,
     openai_edm_convention,
 )
-from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert
+from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert, is_adm
 from diffcodec.sdedit.prior import Prior
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
@@ -27,12 +28,14 @@ class HubPrior(Prior):
     Each source is a folder in diffusers' layout or a repository of the hub, as in
     `hf://google/ddpm-ema-bedroom-256`, whose scheduler says what the network predicts (EDM,
     consistency, or a discrete process with eps, v or x0), or one file (see `diffcodec.weights`) of
-    OpenAI's consistency models.
+    OpenAI's: a consistency model, an EDM that those were distilled from, or ADM (guided-diffusion),
+    which are told apart by what is in the file.
 
     Args:
         source: of the denoiser, for medium and slow; None leaves it out.
         consistency: of the consistency model, for fast; None leaves it out.
-        architecture: of OpenAI's files, `lsun256` or `imagenet64`, or the options of UNet2DModel.
+        architecture: of OpenAI's files, `lsun256`, `imagenet256` or `imagenet64`, or the options of
+            UNet2DModel.
         class_label: of networks that are conditioned on a class.
         window: side of the tiles; None is the size that the networks were trained on.
 
@@ -105,9 +108,19 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
     from diffusers import UNet2DModel
 
     if source.partition("#")[0].endswith(CHECKPOINTS):
-        unet: Any = UNet2DModel(**options)
         state = state_dict_of(load_checkpoint(source))
-        load_strict(unet, convert(state, unet.state_dict()), source=source)
+        try:
+            adm = is_adm(state)
+        except ValueError as error:
+            raise ValueError(f"weights from {source} do not fit: {error}") from error
+        if adm and is_consistency:
+            raise ValueError(f"{source} is an ADM denoiser, which is no codec.prior.consistency")
+        unet: Any = UNet2DModel(**(dict(options) | ({"out_channels": 6} if adm else {})))
+        head_dim = unet.config.attention_head_dim if adm else None
+        converted = convert(state, unet.state_dict(), head_dim=head_dim)
+        load_strict(unet, converted, source=source)
+        if adm:
+            return unet, adm_convention()
         return unet, consistency_convention() if is_consistency else openai_edm_convention()
     unet, config = load_unconditional(source)
     return unet, convention_of(config)

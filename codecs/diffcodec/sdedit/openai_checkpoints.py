@@ -1,7 +1,12 @@
-"""OpenAI's consistency and EDM checkpoints (`cd_bedroom256_l2.pt`, …) in diffusers' layout.
+"""OpenAI's checkpoints in diffusers' layout: consistency models, EDM and ADM.
 
-Both number their layers, but not alike: OpenAI's counts through all blocks on the way down, and
-again on the way up. With L residual blocks a stage:
+Those of Consistency Models (`cd_bedroom256_l2.pt`, `edm_bedroom256_ema.pt`, …) and of
+guided-diffusion (ADM: `256x256_diffusion_uncond.pt`, `lsun_bedroom.pt`, …) have one layout. ADM's
+predict a variance, too, by which they are told apart, and its attention splits `qkv` into heads
+first, and each head's into q, k and v; the others' splits it into q, k and v first.
+
+Both layouts number their layers, but not alike: OpenAI's counts through all blocks on the way
+down, and again on the way up. With L residual blocks a stage:
 
     input_blocks.0                  conv_in
     input_blocks.{1 + i (L+1) + j}  stage i, block j; j = L is what halves the resolution
@@ -61,15 +66,44 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         resnet_time_scale_shift="scale_shift",
         attn_norm_num_groups=32,
     ),
+    # ADM of ImageNet (Dhariwal & Nichol 2021); bedrooms are lsun256.
+    "imagenet256": _config(
+        *(256, 2, (256, 256, 512, 512, 1024, 1024), 3),
+        resnet_time_scale_shift="scale_shift",
+        attn_norm_num_groups=32,
+    ),
 }
 
 
-def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def is_adm(state: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint is ADM's, which predicts the noise and a variance, by its last layer.
+
+    Raises:
+        ValueError: it is no checkpoint of this layout.
+    """
+    last, first = state.get("out.2.weight"), state.get("input_blocks.0.0.weight")
+    if last is None or first is None:
+        raise ValueError(
+            "it is not in OpenAI's layout, which has input_blocks.0.0.weight and out.2.weight"
+        )
+    outputs, inputs = len(last), first.shape[1]
+    if outputs not in (inputs, 2 * inputs):
+        raise ValueError(
+            f"its last layer has {outputs} channels: {inputs} are EDM's or a consistency model's, "
+            f"{2 * inputs} are ADM's"
+        )
+    return outputs == 2 * inputs
+
+
+def convert(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, head_dim: int | None = None
+) -> dict[str, Tensor]:
     """OpenAI's state dict -> that of a UNet2DModel.
 
     Args:
         state: of the checkpoint.
         wanted: the model's own, for its keys and shapes.
+        head_dim: channels of an attention head of ADM, whose `qkv` is split into heads first.
 
     Returns:
         What the checkpoint has of it; keys that nothing asked for keep their name,
@@ -84,7 +118,11 @@ def convert(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[s
         if source not in state:
             continue
         used.add(source)
-        value = state[source] if third is None else state[source].chunk(3)[third]
+        value = state[source]
+        if third is not None and head_dim is not None:
+            value = value.unflatten(0, (-1, 3, head_dim))[:, third].flatten(0, 1)
+        elif third is not None:
+            value = value.chunk(3)[third]
         out[key] = value.reshape(like.shape) if value.numel() == like.numel() else value
     return out | {key: value for key, value in state.items() if key not in used}
 

@@ -11,6 +11,7 @@ from diffcodec.diffusion.sampler import SAMPLERS, Noise, consistency, find_sampl
 from diffcodec.diffusion.schedule import karras_sigmas
 
 SOLVERS = ("consistency", *SAMPLERS)
+STARTS = ("picture", "noise")
 MOST_ODE_STEPS = 20
 
 
@@ -30,10 +31,16 @@ class Preset:
             pure noise has 7; from the middle levels that the enhancer starts at, few steps keep
             more texture where they are evenly spaced.
         zeta: step size of the constraint through the base codec (slow); 0 is none.
+        start: `picture`, the base's with noise; or `noise`, pure noise at the highest level that
+            the prior knows, as IVC starts (Xu et al., ICLR 2024), which has no strength.
+        restart_above: sample again while the constraint's distance is above this, as IVC's test
+            program does (20); None is once. The best one is taken, and all of them are part of the
+            decoding time.
+        max_restarts: samples in all, at most.
 
     Raises:
-        ValueError: one of these is not among its choices, or a constraint on another solver than
-            euler_sde.
+        ValueError: one of these is not among its choices, a constraint on another solver than
+            euler_sde, or a restart without one.
     """
 
     solver: str | None = None
@@ -41,6 +48,9 @@ class Preset:
     sigma_min: float = 0.002
     rho: float = 7.0
     zeta: float = 0.0
+    start: str = "picture"
+    restart_above: float | None = None
+    max_restarts: int = 10
 
     def __post_init__(self) -> None:
         if self.solver is not None and self.solver not in SOLVERS:
@@ -58,6 +68,18 @@ class Preset:
                 f"zeta={self.zeta:g} needs solver=euler_sde, not {self.method} with {self.steps} "
                 "steps"
             )
+
+        if self.start not in STARTS:
+            raise ValueError(f"unknown start {self.start!r}, choose from {', '.join(STARTS)}")
+        if self.restart_above is not None and not self.zeta:
+            raise ValueError("restart_above is of a constraint: give zeta, too")
+        if self.max_restarts < 1:
+            raise ValueError(f"max_restarts must be at least 1, got {self.max_restarts}")
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether it starts from pure noise rather than from the base's picture."""
+        return self.start == "noise"
 
     @property
     def method(self) -> str:

@@ -3,9 +3,12 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from diffcodec.sdedit.presets import Preset
 
 NUM_LEVELS = 256
 LOWEST, HIGHEST = 0.005, 4.0
@@ -71,7 +74,8 @@ def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
     return {
         preset: dict(points)
         for preset, points in data["strengths"].items()
-        if known["presets"][preset] == made_for["presets"].get(preset)
+        # A preset that was written before it had a setting has its default.
+        if asdict(Preset(**known["presets"][preset])) == made_for["presets"].get(preset)
     }
 
 

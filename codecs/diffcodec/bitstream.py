@@ -209,6 +209,11 @@ def derive_seed(parts: Sequence[bytes]) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def seed_of_sample(seed: int, sample: int) -> int:
+    """The seed of the i-th reconstruction of one stream; the first is the stream's own."""
+    return seed if sample == 0 else derive_seed([f"{seed} {sample}".encode()])
+
+
 def _start(version: int, fingerprint: bytes, *numbers: int) -> bytearray:
     """What every stream begins with: its version, whose it is, and some varints."""
     _check_fingerprint(fingerprint)

@@ -41,6 +41,53 @@ def test_points_are_all_pairs_and_share_their_bytes(x):
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
+def test_several_samples_of_a_stream_differ_where_there_is_noise(x):
+    codec = build(gamma=[0, 0.8], num_samples=3)
+    streams = codec.compress(x[:1])
+    pictures = {}
+    for point in codec.points:
+        codec.select(point)
+        settings = point.decoding
+        pictures[settings["gamma"], settings["sample"]] = codec.decompress(streams)
+    assert torch.equal(pictures[0, 0], pictures[0, 2])
+    noisy = [pictures[0.8, sample] for sample in range(3)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(noisy) for b in noisy[:i])
+    plain = build(gamma=0.8)
+    assert torch.equal(noisy[0], plain.decompress(streams))
+
+
+def test_decoding_that_stops_shows_x_n(x):
+    codec = build(gamma=[0, 0.8], progress=[0, 0.34, 1], steps=3)
+    streams = codec.compress(x[:1])
+    seen = {}
+    for point in codec.points:
+        codec.select(point)
+        settings = point.decoding
+        seen[settings["gamma"], settings["progress"]] = codec.decompress(streams)
+    assert torch.equal(seen[0, 0], torch.full_like(seen[0, 0], 0.5))  # x_N = 0 is grey
+    assert torch.equal(seen[0.8, 1], build(gamma=0.8).decompress(streams))
+    noise = torch.randn(1, 3, 128, 64, generator=torch.Generator().manual_seed(5))
+    codec.select("lmbda=0.0032,gamma=0.8,progress=0")
+    start = codec.decompress(streams, seed=5)
+    expected = ((0.8 * noise[..., :70, :33] + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close(start, expected, rtol=0, atol=1e-6)
+    # One step of three: x_n = sqrt(abar) x0 + sqrt(1 - abar) eps, at neither end.
+    assert not torch.equal(seen[0.8, 0.34], seen[0.8, 0])
+    assert not torch.equal(seen[0.8, 0.34], seen[0.8, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"progress": [0, 1.5]}, r"progress must be in \[0, 1\], got \[0.0, 1.5\]"),
+    ],
+)
+def test_samples_and_progress_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
 def test_defaults_are_the_papers():
     with torch.device("meta"):
         assert [p.decoding for p in CDC(width=2).points] == [{"steps": 17, "gamma": 0.0}]

@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^    python -m experiments\.(\w+) (.+)$", PAGE.read_text
 RUNS = [(module, line) for module, line in COMMANDS if module in ("run", "benchmark")]
 FIGURES = {
     "PerCo": ["Fig. 3", "Fig. 4", "Fig. 7", "Fig. 8", "Fig. 9", "Fig. 11", "Table 1", "Table 2"],
-    "CDC": ["Figs. 2, 16, 17, 18", "Fig. 4", "Fig. 5", "Fig. 7", "Table 1"],
+    "CDC": ["Figs. 2, 16, 17, 18", "Fig. 4", "Fig. 5", "Fig. 7", "Table 1", "Figs. 14, 15"],
     "Fast Training-free": ["Sec. 4.2, Fig. 5", "Fig. 2", "Fig. 4", "Table 2"],
 }
 

@@ -21,7 +21,7 @@ def named_in_code_and_configs():
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in (".py", ".yaml") and path.name != "sources.yaml":
-                text = path.read_text()
+                text = re.sub(r"\$\{[\w.]+\}", "0", path.read_text())  # one of several files
                 for location in re.findall(r"(?:hf|https?)://[^\s\"'`,;|<>)\]}]*", text):
                     yield path.relative_to(ROOT), location.rstrip(".:")
 

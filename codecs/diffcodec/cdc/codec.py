@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from diffcodec.bitstream import derive_seed
+from diffcodec.bitstream import derive_seed, seed_of_sample
 from diffcodec.cdc.coder import LatentCoder
 from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.process import build_process
@@ -41,6 +41,12 @@ class CDC(Codec):
     The same bytes decode at every operating point: the number of steps and the strength of the
     starting noise are the decoder's choice (gamma 0: faithful; 0.8: realistic).
 
+    Where the paper's text and the authors' released code differ, the code is followed. Of the
+    encoder: the text simulates rounding by uniform noise, the code hands the decoder latents that
+    are rounded straight through, and has noise in the rate alone. Of the process, see
+    `diffcodec.cdc.process`. The code clips the gradient's norm to 1, which the text does not say
+    (`trainer.gradient_clip_val`).
+
     Args:
         prediction: `x0` or `eps`, see `diffcodec.cdc.process` for all that differs.
         width: channels of the first stages; 64 in the paper.
@@ -49,6 +55,9 @@ class CDC(Codec):
         steps: decoding steps, one number or several; null is 17 (x0) or 200 (eps).
         gamma: standard deviation of the starting noise, one or several. The operating points are
             all pairs of a number of steps and a gamma.
+        num_samples: decodings of each stream from other noises, as points `sample=0`, … (Fig. 14).
+        progress: share of the steps after which decoding stops and shows x_n, one or several, as in
+            `[0, 0.3, 0.6, 0.9, 1]` (Fig. 15).
         lmbda: weight of the rate in bits per pixel.
         warmup_lmbda, warmup_steps: that weight in the first steps of training.
         ramp_steps: over which it then rises to `lmbda`.
@@ -84,6 +93,8 @@ class CDC(Codec):
         num_timesteps: int | None = None,
         steps: int | Sequence[int] | None = None,
         gamma: float | Sequence[float] = 0.0,
+        num_samples: int = 1,
+        progress: float | Sequence[float] = 1.0,
         lmbda: float = 0.0032,
         warmup_lmbda: float = 1e-5,
         warmup_steps: int = 0,
@@ -110,7 +121,10 @@ class CDC(Codec):
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        super().__init__(process.decoding_points(steps, gamma, lmbda))
+        points = process.decoding_points(
+            steps, gamma, lmbda, num_samples=num_samples, progress=progress
+        )
+        super().__init__(points)
         self.process = process
         if context_channels is None:
             context_channels = width if prediction == "x0" else 3
@@ -199,10 +213,12 @@ class CDC(Codec):
     def sample(self, y_hat: Tensor, seed: int) -> Tensor:
         """Quantised latents of one image (1, C, H / 16, W / 16) -> x0_hat (1, 3, H, W).
 
-        Algorithm 1, right, at the selected number of steps and gamma.
+        Algorithm 1, right, at the selected number of steps and gamma. Where decoding stops before
+        the last step, it is x_n at the scale of the variance-preserving process.
         """
         settings: Any = self.point.decoding
         num_steps, gamma = settings["steps"], settings["gamma"]
+        seed = seed_of_sample(seed, settings.get("sample", 0))
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)
@@ -215,7 +231,9 @@ class CDC(Codec):
             )
             # gamma is the noise of x_N, at the scale of the variance-preserving process
             x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise
-            return find_sampler(self.sampler)(denoiser, x, sigmas, noise=added)
+            done = round(settings.get("progress", 1.0) * num_steps)
+            x = find_sampler(self.sampler)(denoiser, x, sigmas[: done + 1], noise=added)
+            return x / like(x, (1 + sigmas[done] ** 2).sqrt())
 
     def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.

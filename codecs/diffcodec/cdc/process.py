@@ -5,6 +5,10 @@ schedule     cosine, 8193 steps              linear, 20000 steps
 loss         MSE of x0 * min(SNR, 5)         MAE of eps
 x0 clamped   to [-1, 1] while sampling       never
 time         t / N                           t / N; while sampling in S steps, step / S
+
+Where the paper says otherwise, the authors' released code is followed, with whose weights this must
+agree: the paper has a squared error for both (Eq. 6), the code the absolute error of eps; the paper
+weights x0's error by SNR, the code by SNR up to 5; the paper does not mention that x0 is clamped.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,18 +61,26 @@ class Process:
         )
 
     def decoding_points(
-        self, steps: int | Sequence[int] | None, gamma: float | Sequence[float], lmbda: float
+        self,
+        steps: int | Sequence[int] | None,
+        gamma: float | Sequence[float],
+        lmbda: float,
+        *,
+        num_samples: int = 1,
+        progress: float | Sequence[float] = 1.0,
     ) -> tuple[Point, ...]:
-        """The operating points: all pairs of a number of steps and a starting noise.
+        """The operating points: all combinations of what the decoder can do.
 
         Args:
             steps: one or several; None is 17 (x0) or 200 (eps).
             gamma: one or several.
             lmbda: the weight of the rate that the model was trained with.
+            num_samples: decodings of a stream, with other starting noises.
+            progress: shares of the steps after which decoding stops, one or several.
 
         Raises:
-            ValueError: a number of steps that the process does not have, a negative gamma, or one
-                pair twice.
+            ValueError: a number of steps that the process does not have, a negative gamma, a number
+                of samples or a share out of range, or one point twice.
         """
         if steps is None:
             steps = 17 if self.prediction == "x0" else 200
@@ -78,13 +90,20 @@ class Process:
                 raise ValueError(f"steps must be in 1 to {self.num_timesteps}, got {count}")
         if not all(g >= 0 for g in gammas):
             raise ValueError(f"gamma must be at least 0, got {gammas}")
-        return combine(
-            rate={"lmbda": lmbda},
-            decoding={
-                "steps": steps,
-                "gamma": gammas[0] if isinstance(gamma, int | float) else gammas,
-            },
-        )
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        shares = [float(share) for share in listed(progress)]
+        if not all(0 <= share <= 1 for share in shares):
+            raise ValueError(f"progress must be in [0, 1], got {shares}")
+        decoding: dict[str, Any] = {
+            "steps": steps,
+            "gamma": gammas[0] if isinstance(gamma, int | float) else gammas,
+        }
+        if num_samples > 1:
+            decoding["sample"] = list(range(num_samples))
+        if shares != [1.0]:
+            decoding["progress"] = shares[0] if isinstance(progress, int | float) else shares
+        return combine(rate={"lmbda": lmbda}, decoding=decoding)
 
     def training_denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
         """D around the network, told t / N."""

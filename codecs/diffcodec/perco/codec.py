@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from diffcodec.bitstream import seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
@@ -21,7 +22,7 @@ from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
-from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders, seed_of_sample
+from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate

@@ -300,11 +300,6 @@ class LatentDiffusion(nn.Module):
         return out
 
 
-def seed_of_sample(seed: int, sample: int) -> int:
-    """The seed of the i-th reconstruction of one stream; the first is the stream's own."""
-    return seed if sample == 0 else derive_seed([f"{seed} {sample}".encode()])
-
-
 def choose_hyper_encoders(
     backbone: Backbone, rates: str | Sequence[str | Sequence[int]] | None, options: dict[str, Any]
 ) -> tuple[list[Rate], dict[str, Any], dict[str, Tensor] | None]:

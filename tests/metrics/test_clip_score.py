@@ -4,43 +4,12 @@ import torch
 from diffcodec.metrics import find_metric
 from diffcodec.metrics.clip_score import mean
 from diffcodec.metrics.networks.clip import ClipSimilarity
+from tests.metrics.tiny import save_clip
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A randomly initialised CLIP, as `save_pretrained` writes it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessor,
-        CLIPModel,
-        CLIPProcessor,
-        PreTrainedTokenizerFast,
-    )
-
-    words = ["<end>", "<start>", "<unk>", "a", "dog", "cat", "on", "the", "grass"]
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<end>",
-        bos_token="<start>",
-        eos_token="<end>",
-        unk_token="<unk>",
-        model_max_length=12,
-    )
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    text = {**small, "num_attention_heads": 2, "vocab_size": 16, "max_position_embeddings": 12}
-    vision = {**small, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    torch.manual_seed(0)
-    model = CLIPModel(
-        CLIPConfig(text_config={**text, "eos_token_id": 0}, vision_config=vision, projection_dim=8)
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    model.save_pretrained(folder)
-    images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    CLIPProcessor(images, tokenizer).save_pretrained(folder)
-    return str(folder)
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_the_score_is_100_times_the_cosine_of_the_embeddings(source, pair):

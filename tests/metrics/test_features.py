@@ -12,6 +12,7 @@ from diffcodec.metrics.networks.features import (
     patches,
     tiles,
 )
+from tests.metrics.tiny import save_inception
 
 GOLDEN = 139.734924  # sum of the random features of a fixed pattern
 
@@ -83,19 +84,7 @@ def test_clean_resizes_as_clean_fid_does(height, width):
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    """The network with random weights, which are as good as any for its geometry."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    path = tmp_path_factory.mktemp("inception") / "random.pth"
-    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
-        torch.manual_seed(0)
-        patch.setattr(
-            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url",
-            lambda *args, **kwargs: {},
-        )
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
-        torch.save(FeatureExtractorInceptionV3("random", ["2048"]).state_dict(), path)
-    return InceptionFeatures(str(path))
+    return InceptionFeatures(save_inception(tmp_path_factory.mktemp("inception") / "random.pth"))
 
 
 def test_resized_pictures_go_through_the_same_layers(inception):

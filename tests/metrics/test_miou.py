@@ -5,34 +5,12 @@ import torch
 
 from diffcodec.metrics.miou import mean_iou
 from diffcodec.metrics.networks.segmentation import Overlaps
+from tests.metrics.tiny import save_segformer
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A randomly initialised SegFormer of four classes, as `save_pretrained` writes it."""
-    from transformers import (
-        SegformerConfig,
-        SegformerForSemanticSegmentation,
-        SegformerImageProcessor,
-    )
-
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        num_encoder_blocks=1,
-        depths=[1],
-        sr_ratios=[1],
-        hidden_sizes=[8],
-        patch_sizes=[7],
-        strides=[4],
-        num_attention_heads=[1],
-        mlp_ratios=[1],
-        decoder_hidden_size=8,
-        num_labels=4,
-    )
-    folder = tmp_path_factory.mktemp("segformer")
-    SegformerForSemanticSegmentation(config).save_pretrained(folder)
-    SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return str(folder)
+    return save_segformer(tmp_path_factory.mktemp("segformer"))
 
 
 def test_the_network_gives_a_class_for_each_pixel_of_the_picture(source, pair):

@@ -45,7 +45,9 @@ class PerCo(CaptionedCodec):
         index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
             `diffcodec.perco.index_coder`.
         N, M, codebook_dim: of the hyper-encoders.
-        cosine: search codes by cosine similarity, as the paper does.
+        cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
+            the dimension of its codes; it does not say how it searches, and the public PerCo (SD)
+            does by Euclidean distance (false).
         codebook_decay, dead_code_threshold: of the codebooks' moving averages.
         steps: of DDIM; null is the paper's 20, or 5 from 0.05 bpp on.
         guidance: scale of the classifier-free guidance.

@@ -69,8 +69,9 @@ class HyperEncoder(nn.Module):
         in_channels: of the autoencoder's latent.
         N, M: channels inside and of z.
         codebook_dim: to which z is projected for the search, 32 in the paper.
-        cosine: search by cosine similarity, as in the paper; false is Euclidean, as in the public
-            reimplementation's checkpoints.
+        cosine: search by cosine similarity, as Yu et al. (2022), from whom the paper takes the low
+            dimension of its codes; false is Euclidean, as in the public reimplementation's
+            checkpoints. The paper does not say which it is.
         decay: of the moving averages that make the codebook.
         dead_code_threshold: codes whose average use falls below it are replaced; 0: never.
         latent_stride: pixels per latent, a power of two up to 8.

@@ -8,6 +8,7 @@ The second is a run per codec, and a table of them all at the end. The third tra
 built on (`part`), which makes no bytes and is only validated.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from experiments.multirun import needs_own_process, run_in_own_process
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+
+log = logging.getLogger(__name__)
 
 OF_CODECS = ("evaluation", "curves", "reconstructions")  # callbacks that need bytes
 
@@ -79,6 +82,8 @@ def run(cfg: DictConfig) -> None:
         refuse_untrained_parts(codec, cfg)
     trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
+        if trainer.is_global_zero:
+            warn_of_batch_size(cfg, trainer.world_size)
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
 
     to_load = None if cfg.fit else cfg.ckpt_path
@@ -89,6 +94,18 @@ def run(cfg: DictConfig) -> None:
         trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
         to_load = None
     report(trainer)
+
+
+def warn_of_batch_size(cfg: DictConfig, world_size: int) -> None:
+    """Say where a step trains on more or fewer images, in all processes, than the paper's."""
+    wanted, accumulated = cfg.get("paper_batch_size"), cfg.trainer.accumulate_grad_batches
+    found = cfg.datamodule.batch_size * world_size * accumulated
+    if wanted is not None and found != wanted:
+        log.warning(
+            "a step trains on %d images (%d in each of %d processes, %d times), the paper's on %d: "
+            "set datamodule.batch_size, or trainer.accumulate_grad_batches",
+            *(found, cfg.datamodule.batch_size, world_size, accumulated, wanted),
+        )
 
 
 def _set_up(

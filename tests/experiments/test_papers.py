@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from experiments.build import build_codec
 from experiments.cli import CONFIG_DIR, compose_config
 from experiments.compare import parser
+from experiments.run import warn_of_batch_size
 from experiments.sources import find_source, needs_of
 
 ROOT = Path(__file__).parents[2]
@@ -166,3 +167,34 @@ def test_cdc_has_the_papers_settings():
     cfg = compose_config(["experiment=paper/cdc_eps_rho0", "codec.lmbda=0.0256"])
     assert (cfg.codec.steps, cfg.codec.prediction) == (500, "eps")
     assert "-b0.0256-" in cfg.codec.weights
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "processes", "told"),
+    [
+        ("cdc/x_rho0", (), 1, ""),
+        (
+            "cdc/x_rho0",
+            (),
+            8,
+            "on 32 images (4 in each of 8 processes, 1 times), the paper's on 4",
+        ),
+        ("cdc/x_rho0", ("datamodule.batch_size=1",), 4, ""),
+        ("cdc/x_rho0", ("datamodule.batch_size=1", "trainer.accumulate_grad_batches=4"), 1, ""),
+        ("perco/paper", (), 8, ""),
+        ("perco/paper", (), 1, "paper's on 160"),
+        ("perco/paper_lpips", (), 8, ""),
+        ("cdc/small", (), 3, ""),
+    ],
+)
+def test_another_batch_than_the_papers_is_warned_of(caplog, recipe, options, processes, told):
+    warn_of_batch_size(compose_config([f"experiment={recipe}", *options]), processes)
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.text)
+
+
+def test_cdc_trains_in_float32_on_several_gpus_unless_asked_otherwise():
+    overrides = ["experiment=cdc/x_rho0.9", "trainer=ddp"]
+    assert compose_config(overrides).trainer.precision == "32-true"
+    asked = compose_config([*overrides, "trainer.precision=bf16-mixed"])
+    assert asked.trainer.precision == "bf16-mixed"

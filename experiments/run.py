@@ -17,7 +17,14 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, fix_threads, refuse_untrained, refuse_untrained_parts
+from experiments.build import (
+    build_codec,
+    fix_threads,
+    load_trained,
+    refuse_untrained,
+    refuse_untrained_parts,
+)
+from experiments.checkpoints import check_resumable, find_checkpoint
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -52,7 +59,9 @@ def train_part(cfg: DictConfig) -> None:
     trainer, datamodule = _set_up(part, cfg, without=OF_CODECS)
     if cfg.fit:
         _fit(trainer, part, datamodule, cfg.ckpt_path)
-    trainer.validate(part, datamodule=datamodule, ckpt_path=None if cfg.fit else cfg.ckpt_path)
+    elif cfg.ckpt_path:
+        load_trained(part, cfg.ckpt_path)
+    trainer.validate(part, datamodule=datamodule)
     report(trainer)
 
 
@@ -80,14 +89,14 @@ def run(cfg: DictConfig) -> None:
     trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
+    elif cfg.ckpt_path:
+        load_trained(codec, cfg.ckpt_path)
 
-    to_load = None if cfg.fit else cfg.ckpt_path
     # Images are encoded once for all points that share their bytes, or begin with the same.
     passes = group_by_bytes(points, progressive=codec.progressive)
     for shared in passes:
         codec.measure(shared, ceiling=shared is passes[-1])
-        trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
-        to_load = None
+        trainer.test(codec, datamodule=datamodule, verbose=False)
     report(trainer)
 
 
@@ -109,8 +118,10 @@ def _fit(
     datamodule: "LightningDataModule",
     ckpt_path: str | None,
 ) -> None:
-    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    checkpoint = find_checkpoint(ckpt_path, Path(trainer.default_root_dir))
+    if checkpoint is not None:
+        check_resumable(checkpoint, module)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name=CONFIG_NAME, version_base=HYDRA_VERSION)

@@ -20,7 +20,7 @@ from datamodules.sources import Item
 Transform = Callable[[Image.Image], Image.Image]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning moves what is in a batch to the device field by field
 class Skipped:
     """An image of an evaluation that could not be read, and why."""
 
@@ -101,7 +101,8 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
                 return self._sample(index)
             except ImageReadError as error:
                 if not self.skip_broken:
-                    raise
+                    hint = "datamodule.on_error=skip leaves such images out"
+                    raise ImageReadError(f"{error}; {hint}") from error
                 return Skipped(index, self.items[index].name, str(error))
         for offset in range(len(self)):
             try:

@@ -62,21 +62,29 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
         raise ValueError(_explain(error, overrides, config_name)) from error
 
 
-def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> None:
-    """Stop with a message, before anything heavy is imported, if the command line is wrong."""
+def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> DictConfig | None:
+    """Stop with a message, before anything heavy is imported, if the command line is wrong.
+
+    Returns:
+        The config, or None where Hydra is asked for something else than one run.
+    """
     if any(argument.startswith("-") for argument in arguments):
-        return  # --help, --cfg, --multirun …: Hydra's own
+        return None  # --help, --cfg, --multirun …: Hydra's own
     try:
-        compose_config(arguments, config_name)
+        return compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
+    return None
 
 
 def fail(error: BaseException) -> None:
     """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     if os.environ.get(FULL_ERROR) == "1":
         raise error
-    sys.exit(f"error: {root_cause(error)}")
+    message = str(root_cause(error))
+    if "in DataLoader worker process" in message:  # the worker's traceback, and last its error
+        message = message.strip().rpartition("\n")[2].partition(": ")[2]
+    sys.exit(f"error: {message}")
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -3,9 +3,11 @@
     python -m experiments.run codec=… datamodule=… [key=value …]
     python -m experiments.run -m codec=jpeg,webp,avif …
     python -m experiments.run experiment=sdedit/prior …
+    python -m experiments.run experiment=cdc/small … ckpt_path=last
 
 The second is a run per codec, and a table of them all at the end. The third trains what a codec is
-built on (`part`), which makes no bytes and is only validated.
+built on (`part`), which makes no bytes and is only validated. The last goes on with a training that
+was stopped; an evaluation that was stopped goes on by the same command.
 """
 
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
@@ -34,6 +37,7 @@ from experiments.cli import (
     reports_errors,
 )
 from experiments.multirun import needs_own_process, run_in_own_process
+from experiments.unfinished import continue_unfinished, hold
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -74,6 +78,7 @@ def run(cfg: DictConfig) -> None:
     """
     from lightning.pytorch import seed_everything
 
+    from callbacks.evaluation import find_evaluation
     from experiments.report import report
 
     quiet_libraries()
@@ -98,6 +103,9 @@ def run(cfg: DictConfig) -> None:
         codec.measure(shared, ceiling=shared is passes[-1])
         trainer.test(codec, datamodule=datamodule, verbose=False)
     report(trainer)
+    evaluation = find_evaluation(trainer)
+    if evaluation is not None and trainer.is_global_zero:
+        evaluation.finish()
 
 
 def _set_up(
@@ -130,12 +138,14 @@ def main(cfg: DictConfig) -> Any:
     """Entry point of `python -m experiments.run`."""
     if needs_own_process(cfg):
         run_in_own_process()
-    elif cfg.get("part"):
+        return
+    hold(Path(HydraConfig.get().runtime.output_dir))
+    if cfg.get("part"):
         train_part(cfg)
     else:
         run(cfg)
 
 
 if __name__ == "__main__":
-    check_overrides(sys.argv[1:])
+    sys.argv[1:] = continue_unfinished(sys.argv[1:], check_overrides(sys.argv[1:]))
     main()

@@ -164,6 +164,16 @@ class Codec(Configured, LightningModule, ABC):
         self.select(points[0])
 
     @property
+    def measured(self) -> tuple[Point, ...]:
+        """The operating points that `test_step` decodes."""
+        return self._measured
+
+    @property
+    def measures_ceiling(self) -> bool:
+        """Whether `test_step` looks at the ceiling, too."""
+        return self._measures_ceiling
+
+    @property
     def trainable(self) -> bool:
         """Whether this codec has something to train."""
         return is_overridden("training_step", self, LightningModule)

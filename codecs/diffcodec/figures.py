@@ -44,7 +44,10 @@ def plot_curves(curves: Sequence[Curve], path: Path) -> None:
             axis.set_yscale("log")
     meta = curves[0].meta
     of = f"{curves[0].name} on " if len(curves) == 1 else ""
-    figure.suptitle(f"{of}{meta.get('dataset')} ({meta.get('num_images')} images)", fontsize=11)
+    skipped = f", {meta['num_skipped']} skipped" if meta.get("num_skipped") else ""
+    figure.suptitle(
+        f"{of}{meta.get('dataset')} ({meta.get('num_images')} images{skipped})", fontsize=11
+    )
     figure.savefig(path, dpi=110)
 
 

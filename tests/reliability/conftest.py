@@ -26,9 +26,9 @@ def make_datamodule(crops):
 
     def make(**options) -> ImageDataModule:
         crop = v2.Compose([v2.RandomCrop(64), v2.RandomHorizontalFlip()])
-        settings = {"batch_size": 2, "cache": True, "train_transform": crop}
+        settings = {"root": str(crops), "batch_size": 2, "cache": True, "train_transform": crop}
         settings["eval_transform"] = v2.CenterCrop(64)
         sources = {"train": Folder(), "val": Folder(limit=1), "test": Folder()}
-        return ImageDataModule("crops", root=str(crops), **sources, **settings | options)
+        return ImageDataModule("crops", **sources, **settings | options)
 
     return make

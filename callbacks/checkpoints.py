@@ -63,6 +63,8 @@ class Checkpoints(Checkpoint):
         self._written = time.monotonic()
         self._writing_seconds: float | None = None
         self._step = 0
+        self.last_step = 0
+        """The step of the newest checkpoint that this process has written; 0 before the first."""
         self._states: list[dict[str, Any]] | None = None
         self._before_validation: dict[str, Any] | None = None
 
@@ -96,8 +98,13 @@ class Checkpoints(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`; all processes call it, between two steps."""
+        """Write `last.ckpt`; all processes call it, between two steps.
+
+        Raises:
+            ValueError: a weight is infinite or no number; nothing is written.
+        """
         start = time.monotonic()
+        _check_finite(trainer)
         partial = self.folder / f"{LAST}.part"
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
@@ -105,6 +112,7 @@ class Checkpoints(Checkpoint):
             # Killed between the two, a run is left with the previous one, which is whole.
             _move(self.last, self.folder / PREVIOUS)
             _move(partial, self.last)
+        self.last_step = trainer.global_step
         self._written = time.monotonic()
         self._writing_seconds = self._written - start
 
@@ -135,6 +143,15 @@ class Checkpoints(Checkpoint):
         if self._before_validation is not None:
             _set_random_state(self._before_validation, pl_module.device)
             self._before_validation = None
+
+
+def _check_finite(trainer: Trainer) -> None:
+    for name, parameter in trainer.lightning_module.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise ValueError(
+                f"after step {trainer.global_step} {name} has values that are no finite numbers: "
+                "no checkpoint is written, and the one before stays"
+            )
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

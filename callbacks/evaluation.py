@@ -121,9 +121,11 @@ class Evaluation(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         names = [point.name for point in codec.measured]
         self._key = json.dumps([names, codec.measures_ceiling])
+        # On all processes: the fingerprint makes entropy tables, which they must have alike.
+        about = self._about(trainer, codec)
         known: set[int] = set()
         if trainer.is_global_zero:
-            self._kept.start(self._about(trainer, codec))
+            self._kept.start(about)
             items = datamodule.dataset("test").items
             for batch in self._kept.read(self._key):
                 # Where the folder of the images has changed, an index may be another image's.

@@ -74,13 +74,13 @@ def read_captions(path: Path) -> dict[str, str]:
         return captions
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read captions from {path}: {error}") from error
     try:
         captions = _coco_captions(data) if "annotations" in data else dict(data)
     except (KeyError, TypeError, ValueError, AttributeError):
         captions = {}
-    if not captions or not all(isinstance(caption, str) for caption in captions.values()):
+    if not captions or not all(isinstance(text, str) for pair in captions.items() for text in pair):
         raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
     return captions
 

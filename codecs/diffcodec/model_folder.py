@@ -75,7 +75,9 @@ def save_model(
     if tensors:
         config |= {"weights": None} if "weights" in config else {}
         # Not `save_file`, whose files only their owner may read: others start from them.
-        path.write_bytes(save(tensors))
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_bytes(save(tensors))
+        partial.replace(path)
     else:
         path.unlink(missing_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False)

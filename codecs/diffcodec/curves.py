@@ -178,12 +178,15 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name of a point or a series as that of a file or folder, never `..` nor a hidden one."""
+    """A name of a point or a series as that of a file or folder, never `..` nor a hidden one.
+
+    No name is none.
+    """
     safe = re.sub(r"[^\w=.,-]+", "_", name)
     safe = f"_{safe[1:]}" if safe.startswith(".") else safe
     while len(safe.encode()) > MAX_NAME:  # file systems count bytes
         safe = safe[:-1]
-    return safe or "_"
+    return safe
 
 
 def picture_name(index: int, name: str) -> str:

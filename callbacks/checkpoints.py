@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from diffcodec.gathering import gather_all
 
@@ -146,12 +148,23 @@ class Checkpoints(Checkpoint):
 
 
 def _check_finite(trainer: Trainer) -> None:
-    for name, parameter in trainer.lightning_module.named_parameters():
-        if not bool(parameter.detach().isfinite().all()):
-            raise ValueError(
-                f"after step {trainer.global_step} {name} has values that are no finite numbers: "
-                "no checkpoint is written, and the one before stays"
-            )
+    wrong = [
+        name
+        for name, parameter in trainer.lightning_module.named_parameters()
+        if not bool(_own(parameter).isfinite().all())
+    ]
+    # A process may have no more than its share of them.
+    if not trainer.strategy.reduce_boolean_decision(not wrong, all=True):
+        told = wrong[0] if wrong else "a weight of another process"
+        raise ValueError(
+            f"after step {trainer.global_step} {told} has values that are no finite numbers: "
+            "no checkpoint is written, and the one before stays"
+        )
+
+
+def _own(parameter: Tensor) -> Tensor:
+    tensor = parameter.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:

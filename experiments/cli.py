@@ -128,6 +128,7 @@ def quiet_libraries() -> None:
         r".*no `val_dataloader`",
         r"Total length of `list` across ranks is zero",  # no validation set
         r".*module\(s\) in eval mode at the start",  # frozen parts of a codec
+        r"You're using the WeightAveraging callback with a model that overrides",  # and shards not
     ):
         warnings.filterwarnings("ignore", message=pattern, module="lightning")
 

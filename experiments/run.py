@@ -42,6 +42,8 @@ from experiments.unfinished import continue_unfinished, hold
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+    from diffcodec.codec import Codec
+
 
 OF_CODECS = ("evaluation", "curves", "reconstructions")  # callbacks that need bytes
 
@@ -91,9 +93,13 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
     else:
         refuse_untrained_parts(codec, cfg)
+    _check_sharding(codec, cfg)
     trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
+        if _is_sharded(cfg):
+            report(trainer)
+            return
     elif cfg.ckpt_path:
         load_trained(codec, cfg.ckpt_path)
 
@@ -106,6 +112,33 @@ def run(cfg: DictConfig) -> None:
     evaluation = find_evaluation(trainer)
     if evaluation is not None and trainer.is_global_zero:
         evaluation.finish()
+
+
+def _is_sharded(cfg: DictConfig) -> bool:
+    strategy = cfg.trainer.get("strategy")
+    return isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(
+        "ModelParallelStrategy"
+    )
+
+
+def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    if not _is_sharded(cfg):
+        return
+    if not is_overridden("configure_model", codec, LightningModule):
+        raise ValueError(
+            f"trainer=fsdp shares out PerCo's backbone, which {type(codec).__name__} has not: "
+            "choose trainer=ddp"
+        )
+    if not cfg.fit:
+        raise ValueError("trainer=fsdp trains; measure by trainer=gpu or trainer=ddp")
+    if cfg.callbacks.get("average"):
+        raise ValueError(
+            "callbacks.average keeps a whole copy of the weights on every process, which is what "
+            "trainer=fsdp is there to avoid: give callbacks.average=null"
+        )
 
 
 def _set_up(

@@ -44,8 +44,12 @@ def continue_unfinished(arguments: Sequence[str], cfg: DictConfig | None) -> lis
 
 def find_unfinished(arguments: Sequence[str], cfg: DictConfig) -> Path | None:
     """The newest folder of a stopped run of these arguments, or None."""
-    HydraConfig.instance().set_config(cfg)  # which the folder's name is made of
-    parent = Path(str(cfg.hydra.run.dir)).parent
+    hydra = HydraConfig.instance()
+    before, hydra.cfg = hydra.cfg, cfg  # which the folder's name is made of
+    try:
+        parent = Path(str(cfg.hydra.run.dir)).parent
+    finally:
+        hydra.cfg = before
     wanted = _lasting(arguments)
     folders = [path.parents[1] for path in parent.glob(f"*/{_OVERRIDES}")]
     for folder in sorted(folders, reverse=True):

@@ -45,7 +45,8 @@ def continue_unfinished(arguments: Sequence[str], cfg: DictConfig | None) -> lis
 def find_unfinished(arguments: Sequence[str], cfg: DictConfig) -> Path | None:
     """The newest folder of a stopped run of these arguments, or None."""
     hydra = HydraConfig.instance()
-    before, hydra.cfg = hydra.cfg, cfg  # which the folder's name is made of
+    before = hydra.cfg
+    hydra.set_config(cfg)  # which the folder's name is made of
     try:
         parent = Path(str(cfg.hydra.run.dir)).parent
     finally:

@@ -71,10 +71,20 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     if any(argument.startswith("-") for argument in arguments):
         return None  # --help, --cfg, --multirun …: Hydra's own
     try:
+        _check_name(arguments)
         return compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
     return None
+
+
+def _check_name(arguments: list[str]) -> None:
+    for argument in arguments:
+        key, _, name = argument.partition("=")
+        if key == "name" and (Path(name).name != name or name == ".."):
+            raise ValueError(
+                f"name={name}: a run's name is that of a folder in outputs/, not a path"
+            )
 
 
 def fail(error: BaseException) -> None:

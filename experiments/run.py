@@ -159,10 +159,27 @@ def _fit(
     datamodule: "LightningDataModule",
     ckpt_path: str | None,
 ) -> None:
+    _check_average(trainer)
     checkpoint = find_checkpoint(ckpt_path, Path(trainer.default_root_dir))
     if checkpoint is not None:
         check_resumable(checkpoint, module)
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def _check_average(trainer: "Trainer") -> None:
+    """Weights are averaged at all: else those that training began with would be left of it."""
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, EMAWeightAveraging):
+            continue
+        first = callback.update_starting_at_step or 0
+        if 0 <= trainer.max_steps <= first:
+            raise ValueError(
+                f"trainer.max_steps={trainer.max_steps} ends before weights are averaged, from "
+                f"callbacks.average.update_starting_at_step={first} on: give a smaller number or "
+                "callbacks.average=null"
+            )
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name=CONFIG_NAME, version_base=HYDRA_VERSION)

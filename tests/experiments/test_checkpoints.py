@@ -2,11 +2,14 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
 from diffcodec.base.classical import PillowCodec
 from experiments.build import load_trained
 from experiments.checkpoints import check_resumable, find_checkpoint
+from experiments.run import _check_average
+from tests.trainers import quiet_trainer
 
 
 def checkpoint_of(module, **entries):
@@ -103,3 +106,16 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path):
         load_trained(PillowCodec("JPEG", quality=50), str(tmp_path / "w.ckpt"))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 2000
+
+
+def test_a_training_that_ends_before_its_average_begins_is_refused(tmp_path):
+    average = EMAWeightAveraging(update_starting_at_step=5, use_buffers=False)
+    for max_steps, refused in ((5, True), (6, False), (-1, False)):
+        trainer = quiet_trainer(tmp_path, callbacks=[average], max_steps=max_steps, max_epochs=1)
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"max_steps=5 ends before.*update_starting_at_step=5"
+            ):
+                _check_average(trainer)
+        else:
+            _check_average(trainer)

@@ -103,6 +103,8 @@ class RateCurves(Callback):
         meta = {
             "dataset": datamodule.name,
             "num_images": len(last.rows),
+            "num_skipped": len(last.skipped),
+            "skipped": last.skipped,
             "sizes": sizes,
             "num_patches": last.num_patches,
             "protocol": last.protocol,

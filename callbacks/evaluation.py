@@ -1,9 +1,10 @@
 """Measuring a codec: one row per image, and distances over the set, the same on any number of
 processes."""
 
+import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from callbacks.measurements import Batch, Features, Measurements
 from diffcodec.codec import Codec, CodecOutput, Decoding, to_uint8
+from diffcodec.curves import git_revision
 from diffcodec.gathering import gather_all, gather_to_first
 from diffcodec.metrics import (
     AnnotatedMetric,
@@ -39,6 +42,7 @@ class PointResult:
         rows: one mapping per image, in the order of the dataset.
         num_patches: how many patches (or whole images) a side the set distances were taken over.
         protocol: how they were cut, one of `PROTOCOLS`.
+        skipped: names of images that could not be read and were left out.
     """
 
     point: Point
@@ -46,20 +50,7 @@ class PointResult:
     rows: list[dict[str, Any]]
     num_patches: int
     protocol: str
-
-
-@dataclass
-class _Features:
-    """Features of one image's patches by the name of the embedding, (P, D) each.
-
-    Those of the original are taken once for all points that are decoded of it. Beside them are the
-    numbers of `AnnotatedMetric`s, which are summed over the images.
-    """
-
-    index: int
-    real: dict[str, Tensor] = field(default_factory=dict)
-    fake: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    numbers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
 
 class Evaluation(Callback):
@@ -77,9 +68,12 @@ class Evaluation(Callback):
             metric or the name of an embedding (`inception`); None is the usual place or download.
         protocol: what the set distances are taken over: `patches`, `tiles`, `whole` or `clean`, see
             `diffcodec.metrics.networks.features`.
+        folder: of the run: what is measured in test is kept there while it goes on, and a test that
+            was killed goes on in it, see `callbacks.measurements`; None keeps nothing.
 
     Raises:
-        ValueError: an unknown metric, protocol or name in `weights`.
+        ValueError: an unknown metric, protocol or name in `weights`; in test, no image could be
+            read.
     """
 
     def __init__(
@@ -88,6 +82,7 @@ class Evaluation(Callback):
         metrics: Sequence[str] | None = None,
         weights: Mapping[str, str | None] | None = None,
         protocol: str = "patches",
+        folder: str | None = None,
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol {protocol!r}, choose from {sorted(PROTOCOLS)}")
@@ -105,17 +100,60 @@ class Evaluation(Callback):
         self._measures: dict[str, Any] | None = None  # of an image, by the name of their weights
         self._embeddings: dict[str, nn.Module] = {}
         self._rows: list[dict[str, Any]] = []
-        self._features: list[_Features] = []
+        self._features: list[Features] = []
+        self._skipped: list[Any] = []
+        self._kept = None if folder is None else Measurements(folder)
+        self._key = ""
+        self._not_kept: Batch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Get the metrics' own networks, or say once that they cannot be had.
 
+        In test, find out what is measured already, and tell the datamodule.
+
         Raises:
             ValueError: a metric needs what the data set does not have.
         """
-        if self._measures is not None:
-            return
-        self._check_annotations(getattr(trainer, "datamodule", None))
+        if self._measures is None:
+            self._check_annotations(getattr(trainer, "datamodule", None))
+            self._get_networks(trainer)
+        if stage == "test" and self._kept is not None:
+            assert isinstance(pl_module, Codec)
+            self._leave_out_what_is_measured(trainer, pl_module)
+
+    def _leave_out_what_is_measured(self, trainer: Trainer, codec: Codec) -> None:
+        assert self._kept is not None
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        names = [point.name for point in codec.measured]
+        self._key = json.dumps([names, codec.measures_ceiling])
+        # On all processes: the fingerprint makes entropy tables, which they must have alike.
+        about = self._about(trainer, codec)
+        known: set[int] = set()
+        if trainer.is_global_zero:
+            self._kept.start(about)
+            items = datamodule.dataset("test").items
+            for batch in self._kept.read(self._key):
+                # Where the folder of the images has changed, an index may be another image's.
+                if all(_is_of(row, items) for row in batch.rows):
+                    known |= batch.indices
+        datamodule.measured = trainer.strategy.broadcast(known)
+
+    def _about(self, trainer: Trainer, codec: Codec) -> dict[str, Any]:
+        """All that decides what is measured."""
+        config = {key: codec.hparams.get(key) for key in _DECIDING}
+        datamodule = {k: v for k, v in (config["datamodule"] or {}).items() if k not in _HARMLESS}
+        return {
+            **config,
+            "datamodule": datamodule,
+            "metrics": [metric.key for metric in self.metrics],
+            "networks": [*(self._measures or {}), *self._embeddings],
+            "protocol": self.protocol,
+            "precision": str(trainer.precision),
+            "fingerprint": codec.fingerprint().hex(),
+            "git_revision": git_revision(),
+        }
+
+    def _get_networks(self, trainer: Trainer) -> None:
         # One process after the other: the first one downloads, the others find it in the cache.
         for rank in range(trainer.world_size):
             if rank == trainer.global_rank:
@@ -168,7 +206,7 @@ class Evaluation(Callback):
         self._start(pl_module)
 
     def _start(self, pl_module: LightningModule) -> None:
-        self._rows, self._features, self.results = [], [], []
+        self._rows, self._features, self._skipped, self.results = [], [], [], []
         for network in (*(self._measures or {}).values(), *self._embeddings.values()):
             if isinstance(network, nn.Module):
                 network.to(pl_module.device)
@@ -176,7 +214,11 @@ class Evaluation(Callback):
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
     ) -> None:
-        self._measure(outputs, {}, with_features=False)
+        batch = self._measure(outputs, {}, with_features=False)
+        self._rows += batch.rows
+
+    def on_test_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._keep(trainer)
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -186,28 +228,44 @@ class Evaluation(Callback):
         batch: Mapping[str, Any],
         *_: Any,
     ) -> None:
-        self._measure(outputs, batch, with_features=True)
+        self._skipped += batch.get("skipped", [])
+        measured = self._measure(outputs, batch, with_features=True)
+        self._rows += measured.rows
+        self._features += measured.features
+        self._not_kept = measured
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._keep(trainer)
+
+    def _keep(self, trainer: Trainer) -> None:
+        """Write the batch before to the disk: its pictures were written in the meantime."""
+        batch, self._not_kept = self._not_kept, None
+        if self._kept is not None and batch is not None and batch.rows:
+            self._kept.append(trainer.global_rank, self._key, batch)
 
     @torch.no_grad()
     def _measure(
         self, outputs: CodecOutput, batch: Mapping[str, Any], *, with_features: bool
-    ) -> None:
+    ) -> Batch:
+        rows = []
         originals = to_uint8(outputs.x)
-        features = [_Features(index) for index in outputs.index]
+        features = [Features(index) for index in outputs.index]
         if with_features:
             for of_image, x in zip(features, originals, strict=True):
                 of_image.real = self._embed(x)
-            self._features += features
         for decoding in outputs.decodings:
             decoded = to_uint8(decoding.x_hat)
             for i, (x, x_hat) in enumerate(zip(originals, decoded, strict=True)):
                 row = self._row(outputs, decoding, i, x, x_hat)
-                self._rows.append(row)
                 if with_features:
                     features[i].fake[decoding.point.name] = self._embed(x_hat)
                     numbers = self._annotated(batch, i, x_hat)
                     features[i].numbers[decoding.point.name] = numbers
                     row |= self._finished(numbers)
+                rows.append(row)
+        return Batch(rows, features if with_features else [])
 
     def _row(
         self, outputs: CodecOutput, decoding: Decoding, i: int, x: Tensor, x_hat: Tensor
@@ -273,20 +331,37 @@ class Evaluation(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Codec)
-        rows = _unique_rows(gather_to_first(self._rows))
-        features = _unique_features(gather_to_first(self._features))
-        self._rows, self._features = [], []
+        self._keep(trainer)
+        rows, features = gather_to_first(self._rows), gather_to_first(self._features)
+        skipped = {image.index: image for image in gather_to_first(self._skipped)}
+        self._rows, self._features, self._skipped = [], [], []
         if not trainer.is_global_zero:
             return
+        if self._kept is not None:
+            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+            before = [b for b in self._kept.read(self._key) if b.indices <= datamodule.measured]
+            rows += [row for batch in before for row in batch.rows]
+            features += [of_image for batch in before for of_image in batch.features]
+        rows, features = _unique_rows(rows), _unique_features(features)
+        if skipped:
+            _report_skipped([*skipped.values()], {row["index"] for row in rows})
         names = dict.fromkeys(row["point"] for row in rows)
         points = {point.name: point for point in (*pl_module.points, CEILING)}
         for name in names:
             point, own = points[name], [row for row in rows if row["point"] == name]
             num_patches, distances = self._distances(features, name)
             facts = {} if point is CEILING else pl_module.point_facts(point)
-            annotated = self._finished(_sums(f.numbers[name] for f in features))
+            annotated = self._finished(_sums(f.numbers.get(name, {}) for f in features))
             metrics = self._means(own) | annotated | distances | facts
-            self.results.append(PointResult(point, metrics, own, num_patches, self.protocol))
+            names_skipped = [skipped[index].name for index in sorted(skipped)]
+            self.results.append(
+                PointResult(point, metrics, own, num_patches, self.protocol, names_skipped)
+            )
+
+    def finish(self) -> None:
+        """Remove what was kept for going on; one process calls it, when all is measured."""
+        if self._kept is not None:
+            self._kept.remove()
 
     def _means(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Means over the images, in float64; a metric that some image lacks is left out."""
@@ -299,7 +374,7 @@ class Evaluation(Callback):
                 means[metric.key] = math.fsum(values) / len(values)
         return means
 
-    def _distances(self, features: Sequence[_Features], point: str) -> tuple[int, dict[str, float]]:
+    def _distances(self, features: Sequence[Features], point: str) -> tuple[int, dict[str, float]]:
         """Number of patches a side, and the distances of originals and one point's pictures."""
         found: dict[str, float] = {}
         count = 0
@@ -327,6 +402,9 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
 
 
 _LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
+# Of the config: what decides the figures, and of the datamodule what does not.
+_DECIDING = ("codec", "datamodule", "seed", "threads", "channels_last")
+_HARMLESS = ("on_error", "num_workers", "batch_size", "cache")
 
 
 def _choose(keys: Sequence[str] | None) -> list[Metric]:
@@ -349,6 +427,22 @@ def _taker(metric: Metric) -> str:
     return metric.embedding if isinstance(metric, SetMetric) else metric.key
 
 
+def _is_of(row: Mapping[str, Any], items: Sequence[Any]) -> bool:
+    """Whether a row is of the image that has its index now."""
+    return 0 <= row["index"] < len(items) and items[row["index"]].name == row["name"]
+
+
+def _report_skipped(skipped: Sequence[Any], measured: Set[int]) -> None:
+    if not measured:
+        raise ValueError(f"none of the {len(skipped)} images could be read: {skipped[0].reason}")
+    log.warning(
+        "%d of %d images were left out, because they could not be read: %s",
+        len(skipped),
+        len(skipped) + len(measured),
+        "; ".join(image.reason for image in skipped),
+    )
+
+
 def _unique_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Once per operating point and dataset index, point by point, in the order of the dataset."""
     rows = list(rows)
@@ -368,9 +462,9 @@ def _sums(numbers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return sums
 
 
-def _unique_features(features: Iterable[_Features]) -> list[_Features]:
+def _unique_features(features: Iterable[Features]) -> list[Features]:
     """Once per dataset index, in its order."""
-    found: dict[int, _Features] = {}
+    found: dict[int, Features] = {}
     for of_image in features:
         found.setdefault(of_image.index, of_image)
     return [found[index] for index in sorted(found)]

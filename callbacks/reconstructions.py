@@ -78,7 +78,12 @@ class Reconstructions(Callback):
                         # A key per image: W&B's slider then goes over the operating points.
                         key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
                         logger.log_image(key, [str(picture)], caption=[result.point.name])
-        names = [path.name for path in sorted((self.folder / "original").glob("*.png"))]
+        # An older run may have left pictures of other images in this folder.
+        names = [
+            path.name
+            for path in sorted((self.folder / "original").glob("*.png"))
+            if all((folder / path.name).is_file() for _, folder in self._columns)
+        ]
         if names and len(self._columns) > 1:
             shown = names[:SHEET_IMAGES]
             columns = [(head, [folder / name for name in shown]) for head, folder in self._columns]

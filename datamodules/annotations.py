@@ -95,7 +95,7 @@ def read_all_captions(path: Path) -> dict[str, list[str]]:
         return written
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read captions from {path}: {error}") from error
     try:
         found = _coco_captions(data) if "annotations" in data else dict(data)
@@ -103,7 +103,8 @@ def read_all_captions(path: Path) -> dict[str, list[str]]:
     except (KeyError, TypeError, ValueError, AttributeError):
         captions = {}
     if not captions or not all(
-        each and all(isinstance(caption, str) for caption in each) for each in captions.values()
+        texts and all(isinstance(text, str) for text in (name, *texts))
+        for name, texts in captions.items()
     ):
         raise ValueError(f"{path} is neither a COCO caption file nor an object of name -> caption")
     return captions

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +15,22 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import Mask
 
 from datamodules.files import ImageReadError, image_size, read_rgb
+from datamodules.sampler import Draw
 from datamodules.sources import Item
 
 Transform = Callable[[Image.Image], Image.Image]
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
+@dataclass  # not frozen: Lightning moves what is in a batch to the device field by field
+class Skipped:
+    """An image of an evaluation that could not be read, and why."""
+
+    index: int
+    name: str
+    reason: str
+
+
+class ImageDataset(Dataset[dict[str, Any] | Skipped]):
     """Samples `image` (3, H, W) in [0, 1], `index`, `name` and what the item has beside.
 
     That is `caption` and `score_caption`, and `label_map` (H, W), which the transform takes along
@@ -26,10 +38,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
     Args:
         items: what to read.
-        transform: PIL image -> PIL image, or null.
+        transform: PIL image -> PIL image, or null. What is random in it is drawn from torch's
+            generator.
         training: draw a random frame of clips; skip broken files, counting them, with one warning.
             In evaluation the first frame is used and a broken file is an error that names it.
         cache: keep decoded images in memory (each loader worker its own).
+        skip_broken: in evaluation, a broken file is a `Skipped` in place of a sample.
     """
 
     def __init__(
@@ -39,10 +53,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
         *,
         training: bool = False,
         cache: bool = False,
+        skip_broken: bool = False,
     ) -> None:
         self.items = list(items)
         self.transform = transform
         self.training = training
+        self.skip_broken = skip_broken
         self._cache: dict[int, Image.Image] | None = {} if cache else None
         # Shared with the loader's workers. A lock of the spawn context can be handed to workers
         # of every start method; that of the default one cannot.
@@ -63,23 +79,35 @@ class ImageDataset(Dataset[dict[str, Any]]):
         The transform must be deterministic: it is applied to one blank image of each size.
 
         Raises:
-            ImageReadError: a file is missing or no image.
+            ImageReadError: a file is missing or no image, and is not skipped.
         """
-        sizes = [image_size(item.paths[0]) for item in self.items]
+        sizes = [self._file_size(item) for item in self.items]
         if self.transform is None:
             return sizes
-        transformed = {size: self._transformed_size(size) for size in set(sizes)}
-        return [transformed[size] for size in sizes]
+        transformed = {size: self._transformed_size(size) for size in set(sizes) - {_UNKNOWN}}
+        return [transformed.get(size, _UNKNOWN) for size in sizes]
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | Draw) -> dict[str, Any] | Skipped:
         """One sample; in training, of the next image that can be read.
 
+        A `Draw` brings the seed of what is random in it; without one, torch's generator goes on.
+
         Raises:
-            ImageReadError: in evaluation, the file is missing, broken or no image.
+            ImageReadError: in evaluation, the file is missing, broken or no image, and is not
+                skipped.
             ValueError: in training, not one image can be read.
         """
+        if isinstance(index, Draw):
+            with _seeded(index.seed):
+                return self[index.index]
         if not self.training:
-            return self._sample(index)
+            try:
+                return self._sample(index)
+            except ImageReadError as error:
+                if not self.skip_broken:
+                    hint = "datamodule.on_error=skip leaves such images out"
+                    raise ImageReadError(f"{error}; {hint}") from error
+                return Skipped(index, self.items[index].name, str(error))
         for offset in range(len(self)):
             try:
                 return self._sample((index + offset) % len(self))
@@ -125,6 +153,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
             self._cache[index] = image
         return image
 
+    def _file_size(self, item: Item) -> tuple[int, int]:
+        try:
+            return image_size(item.paths[0])
+        except ImageReadError:
+            if not self.skip_broken:
+                raise
+            return _UNKNOWN
+
     def _transformed_size(self, size: tuple[int, int]) -> tuple[int, int]:
         assert self.transform is not None
         height, width = size
@@ -142,20 +178,49 @@ class ImageDataset(Dataset[dict[str, Any]]):
             )
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     """Samples of one size -> `image` (B, 3, H, W), `index` (B,) and lists of the rest.
+
+    Where some could not be read, the batch is of the others, possibly of none (B = 0), and
+    `skipped` lists them.
 
     Raises:
         ValueError: the images have different sizes; the message says which.
     """
-    sizes = [tuple(sample["image"].shape[-2:]) for sample in samples]
+    skipped = [sample for sample in samples if isinstance(sample, Skipped)]
+    read = [sample for sample in samples if not isinstance(sample, Skipped)]
+    sizes = [tuple(sample["image"].shape[-2:]) for sample in read]
     if len(set(sizes)) > 1:
         listed = ", ".join(
             f"{sample['name']} {height}x{width}"
-            for sample, (height, width) in zip(samples, sizes, strict=True)
+            for sample, (height, width) in zip(read, sizes, strict=True)
         )
         raise ValueError(
             f"the images of a batch have different sizes (height x width): {listed}; give "
             "datamodule.train_transform a crop of fixed size, or set datamodule.batch_size=1"
         )
-    return default_collate(list(samples))
+    batch: dict[str, Any] = default_collate(read) if read else _empty_batch()
+    return {**batch, "skipped": skipped} if skipped else batch
+
+
+def _empty_batch() -> dict[str, Any]:
+    return {
+        "image": torch.empty(0, 3, 1, 1),
+        "index": torch.empty(0, dtype=torch.int64),
+        "name": [],
+    }
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's generator by this seed, and put it back as it was."""
+    # Not torch.manual_seed, which would seed the accelerators, too.
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+_UNKNOWN = (0, 0)

@@ -1,6 +1,7 @@
 """The one LightningDataModule: three sources, their preprocessing, their loaders."""
 
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.dataset import ImageDataset, Transform, collate
+from datamodules.loader import TrainingLoader
 from datamodules.sampler import ShardedBatchSampler, ShardedRandomSampler
 from datamodules.sources import Source
 
@@ -16,6 +18,7 @@ SPLITS = ("train", "val", "test")
 ANNOTATIONS = ("caption", "score_caption", "label_map")
 # A fit is usually followed by a test: whatever is wrong with its images is better known before.
 STAGES = {"fit": SPLITS, "validate": ("val",), "test": ("test",), "predict": ()}
+ON_ERROR = ("stop", "skip")
 REQUIRED = {"fit": "train", "validate": "val", "test": "test"}
 
 
@@ -40,6 +43,13 @@ class ImageDataModule(LightningDataModule):
         cache: keep decoded training images in memory.
         samples_per_epoch: training images drawn per epoch over all processes, however many there
             are; null draws each once.
+        on_error: what a broken or missing image does to an evaluation: `stop` it with an error
+            that names it, or `skip`, which leaves it out and counts it. In training such images are
+            always skipped and counted.
+
+    Attributes:
+        measured: images of the test set, by index, that are left out because they are measured
+            already.
 
     Raises:
         ValueError: a number is out of range; on `setup`, a set is missing, empty or smaller than
@@ -61,8 +71,11 @@ class ImageDataModule(LightningDataModule):
         num_workers: int = 0,
         cache: bool = False,
         samples_per_epoch: int | None = None,
+        on_error: str = "stop",
     ) -> None:
         super().__init__()
+        if on_error not in ON_ERROR:
+            raise ValueError(f"unknown on_error {on_error!r}, choose from {', '.join(ON_ERROR)}")
         for key, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -78,6 +91,8 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache = cache
         self.samples_per_epoch = samples_per_epoch
+        self.on_error = on_error
+        self.measured: Container[int] = ()
         self._sources = {"train": train, "val": val, "test": test}
         self._transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
         self._datasets: dict[str, ImageDataset] = {}
@@ -131,6 +146,7 @@ class ImageDataModule(LightningDataModule):
                 self._transforms[split],
                 training=training,
                 cache=self.cache and training,
+                skip_broken=self.on_error == "skip",
             )
         return self._datasets[split]
 
@@ -159,15 +175,8 @@ class ImageDataModule(LightningDataModule):
             # What Lightning's seed_everything leaves for all processes.
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
         )
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=len(sampler) >= self.batch_size,
+        return TrainingLoader(
+            dataset, sampler, batch_size=self.batch_size, num_workers=self.num_workers
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -191,6 +200,7 @@ class ImageDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             sizes=dataset.sizes if self.eval_batch_size > 1 else None,
+            without=self.measured if split == "test" else (),
         )
         return DataLoader(
             dataset,
@@ -198,6 +208,7 @@ class ImageDataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # as in training
         )
 
     @property

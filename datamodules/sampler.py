@@ -1,15 +1,25 @@
 """Which images a process trains on and evaluates, and in which batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
 
 
-class ShardedRandomSampler(Sampler[int]):
+@dataclass(frozen=True)
+class Draw:
+    """A training image, and the seed of all that is random about it: its crop, its frame."""
+
+    index: int
+    seed: int
+
+
+class ShardedRandomSampler(Sampler[Draw]):
     """Shuffled images for training: at every moment each process has others.
 
-    All processes shuffle alike and each takes every `world_size`-th draw, equally many.
+    All processes shuffle alike and each takes every `world_size`-th draw, equally many. What is
+    drawn depends on seed, epoch and position alone, so that an epoch can begin in its middle.
 
     Args:
         num_images: size of the set.
@@ -38,19 +48,24 @@ class ShardedRandomSampler(Sampler[int]):
         self.world_size = world_size
         self.seed = seed
         self.epoch = 0
+        self.first = 0
+        """How many draws of this process the next pass leaves out at its beginning."""
         _check_share(self.num_samples, rank, world_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffle differently from now on; Lightning calls it before each epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         rounds = -(-self.num_samples // self.num_images)
         order = torch.cat(
             [torch.randperm(self.num_images, generator=generator) for _ in range(rounds)]
         )
-        return iter(order[self.rank : len(self) * self.world_size : self.world_size].tolist())
+        seeds = torch.randint(1 << 62, (len(order),), generator=generator)
+        first = self.rank + self.first * self.world_size
+        own = slice(first, len(self) * self.world_size, self.world_size)
+        return map(Draw, order[own].tolist(), seeds[own].tolist())
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size
@@ -60,16 +75,18 @@ class ShardedBatchSampler(Sampler[list[int]]):
     """Every image once over all processes, in batches of images of one size.
 
     Lightning's own sampler repeats images until every process has as many, which changes the
-    metrics with the number of processes.
+    metrics with the number of processes. A process that has nothing to do gets one empty batch: it
+    must take part in what the processes do together at the end.
 
     Args:
         num_images: size of the set.
         batch_size: images per batch at most.
         rank, world_size: this process, and how many there are.
         sizes: (height, width) of each image; needed for batches of more than one.
+        without: images that are left out, because they are measured already.
 
     Raises:
-        ValueError: there are fewer images than processes: one would have nothing to do, and wait.
+        ValueError: there are fewer images than processes.
     """
 
     def __init__(
@@ -80,6 +97,7 @@ class ShardedBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         sizes: Sequence[tuple[int, int]] | None = None,
+        without: Container[int] = (),
     ) -> None:
         _check_share(num_images, rank, world_size)
         if batch_size > 1 and sizes is None:
@@ -87,13 +105,14 @@ class ShardedBatchSampler(Sampler[list[int]]):
         if sizes is not None and len(sizes) != num_images:
             raise ValueError(f"{len(sizes)} sizes for {num_images} images")
         groups: dict[tuple[int, int], list[int]] = {}
-        for index in range(rank, num_images, world_size):
+        left = [index for index in range(num_images) if index not in without]
+        for index in left[rank::world_size]:
             groups.setdefault(sizes[index] if sizes else (0, 0), []).append(index)
         self._batches = [
             group[start : start + batch_size]
             for group in groups.values()
             for start in range(0, len(group), batch_size)
-        ]
+        ] or [[]]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._batches)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from diffcodec.codec import Codec
 
 
@@ -50,12 +52,24 @@ def build_coder(cfg: DictConfig) -> "Codec":
     """A codec that is only to code: with the weights of `ckpt_path`, if any, in evaluation mode."""
     codec = build_codec(cfg)
     if cfg.ckpt_path:
-        from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
-
-        state = state_dict_of(load_checkpoint(cfg.ckpt_path))
-        load_strict(codec, state, source=cfg.ckpt_path)
+        load_trained(codec, cfg.ckpt_path)
     refuse_untrained(codec, cfg)
     return codec.eval()
+
+
+def load_trained(module: "nn.Module", source: str) -> None:
+    """Load the weights of a checkpoint; those that were averaged, where there was an average.
+
+    Args:
+        module: what was trained.
+        source: a file, or another source of `diffcodec.weights`.
+
+    Raises:
+        ValueError: it cannot be had, is cut off, or does not fit.
+    """
+    from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+
+    load_strict(module, state_dict_of(load_checkpoint(source)), source=source)
 
 
 def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:

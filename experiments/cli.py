@@ -62,21 +62,39 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
         raise ValueError(_explain(error, overrides, config_name)) from error
 
 
-def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> None:
-    """Stop with a message, before anything heavy is imported, if the command line is wrong."""
+def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> DictConfig | None:
+    """Stop with a message, before anything heavy is imported, if the command line is wrong.
+
+    Returns:
+        The config, or None where Hydra is asked for something else than one run.
+    """
     if any(argument.startswith("-") for argument in arguments):
-        return  # --help, --cfg, --multirun …: Hydra's own
+        return None  # --help, --cfg, --multirun …: Hydra's own
     try:
-        compose_config(arguments, config_name)
+        _check_name(arguments)
+        return compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
+    return None
+
+
+def _check_name(arguments: list[str]) -> None:
+    for argument in arguments:
+        key, _, name = argument.partition("=")
+        if key == "name" and (Path(name).name != name or name == ".."):
+            raise ValueError(
+                f"name={name}: a run's name is that of a folder in outputs/, not a path"
+            )
 
 
 def fail(error: BaseException) -> None:
     """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     if os.environ.get(FULL_ERROR) == "1":
         raise error
-    sys.exit(f"error: {root_cause(error)}")
+    message = str(root_cause(error))
+    if "in DataLoader worker process" in message:  # the worker's traceback, and last its error
+        message = message.strip().rpartition("\n")[2].partition(": ")[2]
+    sys.exit(f"error: {message}")
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -120,6 +138,7 @@ def quiet_libraries() -> None:
         r".*no `val_dataloader`",
         r"Total length of `list` across ranks is zero",  # no validation set
         r".*module\(s\) in eval mode at the start",  # frozen parts of a codec
+        r"You're using the WeightAveraging callback with a model that overrides",  # and shards not
     ):
         warnings.filterwarnings("ignore", message=pattern, module="lightning")
 

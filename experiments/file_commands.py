@@ -88,7 +88,7 @@ def read_codec_file(path: Path) -> list[str]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     overrides = data.get("overrides") if isinstance(data, dict) else None
     if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):

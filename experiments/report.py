@@ -38,6 +38,9 @@ def table(title: str, results: list[PointResult]) -> Table:
     """A row per operating point, a column per metric."""
     keys = dict.fromkeys(key for result in results for key in result.metrics)
     metrics = [metric for metric in ordered(keys) if metric.key != "bpp-payload"]  # in curve.json
+    skipped = len(results[-1].skipped) if results else 0
+    if skipped:
+        title = f"{title} ({skipped} of {skipped + len(results[-1].rows)} images skipped)"
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     out.add_column("point", justify="left", no_wrap=True)
     for metric in metrics:

@@ -3,9 +3,11 @@
     python -m experiments.run codec=… datamodule=… [key=value …]
     python -m experiments.run -m codec=jpeg,webp,avif …
     python -m experiments.run experiment=sdedit/prior …
+    python -m experiments.run experiment=cdc/small … ckpt_path=last
 
 The second is a run per codec, and a table of them all at the end. The third trains what a codec is
-built on (`part`), which makes no bytes and is only validated.
+built on (`part`), which makes no bytes and is only validated. The last goes on with a training that
+was stopped; an evaluation that was stopped goes on by the same command.
 """
 
 import logging
@@ -15,10 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffcodec.points import find_points, group_by_bytes
-from experiments.build import build_codec, fix_threads, refuse_untrained, refuse_untrained_parts
+from experiments.build import (
+    build_codec,
+    fix_threads,
+    load_trained,
+    refuse_untrained,
+    refuse_untrained_parts,
+)
+from experiments.checkpoints import check_resumable, find_checkpoint
 from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
@@ -28,9 +38,12 @@ from experiments.cli import (
     reports_errors,
 )
 from experiments.multirun import needs_own_process, run_in_own_process
+from experiments.unfinished import continue_unfinished, hold
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+    from diffcodec.codec import Codec
 
 
 log = logging.getLogger(__name__)
@@ -55,7 +68,9 @@ def train_part(cfg: DictConfig) -> None:
     trainer, datamodule = _set_up(part, cfg, without=OF_CODECS)
     if cfg.fit:
         _fit(trainer, part, datamodule, cfg.ckpt_path)
-    trainer.validate(part, datamodule=datamodule, ckpt_path=None if cfg.fit else cfg.ckpt_path)
+    elif cfg.ckpt_path:
+        load_trained(part, cfg.ckpt_path)
+    trainer.validate(part, datamodule=datamodule)
     report(trainer)
 
 
@@ -68,6 +83,7 @@ def run(cfg: DictConfig) -> None:
     """
     from lightning.pytorch import seed_everything
 
+    from callbacks.evaluation import find_evaluation
     from experiments.report import report
 
     quiet_libraries()
@@ -80,20 +96,54 @@ def run(cfg: DictConfig) -> None:
         raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
     else:
         refuse_untrained_parts(codec, cfg)
+    _check_sharding(codec, cfg)
     trainer, datamodule = _set_up(codec, cfg)
     if cfg.fit:
         if trainer.is_global_zero:
             warn_of_batch_size(cfg, trainer.world_size)
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
+        if _is_sharded(cfg):
+            report(trainer)
+            return
+    elif cfg.ckpt_path:
+        load_trained(codec, cfg.ckpt_path)
 
-    to_load = None if cfg.fit else cfg.ckpt_path
     # Images are encoded once for all points that share their bytes, or begin with the same.
     passes = group_by_bytes(points, progressive=codec.progressive)
     for shared in passes:
         codec.measure(shared, ceiling=shared is passes[-1])
-        trainer.test(codec, datamodule=datamodule, ckpt_path=to_load, verbose=False)
-        to_load = None
+        trainer.test(codec, datamodule=datamodule, verbose=False)
     report(trainer)
+    evaluation = find_evaluation(trainer)
+    if evaluation is not None and trainer.is_global_zero:
+        evaluation.finish()
+
+
+def _is_sharded(cfg: DictConfig) -> bool:
+    strategy = cfg.trainer.get("strategy")
+    return isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(
+        "ModelParallelStrategy"
+    )
+
+
+def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    if not _is_sharded(cfg):
+        return
+    if not is_overridden("configure_model", codec, LightningModule):
+        raise ValueError(
+            f"trainer=fsdp shares out PerCo's backbone, which {type(codec).__name__} has not: "
+            "choose trainer=ddp"
+        )
+    if not cfg.fit:
+        raise ValueError("trainer=fsdp trains; measure by trainer=gpu or trainer=ddp")
+    if cfg.callbacks.get("average"):
+        raise ValueError(
+            "callbacks.average keeps a whole copy of the weights on every process, which is what "
+            "trainer=fsdp is there to avoid: give callbacks.average=null"
+        )
 
 
 def warn_of_batch_size(cfg: DictConfig, world_size: int) -> None:
@@ -126,8 +176,27 @@ def _fit(
     datamodule: "LightningDataModule",
     ckpt_path: str | None,
 ) -> None:
-    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path)
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+    _check_average(trainer)
+    checkpoint = find_checkpoint(ckpt_path, Path(trainer.default_root_dir))
+    if checkpoint is not None:
+        check_resumable(checkpoint, module)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def _check_average(trainer: "Trainer") -> None:
+    """Weights are averaged at all: else those that training began with would be left of it."""
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, EMAWeightAveraging):
+            continue
+        first = callback.update_starting_at_step or 0
+        if 0 <= trainer.max_steps <= first:
+            raise ValueError(
+                f"trainer.max_steps={trainer.max_steps} ends before weights are averaged, from "
+                f"callbacks.average.update_starting_at_step={first} on: give a smaller number or "
+                "callbacks.average=null"
+            )
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name=CONFIG_NAME, version_base=HYDRA_VERSION)
@@ -136,12 +205,14 @@ def main(cfg: DictConfig) -> Any:
     """Entry point of `python -m experiments.run`."""
     if needs_own_process(cfg):
         run_in_own_process()
-    elif cfg.get("part"):
+        return
+    hold(Path(HydraConfig.get().runtime.output_dir))
+    if cfg.get("part"):
         train_part(cfg)
     else:
         run(cfg)
 
 
 if __name__ == "__main__":
-    check_overrides(sys.argv[1:])
+    sys.argv[1:] = continue_unfinished(sys.argv[1:], check_overrides(sys.argv[1:]))
     main()

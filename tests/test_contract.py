@@ -99,14 +99,9 @@ def build(name: str, overrides: list[str]) -> Case:
     return Case(name, overrides, cfg, instantiate(cfg.codec).eval())
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def case(request) -> Case:
-    name = request.param
+def build_lively(name: str) -> Case:
+    """A codec of a test's size that makes use of its entropy coder, trained or not."""
     torch.manual_seed(0)
-    if name in UNAVAILABLE and not shutil.which(UNAVAILABLE[name]):
-        with pytest.raises(InstantiationException, match=UNAVAILABLE[name]):
-            build(name, OVERRIDES.get(name, []))
-        pytest.skip(f"{name} needs {UNAVAILABLE[name]}")
     built = build(name, OVERRIDES.get(name, []))
     # Random networks give all-zero latents; larger weights make them use the coder. A layer that
     # starts at zero would leave out what comes before it.
@@ -116,6 +111,16 @@ def case(request) -> Case:
                 if parameter.ndim == 4 and parameter.requires_grad:
                     parameter.mul_(1.5) if parameter.any() else parameter.normal_(std=0.02)
     return built
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request) -> Case:
+    name = request.param
+    if name in UNAVAILABLE and not shutil.which(UNAVAILABLE[name]):
+        with pytest.raises(InstantiationException, match=UNAVAILABLE[name]):
+            build(name, OVERRIDES.get(name, []))
+        pytest.skip(f"{name} needs {UNAVAILABLE[name]}")
+    return build_lively(name)
 
 
 @pytest.fixture

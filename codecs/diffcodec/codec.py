@@ -164,6 +164,16 @@ class Codec(Configured, LightningModule, ABC):
         self.select(points[0])
 
     @property
+    def measured(self) -> tuple[Point, ...]:
+        """The operating points that `test_step` decodes."""
+        return self._measured
+
+    @property
+    def measures_ceiling(self) -> bool:
+        """Whether `test_step` looks at the ceiling, too."""
+        return self._measures_ceiling
+
+    @property
     def trainable(self) -> bool:
         """Whether this codec has something to train."""
         return is_overridden("training_step", self, LightningModule)
@@ -364,6 +374,9 @@ class Codec(Configured, LightningModule, ABC):
         seeds = [self.seed_of(c.sections) if seed is None else seed for c in contents]
         with torch.autocast(self.device.type, enabled=False):
             x_hat = self.decode([list(c.sections) for c in contents], height, width, seeds)
+        # What no encoder wrote may overflow in a decoder's networks.
+        if not x_hat.isfinite().all():
+            raise BitstreamError("a stream decodes to values that are no finite numbers")
         return x_hat.clamp(0, 1)
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
@@ -402,7 +415,10 @@ class Codec(Configured, LightningModule, ABC):
     def test_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
     ) -> CodecOutput:
-        """Really compress a batch of images of one size, and really decompress it at each point."""
+        """Really compress a batch of images of one size, and really decompress it at each point.
+
+        The batch may be of no image; so is what is returned, then.
+        """
         return self._code(batch, self._measured, ceiling=self._measures_ceiling)
 
     def validation_step(  # type: ignore[override]
@@ -414,6 +430,8 @@ class Codec(Configured, LightningModule, ABC):
     def _code(
         self, batch: dict[str, Any], points: Sequence[Point], *, ceiling: bool = False
     ) -> CodecOutput:
+        if not len(batch["index"]):  # none of its images could be read, or all are measured
+            return CodecOutput([], [], batch["image"], 0.0, [])
         self.select(self.encoding_point(points))
         self.fingerprint()  # builds the entropy tables, which is no part of coding an image
         start = self._clock()

@@ -131,7 +131,7 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
     """Build what a `_target_` names.
 
     Raises:
-        ValueError: it is not this project's, or takes other arguments.
+        ValueError: it is not this project's, takes other arguments, or cannot be built of these.
     """
     target = _find_target(name)
     known = inspect.signature(target).parameters
@@ -139,7 +139,13 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
         raise ValueError(
             f"{name} has no argument {', '.join(unknown)}, choose from {', '.join(known)}"
         )
-    return target(**arguments)
+    try:
+        return target(**arguments)
+    except ValueError:
+        raise
+    except Exception as error:  # a config from anywhere gives anything to any argument
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} cannot be built of this config ({reason})") from error
 
 
 def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArguments:

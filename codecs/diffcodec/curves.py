@@ -20,6 +20,9 @@ from typing import Any
 from diffcodec.points import Point
 
 CURVE_FILE, ROWS_FILE = "curve.json", "images.csv"
+MAX_NAME = 200
+MAX_NUMBER = 1e30
+MAX_FILE_BYTES = 1 << 26  # of a curve: its points are hundreds, not millions
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,9 @@ def curve_from_json(data: Any, *, source: str) -> Curve:
     uneven = [key for key, length in lengths.items() if length != count]
     if uneven or not count:
         raise ValueError(f"{source} is no curve: {count} rates, but {uneven or 'no'} other values")
-    meta = dict(data.get("meta") or {})
+    if any(rate is not None and not (_is_number(rate) and rate > 0) for rate in results["bpp"]):
+        raise ValueError(f"{source} is no curve: its rates are no positive numbers")
+    meta = _meta(data.get("meta"), source)
     stored = meta.pop("points", None) or [f"point {i + 1}" for i in range(count)]
     if not isinstance(stored, list) or len(stored) != count:
         raise ValueError(f"{source} is no curve: {count} rates, but not as many points")
@@ -95,11 +100,60 @@ def curve_from_json(data: Any, *, source: str) -> Curve:
     except ValueError as error:
         raise ValueError(f"{source} is no curve: {error}") from error
     metrics = tuple(
-        {key: float(results[key][i]) for key in lengths if _is_number(results[key][i])}
+        {str(key): float(results[key][i]) for key in lengths if _is_number(results[key][i])}
         for i in range(count)
     )
-    name, description = str(data.get("name") or source), str(data.get("description") or "")
-    return Curve(name, points, metrics, meta, description)
+    name, description = _line(data.get("name")), str(data.get("description") or "")
+    return Curve(name or source, points, metrics, meta, description)
+
+
+# What this project's own files have there. Other keys of `meta` are shown, and not computed with.
+_META: dict[str, tuple[type, ...]] = {
+    **{"config": (dict,), "ceiling": (dict,), "variants": (dict,), "sizes": (list,)},
+    **{"fid": (str,), "rate": (str,), "skipped": (list,), "points": (list,)},
+    **{"num_images": (int,), "num_skipped": (int,), "num_patches": (int,)},
+    **{"num_parameters": (int, float), "dataset": (str,)},
+}
+
+
+def _meta(meta: Any, source: str) -> dict[str, Any]:
+    """The `meta` of a file, of the types that comparisons rely on."""
+    if meta is None:
+        return {}
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"{source} is no curve: its meta is a {type(meta).__name__}")
+    for key, types in _META.items():
+        value = meta.get(key)
+        if value is not None and not isinstance(value, types):
+            raise ValueError(f"{source} is no curve: its meta/{key} is a {type(value).__name__}")
+    callbacks = (meta.get("config") or {}).get("callbacks")
+    if callbacks is not None and not isinstance(callbacks, Mapping):
+        raise ValueError(f"{source} is no curve: its meta/config/callbacks is no mapping")
+    ceiling = {k: float(v) for k, v in (meta.get("ceiling") or {}).items() if _is_number(v)}
+    return {k: v for k, v in meta.items() if v is not None} | (
+        {"ceiling": ceiling} if ceiling else {}
+    )
+
+
+def _line(name: Any) -> str:
+    """A name as one line that is not too long to show."""
+    return " ".join(str(name or "").split())[:MAX_NAME]
+
+
+def read_json(path: Path) -> Any:
+    """The data of a JSON file from anywhere.
+
+    Raises:
+        ValueError: it cannot be read, is too large, or is no JSON.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {MAX_FILE_BYTES >> 20} MiB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"cannot read {path}: it is nested too deep") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
 
 
 def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
@@ -124,8 +178,15 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name of a point or a series as that of a file or folder."""
-    return re.sub(r"[^\w=.,-]+", "_", name)
+    """A name of a point or a series as that of a file or folder, never `..` nor a hidden one.
+
+    No name is none.
+    """
+    safe = re.sub(r"[^\w=.,-]+", "_", name)
+    safe = f"_{safe[1:]}" if safe.startswith(".") else safe
+    while len(safe.encode()) > MAX_NAME:  # file systems count bytes
+        safe = safe[:-1]
+    return safe
 
 
 def picture_name(index: int, name: str) -> str:
@@ -150,4 +211,6 @@ def git_revision() -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -MAX_NUMBER <= value <= MAX_NUMBER  # NaN is not; an int may be too large for a float

@@ -47,7 +47,7 @@ def plot_curves(
         for curve in curves:
             pairs = curve.pairs(metric.key)
             if pairs:
-                label = curve.name
+                label = plain(curve.name)
                 axis.plot(*zip(*pairs, strict=True), marker="o", markersize=4, label=label)
         for level in {curve.ceiling.get(metric.key) for curve in curves} - {None}:
             _draw_ceiling(axis, level)
@@ -63,9 +63,18 @@ def plot_curves(
         if metric.logarithmic(v for curve in curves for _, v in curve.pairs(metric.key)):
             axis.set_yscale("log")
     meta = curves[0].meta
-    of = f"{curves[0].name} on " if len(curves) == 1 else ""
-    figure.suptitle(f"{of}{meta.get('dataset')} ({meta.get('num_images')} images)", fontsize=11)
+    of = f"{plain(curves[0].name)} on " if len(curves) == 1 else ""
+    skipped = f", {meta['num_skipped']} skipped" if meta.get("num_skipped") else ""
+    figure.suptitle(
+        f"{of}{plain(str(meta.get('dataset')))} ({meta.get('num_images')} images{skipped})",
+        fontsize=11,
+    )
     figure.savefig(path, dpi=110)
+
+
+def plain(text: str) -> str:
+    """A text that matplotlib shows as it is: between dollars it would look for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _draw_ceiling(axis: Any, level: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from diffcodec.configuration import TARGET, build, call, config_of, is_by_reference, is_configured
 from diffcodec.weights import (
@@ -75,7 +76,9 @@ def save_model(
     if tensors:
         config |= {"weights": None} if "weights" in config else {}
         # Not `save_file`, whose files only their owner may read: others start from them.
-        path.write_bytes(save(tensors))
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_bytes(save(tensors))
+        partial.replace(path)
     else:
         path.unlink(missing_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False)
@@ -147,14 +150,21 @@ def saved_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors that a folder of a module holds.
 
     That is the state dict without what is computed from it, and without frozen tensors of parts
-    whose weights can be had elsewhere.
+    whose weights can be had elsewhere. Where processes share the tensors out, all must call it.
     """
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in _saved_state(module).items()
+    }
+
+
+def _saved_state(module: nn.Module) -> dict[str, Tensor]:
     if getattr(module, "only_by_source", False):
         return {}
     derived = module.derived_state() if hasattr(module, "derived_state") else set()  # type: ignore[operator]
     state = {k: v for k, v in module.state_dict().items() if k not in derived}
     for name, part in _configured_parts(module):
-        kept = saved_state(part)
+        kept = _saved_state(part)
         if is_by_reference(part):
             kept = {n: kept[n] for n, p in part.named_parameters() if p.requires_grad and n in kept}
         state = {

@@ -74,6 +74,9 @@ class Point:
         for key, group in groups.items():
             if not isinstance(group, Mapping):
                 raise ValueError(f"{key} of operating point {data['name']!r} is no mapping")
+            odd = [name for name, value in group.items() if not isinstance(value, _SCALARS)]
+            if odd:
+                raise ValueError(f"{odd[0]} of operating point {data['name']!r} is no single value")
         return cls(data["name"], series=str(data.get("series") or ""), **groups)
 
 

@@ -51,10 +51,25 @@ def load_checkpoint(source: str) -> dict[str, Any]:
             return dict(load_file(path))
         except SafetensorError as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    return read_checkpoint(path)
+
+
+def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Read a file that `torch.save` wrote onto the CPU; nothing in it is executed.
+
+    Args:
+        path: of the file.
+        mmap: read tensors when they are used; a file that is cut off is noticed all the same.
+
+    Raises:
+        ValueError: it is cut off, of another format, or holds other things than tensors, numbers
+            and strings.
+    """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch reports unsafe, truncated and foreign files by many types
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {error}") from error
+        reason = _reason(error)
+        raise ValueError(f"{path} is not a whole checkpoint of plain tensors: {reason}") from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a state dict")
     return dict(checkpoint)
@@ -97,8 +112,8 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     try:
         module.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
-        message = str(error)
-        shown = message if len(message) < 2000 else message[:2000] + " …"
+        message = " ".join(str(error).split())
+        shown = message if len(message) < 1000 else message[:1000] + " …"
         raise ValueError(f"weights from {source} do not fit: {shown}") from error
 
 
@@ -150,7 +165,7 @@ def find_config(source: str) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}, expected an object")
@@ -220,6 +235,13 @@ def file_digest(path: Path) -> str:
     """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in one line, without torch's advice to trust it."""
+    refused = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
+    text = refused.group(1) if refused else str(error).strip().partition("\n")[0]
+    return text.partition(". Please use")[0] or type(error).__name__
 
 
 def _local(location: str) -> Path:

@@ -42,6 +42,7 @@ def fields(rate: str) -> list[Field]:
     return [
         Field("data set", lambda run: _text(run.meta.get("dataset"))),
         Field("images", lambda run: _text(run.meta.get("num_images"))),
+        Field("skipped images", lambda run: _skipped(run.meta)),
         Field("sizes", lambda run: _sizes(run.meta)),
         Field("rate", lambda run: _rate(run, rate)),
         Field("FID", lambda run: _fid(run.meta), over_sets),
@@ -112,6 +113,13 @@ def _told(values: Mapping[str, Sequence[str]]) -> str:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _skipped(meta: Mapping[str, Any]) -> str | None:
+    """Which images could not be read: as many others would be another set."""
+    if "num_skipped" not in meta:
+        return None
+    return ", ".join(map(str, meta.get("skipped") or [])) or "none"
 
 
 def _sizes(meta: Mapping[str, Any]) -> str | None:

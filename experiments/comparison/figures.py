@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from diffcodec.curves import safe_name
+from diffcodec.figures import plain
 from diffcodec.metrics import Metric, find_metric, headlines, spans_a_decade
 from diffcodec.metrics.metric import DECADE
 from experiments.comparison.joining import Line, measured
@@ -89,7 +90,7 @@ def _draw(axis: Axes, curves: Sequence[Line], metric: Metric, rate: str) -> None
     draw_lines(axis, lines, metric, find_metric(rate).label, published=published)
     for i, curve in enumerate(curves):
         if lines[curve.label] and metric.key in curve.ceiling:
-            label = f"{curve.label}: ceiling"
+            label = f"{plain(curve.label)}: ceiling"
             axis.axhline(curve.ceiling[metric.key], color=color_of(i), linestyle=":", label=label)
 
 
@@ -116,7 +117,7 @@ def draw_lines(
         style = {"color": color_of(i), "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
         if label in published:
             style |= {"linestyle": "--", "linewidth": 1, "markerfacecolor": "white"}
-        axis.plot(*zip(*pairs, strict=True), label=label, **style)  # type: ignore[arg-type]
+        axis.plot(*zip(*pairs, strict=True), label=plain(label), **style)  # type: ignore[arg-type]
     places = [x for pairs in lines.values() for x, _ in pairs]
     axis.set_xlabel(across)
     axis.set_ylabel(metric.axis_label)
@@ -149,7 +150,7 @@ def _perception_distortion(
                 continue
             families.setdefault(curve.family, []).append(place)
             marker = MARKERS[i % len(MARKERS)]
-            axis.plot(*place, marker, color=color_of(i), markersize=7, label=curve.label)
+            axis.plot(*place, marker, color=color_of(i), markersize=7, label=plain(curve.label))
         for places in families.values():
             axis.plot(*zip(*sorted(places), strict=True), color="gray", linewidth=0.8, zorder=0)
         axis.set_title(f"at {bpp:.3g} bpp", fontsize=10)

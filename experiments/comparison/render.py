@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from experiments.comparison.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -114,7 +116,9 @@ def _with_notes(cell: Cell, mark: str) -> str:
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    # What renders Markdown takes HTML, too.
+    plain = (cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+    return "| " + " | ".join(plain) + " |"
 
 
 def _latex_cell(cell: Cell) -> str:
@@ -127,4 +131,4 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("[", r"\[")  # square brackets are rich's markup
+    return escape(text)  # square brackets are rich's markup

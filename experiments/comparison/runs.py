@@ -1,12 +1,11 @@
 """Reading curves: `curve.json` of this project, and CompressAI's published results as they are."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffcodec.curves import CURVE_FILE, ROWS_FILE, Curve, curve_from_json
+from diffcodec.curves import CURVE_FILE, ROWS_FILE, Curve, curve_from_json, read_json
 
 DATASETS = Path(__file__).parents[1] / "configs" / "datamodule"
 
@@ -83,8 +82,8 @@ def read_file(path: Path, name: str | None = None) -> Run:
         ValueError: it is no such file.
     """
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no curve: {error}") from error
     # A run of several series has a curve in a folder of each, and its pictures above them.
     folder, above = path.parent, path.parent.parent

@@ -97,6 +97,11 @@ def build_table(
         f"BD figures: bjontegaard package, {method}; BD-rate at equal {find_metric(RATE_OF).label},"
         f" the others over log {rate}; times: means over a curve's points"
     )
+    for curve in curves:
+        counts = {run.meta.get("num_skipped") for run in curve.runs} - {None, 0}
+        if counts:
+            told = "/".join(map(str, sorted(counts)))  # type: ignore[type-var]
+            table.footnotes.append(f"{curve.name}: {told} broken images were left out")
     silent: dict[str, list[str]] = {}
     for name, names in unstated(curves, rate).items():
         silent.setdefault(", ".join(names), []).append(name)

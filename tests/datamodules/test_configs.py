@@ -274,8 +274,10 @@ def test_vimeo90k_is_a_random_frame_of_each_clip_in_256_crops(load, tmp_path, sa
     datamodule = load("vimeo90k", "datamodule.num_workers=0")
     datamodule.setup("fit")
     frames = set()
-    for _ in range(20):
-        (batch,) = datamodule.train_dataloader()
+    loader = datamodule.train_dataloader()
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        (batch,) = loader
         assert sorted(batch["name"]) == ["00001/0001", "00002/0005"]
         assert batch["image"].shape == (2, 3, 256, 256)
         frames |= set((batch["image"][:, 0, 0, 0] * 255).round().tolist())

@@ -9,8 +9,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from datamodules.dataset import ImageDataset, collate
+from datamodules.dataset import ImageDataset, Skipped, collate
 from datamodules.files import ImageReadError
+from datamodules.sampler import Draw
 from datamodules.sources import Item
 
 
@@ -212,3 +213,35 @@ def test_images_of_several_sizes_in_a_batch_are_named(save_image, num_workers):
     )
     with pytest.raises(ValueError, match=r"a 5x7, b 5x9; give datamodule\.train_transform a crop"):
         read_all(loader)
+
+
+def test_broken_images_of_an_evaluation_can_be_left_out_by_name(items):
+    break_file(items[2])
+    dataset = ImageDataset(items, skip_broken=True)
+    skipped = dataset[2]
+    assert isinstance(skipped, Skipped)
+    assert (skipped.index, skipped.name) == (2, items[2].name)
+    assert "2.png" in skipped.reason
+    batch = collate([dataset[1], skipped])
+    assert batch["index"].tolist() == [1]
+    assert batch["skipped"] == [skipped]
+    alone = collate([skipped])
+    assert alone["image"].shape[0] == len(alone["index"]) == len(alone["name"]) == 0
+    assert "skipped" not in collate([dataset[1]])
+
+
+def test_sizes_of_broken_images_that_are_left_out_are_unknown(items):
+    items[1].paths[0].write_bytes(b"no image")
+    dataset = ImageDataset(items, v2.CenterCrop(5), skip_broken=True)
+    assert dataset.sizes[:2] == [(5, 5), (0, 0)]
+
+
+def test_a_draw_decides_what_is_random_and_leaves_the_generator_alone(items):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(items[0].paths[0])
+    dataset = ImageDataset(items, v2.RandomCrop(8), training=True)
+    before = torch.get_rng_state()
+    images = [dataset[Draw(0, seed)]["image"] for seed in (5, 6, 5)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(images[0], images[2])
+    assert not torch.equal(images[0], images[1])

@@ -66,7 +66,7 @@ def training_draws(num_images, num_samples, world_size, *, seed=0, epoch=0):
             num_images, num_samples, rank=rank, world_size=world_size, seed=seed
         )
         sampler.set_epoch(epoch)
-        draws.append(list(sampler))
+        draws.append([draw.index for draw in sampler])
         assert len(draws[-1]) == len(sampler)
     return draws
 
@@ -111,3 +111,32 @@ def test_epochs_and_seeds_shuffle_differently_and_reproducibly():
 def test_fewer_draws_than_processes_are_refused():
     with pytest.raises(ValueError, match="2 images cannot be shared by 3 processes"):
         ShardedRandomSampler(10, 2, rank=0, world_size=3)
+
+
+def test_an_epoch_can_begin_in_its_middle():
+    sampler = ShardedRandomSampler(10, 30, rank=1, world_size=2)
+    sampler.set_epoch(3)
+    whole = list(sampler)
+    assert len({draw.seed for draw in whole}) == len(whole)
+    sampler.first = 4
+    assert list(sampler) == whole[4:]
+    assert len(sampler) == 15
+
+
+def test_two_processes_draw_what_one_draws_in_batches_twice_as_large():
+    one, *two = (
+        list(ShardedRandomSampler(10, 20, rank=rank, world_size=world_size))
+        for rank, world_size in ((0, 1), (0, 2), (1, 2))
+    )
+    assert [draw for draws in zip(*two, strict=True) for draw in draws] == one
+
+
+@given(measured=st.sets(st.integers(0, 9)), world_size=st.integers(1, 4))
+@settings(deadline=None)
+def test_what_is_measured_is_left_out_and_no_process_is_without_a_batch(measured, world_size):
+    batches = [
+        list(ShardedBatchSampler(10, rank=rank, world_size=world_size, without=measured))
+        for rank in range(world_size)
+    ]
+    assert all(batches)
+    assert sorted(chain(*chain(*batches))) == sorted(set(range(10)) - measured)

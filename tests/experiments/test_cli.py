@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.build import build_codec
-from experiments.cli import CONFIG_DIR, compose_config
+from experiments.cli import CONFIG_DIR, check_overrides, compose_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,3 +156,9 @@ def test_a_missing_file_is_said_before_anything_is_loaded(tmp_path):
     assert "no such file" in done.stderr
     done = run("only.png", module="experiments.compress")
     assert "INPUT OUTPUT" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".."])
+def test_the_name_of_a_run_is_no_path(name):
+    with pytest.raises(SystemExit, match="a run's name is that of a folder in outputs/"):
+        check_overrides([f"name={name}"])

@@ -128,5 +128,6 @@ class PillowCodec(Codec):
                     return from_pil(image)
         except BitstreamError:
             raise
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow has no common error: its decoders also raise RuntimeError, SyntaxError, EOFError, …
+        except Exception as error:
             raise BitstreamError(f"not a readable {self._format} file: {error}") from error

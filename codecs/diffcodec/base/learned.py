@@ -211,7 +211,10 @@ class LearnedCodec(Codec):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        out = self.rate_distortion(batch["image"])
+        with self._synthesis_inputs() as latents:
+            out = self.rate_distortion(batch["image"])
+        # Entropy tables span a range: what grows without bound leaves it, and costs escape codes.
+        self.log("train/y_max", latents[-1].detach().abs().max())
         aux_loss = self.model.aux_loss()
         for name, value in out.items():
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "bpp_loss"))

@@ -304,6 +304,8 @@ class ResidualCDC(Codec):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """As `Codec.validation_step`, and the loss at fixed noise levels, as `val/loss`."""
+        if not len(batch["index"]):
+            return super().validation_step(batch, batch_idx)
         base_points = self.compressor.points
         quantiles = (torch.arange(VALIDATION_LEVELS) + 0.5) / VALIDATION_LEVELS
         sigmas = (self.p_mean + self.p_std * torch.special.ndtri(quantiles)).exp()

@@ -93,6 +93,8 @@ class AutoencoderTraining(LightningModule):
         return mse
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not len(batch["index"]):  # none of its images could be read
+            return
         x = batch["image"]
         with torch.autocast(x.device.type, enabled=False):
             x_hat = self.latents.round_trip(x)
@@ -188,6 +190,8 @@ class TextToImageTraining(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not len(batch["index"]):  # none of its images could be read
+            return
         captions = self.captioner(batch["image"], batch)
         for index, x, caption in zip(
             batch["index"].tolist(), batch["image"].split(1), captions, strict=True

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from diffcodec.bitstream import seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
@@ -27,6 +28,7 @@ from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.precision import check_precision
+from diffcodec.sharding import shard
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
@@ -291,6 +293,20 @@ class PerCo(CaptionedCodec):
             for index in range(len(self.rates)):
                 self.model.encoder(index).share_codebook()
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            self.shard(self.device_mesh["data_parallel"])
+
+    def shard(self, mesh: Any) -> None:
+        """Share out all parameters over the processes of a mesh: the U-Net's by its blocks.
+
+        In this state it is trained, and neither codes nor is exported.
+        """
+        unet, text_encoder = self.model.backbone.unet, self.model.backbone.text_encoder
+        blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, text_encoder)
+        units = [block for block in blocks if block is not None]
+        shard(self.model, mesh, units=units, methods=("losses",))
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         # By the step, so that all processes draw the same: codebooks are averaged over them.
         generator = torch.Generator().manual_seed(self.global_step)
@@ -309,7 +325,7 @@ class PerCo(CaptionedCodec):
             loss = loss + self.lpips_weight * out["lpips_loss"]
         for name, value in {"loss": loss, **out}.items():
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "v_loss"))
-        if several_processes():
+        if several_processes() and not isinstance(self.model, FSDPModule):
             loss = loss + spread_over(self)
         return loss
 

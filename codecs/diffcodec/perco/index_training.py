@@ -69,6 +69,8 @@ class IndexModelTraining(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not len(batch["index"]):  # none of its images could be read
+            return
         for index, (model, indices) in enumerate(self._grids(batch)):
             share: Any = self._shares[index]
             share.update(_share(model, indices))

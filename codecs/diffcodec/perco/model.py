@@ -275,7 +275,8 @@ class LatentDiffusion(nn.Module):
 
         Returns:
             `v_loss`, `commit_loss` and, with a perceptual distance, `lpips_loss`; scalars. Beside
-            them `codes_used`: the share of the codebook that occurs in this batch.
+            them, of this batch, `codes_used`: the share of the codebook that occurs in it, and
+            `perplexity`: 2 to the entropy of its codes in bits.
         """
         x = pad_to_multiple(x, self.rates[index].pixels_per_code)
         with torch.no_grad():
@@ -286,8 +287,12 @@ class LatentDiffusion(nn.Module):
         text = drop(text, self.null_text, caption_drop, always=absent)
         encoding = self.encoder(index)(x0)
         local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
-        used = encoding.indices.unique().numel() / self.rates[index].num_codes
-        out = {"commit_loss": encoding.commit_loss, "codes_used": torch.tensor(used)}
+        share = encoding.indices.unique(return_counts=True)[1] / encoding.indices.numel()
+        out = {
+            "commit_loss": encoding.commit_loss,
+            "codes_used": torch.tensor(len(share) / self.rates[index].num_codes),
+            "perplexity": torch.special.entr(share).sum().exp(),
+        }
         sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
         loss, x0_hat = self.process.v_loss(
             self.backbone.network, x0, noise, sigma, text=text, local=local

@@ -102,6 +102,8 @@ class DenoiserTraining(LightningModule):
         return ((x0[..., :height, :width] + 1) / 2).clamp(0, 1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        if not len(batch["index"]):  # none of its images could be read
+            return
         for index, x in zip(batch["index"].tolist(), batch["image"].split(1), strict=True):
             for sigma, metric in zip(self.sigmas, self._psnr, strict=True):
                 x0 = self.denoise(x, sigma, derive_seed([f"validation {index}".encode()]))

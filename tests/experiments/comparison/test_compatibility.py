@@ -70,3 +70,15 @@ def test_published_sets_are_told_apart(published):
     check(join(kodak)[0])  # VTM's file does not say it, its folder does
     with pytest.raises(ValueError, match=r"data set: kodak \(.*VTM.*\) against clic2020"):
         check(join(kodak + other)[0])
+
+
+def test_sets_that_leave_out_other_images_are_not_compared(make_run):
+    def run(name, *skipped):
+        meta = {**KODAK, "num_skipped": len(skipped), "skipped": list(skipped)}
+        return make_run(name, OURS, source=name, **meta)
+
+    check(join([run("ours", "a.png"), run("theirs", "a.png"), make_run("old", OURS, **KODAK)])[0])
+    with pytest.raises(ValueError, match=r"skipped images: none \(ours\) against a.png \(theirs\)"):
+        check(join([run("ours"), run("theirs", "a.png")])[0])
+    with pytest.raises(ValueError, match=r"skipped images: a.png \(ours\) against b.png"):
+        check(join([run("ours", "a.png"), run("theirs", "b.png")])[0])

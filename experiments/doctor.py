@@ -1,7 +1,7 @@
 """Say what a command needs from elsewhere, and what of it is here. Nothing is downloaded.
 
     python -m experiments.doctor codec=perco codec/backbone=sd21 datamodule=kodak
-    python -m experiments.doctor experiment=paper/perco_fig3_coco datamodule.root=DIR
+    python -m experiments.doctor experiment=paper/perco_coco512 datamodule.root=DIR
 
 It takes what `experiments.run` takes, and leaves with 1 where something is missing that a run does
 not fetch by itself.

@@ -142,7 +142,7 @@ def test_arguments_come_from_beside_the_weights_unless_they_are_given():
 
 def test_parts_find_their_own_arguments_in_what_they_are_part_of():
     backbone = small_backbone(weights="perco")
-    assert backbone.unet.config.block_out_channels == (40, 64, 64)
+    assert backbone.unet.config.block_out_channels == (64, 128, 192)
     assert small_autoencoder(weights="perco").vae.config.block_out_channels == (64, 128)
     # And what is built on a part finds its own where the part's weights come from.
     codec = PerCo(backbone, rate=["8x8/256"])

@@ -139,7 +139,7 @@ def test_a_command_builds_on_stand_ins(module, line, tmp_path):
     cfg = compose_config([*given, *changes], config)
     codec = build_codec(cfg)
     assert codec.points
-    evaluation = instantiate(cfg.callbacks.evaluation)
+    evaluation = instantiate(cfg.callbacks.evaluation, folder=None)
     assert evaluation.protocol == cfg.callbacks.evaluation.protocol
     datamodule = instantiate(cfg.datamodule)
     assert datamodule.name == cfg.datamodule.name

@@ -272,3 +272,28 @@ def test_captions_of_the_batch_are_sent(make_codec, x):
     assert codec.compress_batch(batch) == codec.compress(x, captions=batch["caption"])
     with pytest.raises(ValueError, match="the data set has no captions"):
         codec.compress(x)
+
+
+def test_rates_above_a_limit_send_no_caption(make_codec):
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    rates = ("8x8/16", "64x64/256")
+    options = {"captioner": FixedCaptioner("red")}
+    limited = make_codec(rates, caption_max_bpp=0.01, **options)
+    every = make_codec(rates, **options)
+    alone = make_codec(rates, condition="local", **options)
+    for name, same in (("8x8/16", every), ("64x64/256", alone)):
+        streams = []
+        for codec in (limited, every, alone):
+            codec.select(name)
+            streams.append(codec.compress(x))
+        assert streams[0] == streams[1 if same is every else 2]
+        assert streams[1] != streams[2]
+        # Any of them decodes them all: the stream says what it holds.
+        assert torch.equal(limited.decompress(streams[1]), every.decompress(streams[1]))
+    # Where nothing but the caption is sent, it is.
+    texts = [
+        make_codec(rates, condition="text", caption_max_bpp=m, **options) for m in (0.01, None)
+    ]
+    for codec in texts:
+        codec.select("64x64/256")
+    assert texts[0].compress(x) == texts[1].compress(x)

@@ -1,6 +1,6 @@
-"""The small backbone: Stable Diffusion's three classes with five million parameters in all.
+"""The small backbone: Stable Diffusion's three classes with 13 million parameters in all.
 
-In half precision its weights take less than 10 MiB.
+In half precision its weights take 26 MiB.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def small_autoencoder(
 def small_backbone(
     latents: LatentSpace | None = None,
     *,
-    unet_channels: Sequence[int] = (40, 64, 64),
+    unet_channels: Sequence[int] = (64, 128, 192),
     unet_layers: int = 1,
     text_channels: int = 64,
     text_layers: int = 2,

@@ -56,6 +56,8 @@ class PerCo(CaptionedCodec):
         guided: what it is on: `text`, or `text_and_codes`, which the paper compares with (Table 1).
         condition: `both`, `text` or `local`: what is sent.
         caption: is sent in place of the captioner's; null is the captioner's own.
+        caption_max_bpp: rates of more spatial bits per pixel than that send no caption where both
+            it and codes would be sent; null: all send one, as in the paper.
         num_samples: reconstructions of each stream, as points `sample=0`, `sample=1`, ….
             steps, guidance, guided, condition and caption may be lists: points are all
             combinations.
@@ -100,6 +102,7 @@ class PerCo(CaptionedCodec):
         guided: str | Sequence[str] = "text",
         condition: str | Sequence[str] = "both",
         caption: str | Sequence[str | None] | None = None,
+        caption_max_bpp: float | None = None,
         num_samples: int = 1,
         noise_seed: int | None = None,
         grid_steps: int = GRID_STEPS,
@@ -158,6 +161,7 @@ class PerCo(CaptionedCodec):
         self.commitment = commitment
         self.lpips_weight = lpips_weight
         self.vgg_weights = vgg_weights
+        self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
         self.sampler = sampler
         self.decode_precision = decode_precision
@@ -169,6 +173,9 @@ class PerCo(CaptionedCodec):
     def _rate(self) -> Rate:
         """The rate of the selected operating point."""
         return next(rate for rate in self.rates if rate.name == self.point.rate["rate"])
+
+    def _sends_caption(self, rate: Rate) -> bool:
+        return self.caption_max_bpp is None or rate.bpp <= self.caption_max_bpp
 
     def load_weights(self, source: str) -> None:
         """Load what training changed; the rest stays the backbone's.
@@ -222,7 +229,7 @@ class PerCo(CaptionedCodec):
     def encode(self, x: Tensor) -> list[list[bytes]]:
         rate, condition = self._rate, self.point.encoding["condition"]
         captions: Sequence[str | None] = [None] * len(x)
-        if condition != "local":
+        if condition == "text" or (condition == "both" and self._sends_caption(rate)):
             given: Any = self.point.encoding["caption"]
             captions = self.captioner(x) if given is None else [given] * len(x)
         index = self.rates.index(rate)

@@ -97,12 +97,13 @@ class AdaptiveCoder(IndexCoder):
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
         indices = torch.zeros(height, width, dtype=torch.int64)
-        decoder = FrequencyDecoder(data, height * width)
+        decoder, encoder = FrequencyDecoder(data, height * width), FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
                 indices[where] = decoder.read(frequencies)
+                encoder.write(indices[where], frequencies)
         # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
-        if self.encode(indices) != data:
+        if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
         return indices
 

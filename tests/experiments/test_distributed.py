@@ -12,15 +12,16 @@ CASES = [
         ),
         (2,),
     ),
-    (
+    pytest.param(
         "cdc_jpeg",
         (
             *("codec=cdc", "codec/compressor=jpeg", "codec.compressor.quality=[20]"),
             *("codec.width=4", "codec.steps=2", "codec.gamma=0.8"),
         ),
         (2,),
+        marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
         "sdedit",
         (
             *("codec=sdedit", "codec/base=jpeg", "codec.base.quality=[20]", "codec/preset=medium"),
@@ -32,6 +33,7 @@ CASES = [
             *("codec.prior.denoiser.weights=null", "codec.prior.consistency.weights=null"),
         ),
         (2,),
+        marks=pytest.mark.slow,
     ),
 ]
 

@@ -72,9 +72,26 @@ class UniformCoder(IndexCoder):
 
 
 class AdaptiveCoder(IndexCoder):
-    """Codes each group of codes with frequencies that may depend on all groups before it."""
+    """Codes each group of codes with frequencies that may depend on all groups before it.
+
+    Args:
+        num_codes: V.
+    """
+
+    def __init__(self, num_codes: int) -> None:
+        self._num_codes = num_codes
 
     @abstractmethod
+    def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
+        """The distributions of some codes, (n, V), as `FrequencyEncoder` takes them.
+
+        Args:
+            indices: (h, w).
+            known: which of them may be looked at, (h, w) of bool.
+            rows: of the grid, in which the codes are.
+            where: they are, (h, w) of bool, with n true.
+        """
+
     def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The distributions of the codes of a group, in strips of the grid.
 
@@ -86,6 +103,13 @@ class AdaptiveCoder(IndexCoder):
             Where the codes are, (h, w) of bool, and what `FrequencyEncoder` takes for them, row by
             row of the grid.
         """
+        height, width = indices.shape
+        group = groups(height, width)
+        for rows in _strips(height, width, self._num_codes):
+            where = torch.zeros_like(group, dtype=torch.bool)
+            where[rows] = group[rows] == number
+            if where.any():
+                yield where, self._predict(indices, group < number, rows, where)
 
     def encode(self, indices: Tensor) -> bytes:
         indices = indices.cpu()
@@ -119,14 +143,10 @@ class TableCoder(AdaptiveCoder):
         # 2^31 at most, so that products with frequencies are exact.
         counts = counts.cpu() * (1 << _WEIGHT_BITS) // int(counts.max())
         self._frequencies = to_frequencies(counts[None])
+        super().__init__(len(counts))
 
-    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        height, width = indices.shape
-        group = groups(height, width)
-        for rows in _strips(height, width, self._frequencies.shape[1]):
-            where = torch.zeros_like(group, dtype=torch.bool)
-            where[rows] = group[rows] == number
-            yield where, self._frequencies.expand(int(where.sum()), -1)
+    def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
+        return self._frequencies.expand(int(where.sum()), -1)
 
 
 class ModelCoder(AdaptiveCoder):
@@ -140,26 +160,19 @@ class ModelCoder(AdaptiveCoder):
     """
 
     def __init__(self, model: IndexModel) -> None:
-        self._num_codes = model.num_codes
+        super().__init__(model.num_codes)
         self._embedding = model.embedding.weight.detach().cpu().double()
         self._body = ExactConvolutions(model.body, name="model of the codes")
         self._head = ExactConvolutions(model.head, name="model of the codes")
 
-    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        height, width = indices.shape
-        group = groups(height, width)
-        for rows in _strips(height, width, self._num_codes):
-            where = torch.zeros_like(group, dtype=torch.bool)
-            where[rows] = group[rows] == number
-            if not where.any():
-                continue
-            # With all that the network sees of the rest, a strip's result is the whole grid's.
-            seen = slice(max(0, rows.start - REACH), min(height, rows.stop + REACH))
-            visible = torch.where(group[seen] < number, indices[seen], self._num_codes)
-            embedded = self._embedding[visible].permute(2, 0, 1)
-            features = self._body(embedded[None])[0][:, where[seen]]
-            logits = self._head(features[None, :, :, None])[0, :, :, 0].T
-            yield where, to_frequencies(_exponentials(logits))
+    def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
+        # With all that the network sees of the rest, a strip's result is the whole grid's.
+        seen = slice(max(0, rows.start - REACH), rows.stop + REACH)
+        visible = torch.where(known[seen], indices[seen], self._num_codes)
+        embedded = self._embedding[visible].permute(2, 0, 1)
+        features = self._body(embedded[None])[0][:, where[seen]]
+        logits = self._head(features[None, :, :, None])[0, :, :, 0].T
+        return to_frequencies(_exponentials(logits))
 
 
 def index_coder(name: str, model: IndexModel | None, num_codes: int) -> IndexCoder:

@@ -16,11 +16,12 @@ lint: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 
-# uv installs this in seconds; pip does the same, slowly.
+# uv installs this in seconds; pip does the same, slowly. Compiled at once, as pip does by itself:
+# where Python may not write bytecode, each process would spend seconds on it again.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv && \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 

@@ -117,7 +117,7 @@ def test_the_denoiser_is_edms_around_the_bases_picture(x, monkeypatch):
         denoiser.network = lambda *inputs, **condition: calls.setdefault(
             "out", (inputs, network(*inputs, **condition))
         )[1]
-        for sigma in (1e-6, 0.05, 1e6):
+        for sigma in (1e-8, 0.05, 1e6):
             calls.clear()
             D = denoiser(r, torch.tensor(sigma, dtype=torch.float64), terms=terms)
             seen[sigma] = (r, D, *calls["out"])
@@ -132,22 +132,37 @@ def test_the_denoiser_is_edms_around_the_bases_picture(x, monkeypatch):
     torch.testing.assert_close(time, torch.tensor([math.log(0.05) / 4]))
     expected = SIGMA_DATA**2 / total * r + 0.05 * SIGMA_DATA / math.sqrt(total) * F
     torch.testing.assert_close(D, expected)
-    r, D, _, _ = seen[1e-6]
+    r, D, _, _ = seen[1e-8]
     torch.testing.assert_close(D, r, rtol=0, atol=1e-5)  # without noise it is the picture itself
     _, D, _, F = seen[1e6]
     torch.testing.assert_close(D, SIGMA_DATA * F, rtol=1e-4, atol=1e-5)  # in noise the network's
 
 
+def test_the_network_scales_what_it_is_given_without_passing_it_through(x):
+    """A constant gain makes the best estimate of white residuals of another deviation."""
+    codec = build(untrained=True)
+    sigma, deviation = torch.tensor([0.05], dtype=torch.float64), SIGMA_DATA / 3
+    c_skip, c_out, c_in = codec.denoiser().scalings(sigma)
+    wanted = deviation**2 / (deviation**2 + sigma**2)
+    with torch.no_grad():
+        codec.unet.conv_out.bias.chunk(2)[1].fill_(float((wanted - c_skip) / (c_out * c_in)))
+    _, contexts = codec.contexts(codec.simulate_base(x[:1], codec.compressor.points[0]))
+    r = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        D = codec.denoiser()(r, sigma, terms=codec.unet.context_terms(contexts))
+    torch.testing.assert_close(D, float(wanted) * r, rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_has_the_unit_of_the_network_at_every_noise_level(x):
     """For F = 0 and residuals of sigma_data, its mean is 1 whatever sigma is."""
     codec = build(untrained=True)
-    codec.simulate_base = lambda x, points: replace(
+    codec.simulate_base = lambda x, point: replace(
         codec.compressor.simulate(x), x_hat=x + SIGMA_DATA / 2 * torch.randn_like(x)
     )
     x = torch.full((1, 3, 256, 256), 0.5)
     for sigma in (0.01, 0.08, 1.0):
         torch.manual_seed(1)
-        loss = codec.losses(x, torch.randn_like(x), torch.tensor([sigma]), codec.points[:1])
+        loss = codec.losses(x, torch.randn_like(x), torch.tensor([sigma]), codec.points[0])
         assert loss.item() == pytest.approx(1, rel=0.02)
 
 
@@ -196,15 +211,15 @@ def test_training_sees_what_the_decoder_sees(base, x):
     codec = build(base)
     codec.fingerprint()  # builds the entropy tables
     points = list(codec.compressor.points)
-    x_hat, contexts = codec.contexts(codec.simulate_base(x, points))
     for i, point in enumerate(points):
+        x_hat, contexts = codec.contexts(codec.simulate_base(x[i : i + 1], point))
         codec.compressor.select(point)
         payload = codec.compressor.encode(x[i : i + 1])[0]
         decoded = codec.compressor.decode_all([payload], 72, 100, [0])
         decoded_x_hat, decoded_contexts = codec.contexts(decoded)
-        torch.testing.assert_close(x_hat[i : i + 1], decoded_x_hat, rtol=0, atol=1e-4)
+        torch.testing.assert_close(x_hat, decoded_x_hat, rtol=0, atol=1e-4)
         for a, b in zip(contexts, decoded_contexts, strict=True):
-            torch.testing.assert_close(a[i : i + 1], b, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert codec.embedder.latents is None or len(contexts) == 4
 
 
@@ -236,7 +251,7 @@ def test_the_loss_falls_and_validation_shows_it(loader, tmp_path, monkeypatch):
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_pixels_may_be_taken_in_blocks(x, patch):
     codec = build(patch=patch, multipliers=(1, 2, 2, 2, 2), gamma=1.0)
-    assert codec.unet.conv_out.out_channels == 3 * patch**2
+    assert codec.unet.conv_out.out_channels == 6 * patch**2
     streams = codec.compress(x)
     assert codec.decompress(streams).shape == x.shape
 
@@ -330,9 +345,9 @@ def test_padding_and_latents_lie_on_one_grid(photo):
     """y_hat is of the picture padded around: moving the window moves nothing else."""
     codec = build(hyperprior(), untrained=True)
     x = photo[..., 100:181, 60:190]  # 81x130
-    decoded = codec.simulate_base(x, codec.compressor.points[:1])
+    decoded = codec.simulate_base(x, codec.compressor.points[0])
     x_hat, contexts = codec.contexts(decoded)
     assert x_hat.shape[-2:] == (128, 192)
     assert contexts[3].shape[-2:] == decoded.y_hat.shape[-2:] == (8, 12)
-    whole = codec.simulate_base(pad_around(x, 64), codec.compressor.points[:1])
+    whole = codec.simulate_base(pad_around(x, 64), codec.compressor.points[0])
     torch.testing.assert_close(whole.y_hat, decoded.y_hat)

@@ -40,7 +40,7 @@ def test_a_kodak_image_decodes_in_a_third_of_the_plain_networks_time(shared, mon
     codec.to(memory_format=torch.channels_last)
     codec.decode_precision = "bf16"
     eager, _ = seconds(codec, stream)
-    codec.compile_unet = True
+    codec.unet.compile()
     codec.decompress([stream])  # compiles
     times, pictures = zip(*(seconds(codec, stream) for _ in range(3)), strict=True)
     compiled, x_hat = sorted(times)[1], pictures[-1]

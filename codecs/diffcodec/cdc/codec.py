@@ -18,7 +18,7 @@ from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.process import build_process
 from diffcodec.cdc.released import convert, released_state
 from diffcodec.cdc.training import warmed_up
-from diffcodec.cdc.unet import UNet, compiled_forward
+from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
@@ -74,7 +74,7 @@ class CDC(Codec):
             zero over the run.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        compile: `torch.compile` the U-Net in decoding.
+        compile: `torch.compile` the U-Net: minutes once, then faster.
         weights: null (from scratch), or a source of `diffcodec.weights`: this project's or the
             authors' checkpoints.
 
@@ -145,7 +145,8 @@ class CDC(Codec):
         self.scheduler = scheduler
         self.sampler = sampler
         self.decode_precision = decode_precision
-        self.compile_unet = compile
+        if compile:
+            self.unet.compile()
         self._coder: LatentCoder | None = None
         self._perceptual: PerceptualLoss | None = None
         if weights is not None:
@@ -222,12 +223,11 @@ class CDC(Codec):
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         contexts = self.compressor.contexts(y_hat)
-        network = compiled_forward() if self.compile_unet else UNet.forward
         added = seeded_noise(derive_seed([self.sampler.encode(), str(seed).encode()]))
         with decoding_in(self.decode_precision, y_hat.device):
             terms = self.unet.context_terms(contexts)
             denoiser, sigmas = self.process.sampling(
-                lambda x, time: network(self.unet, x, time, terms).float(), num_steps
+                lambda x, time: self.unet(x, time, terms).float(), num_steps
             )
             # gamma is the noise of x_N, at the scale of the variance-preserving process
             x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise

@@ -6,7 +6,7 @@ bytes -> base codec -> x_hat, y_hat, lmbda -> contexts
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 from diffcodec.bitstream import derive_seed
 from diffcodec.cdc.embedder import LATENT_STRIDE, ContextEmbedder
 from diffcodec.cdc.layers import ContextTerms
-from diffcodec.cdc.unet import UNet, compiled_forward
+from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
@@ -60,6 +60,11 @@ class ResidualCDC(Codec):
 
         D(x; sigma) = x_hat + c_skip r + c_out F(c_in r, ln(sigma) / 4; contexts),  r = x - x_hat
 
+    with F(u, …) = a + b u, where the U-Net makes a and b for every pixel and channel. Residuals are
+    small where the picture is flat and large where it has texture, and of a Gaussian residual of
+    any deviation the best estimate is a multiple of u, which the network need not pass through all
+    of its layers.
+
     Steps and the strength of the starting noise are the decoder's choice, as with `CDC` (gamma 0:
     faithful; 1: realistic), and share their bytes. It is close to DIRAC (Ghouse et al. 2023), a
     residual diffusion over a base codec, which has no public code.
@@ -82,7 +87,7 @@ class ResidualCDC(Codec):
         p_mean, p_std: of ln(sigma) in training; null is ln(sigma_data) for the first.
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        compile: `torch.compile` the U-Net in decoding.
+        compile: `torch.compile` the U-Net: minutes once, then faster.
         weights: null (from scratch), or a source of `diffcodec.weights`, of the U-Net and the
             embedder of contexts. The base has its own.
 
@@ -150,6 +155,7 @@ class ResidualCDC(Codec):
             multipliers,
             self.embedder.context_channels,
             channels=3 * patch**2,
+            out_channels=2 * 3 * patch**2,
             kernel_size=7 if patch == 1 else 3,
         )
         # An untrained decoder returns the base's picture, and training starts from there.
@@ -162,7 +168,8 @@ class ResidualCDC(Codec):
         self.p_std = p_std
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.decode_precision = check_precision(decode_precision)
-        self.compile_unet = compile
+        if compile:
+            self.unet.compile()
         self._validation_loss = MeanMetric()
         compressor.select(self.base_point)
         if weights is not None:
@@ -247,46 +254,39 @@ class ResidualCDC(Codec):
         )
         # Another stream of noise than the base's, which may have used this seed.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
-        denoiser = self.denoiser(compiled_forward() if self.compile_unet else UNet.forward)
+        denoiser = self.denoiser()
         with decoding_in(self.decode_precision, x_hat.device):
             start = settings["gamma"] * self.sigma_max * noise(x_hat)
             sampler = find_sampler(self.sampler)
             return x_hat + sampler(denoiser, start, sigmas, noise=noise, terms=terms)
 
-    def denoiser(self, forward: Callable[..., Tensor] = UNet.forward) -> EDMDenoiser:
-        """D(r; sigma, terms) of residuals in [-1, 1]; `forward` calls the U-Net."""
+    def denoiser(self) -> EDMDenoiser:
+        """D(r; sigma, terms) of residuals in [-1, 1]."""
 
         def network(r: Tensor, time: Tensor, terms: Sequence[ContextTerms]) -> Tensor:
-            blocks = forward(self.unet, F.pixel_unshuffle(r, self.patch), time, terms)
-            return F.pixel_shuffle(blocks, self.patch).float()
+            blocks = F.pixel_unshuffle(r, self.patch)
+            shift, gain = self.unet(blocks, time, terms).float().chunk(2, dim=1)
+            return F.pixel_shuffle(shift + gain * blocks, self.patch)
 
         return EDMDenoiser(network, sigma_data=self.sigma_data)
 
-    def simulate_base(self, x: Tensor, points: Sequence[Point]) -> Decoded:
-        """What the base decodes of images (B, 3, H, W) in [0, 1], each at a point of its own."""
-        parts = []
-        for image, point in zip(x.split(1), points, strict=True):
-            self.compressor.select(point)
-            parts.append(self.compressor.simulate(image))
+    def simulate_base(self, x: Tensor, point: Point) -> Decoded:
+        """What the base decodes of images (B, 3, H, W) in [0, 1] at one of its points."""
+        self.compressor.select(point)
+        decoded = self.compressor.simulate(x)
         self.compressor.select(self.base_point)
-        y_hat = [part.y_hat for part in parts if part.y_hat is not None]
-        lmbda = [part.lmbda for part in parts if part.lmbda is not None]
-        return Decoded(
-            torch.cat([part.x_hat for part in parts]),
-            torch.cat(y_hat) if y_hat else None,
-            torch.cat(lmbda) if lmbda else None,
-        )
+        return decoded
 
-    def losses(self, x: Tensor, noise: Tensor, sigma: Tensor, points: Sequence[Point]) -> Tensor:
+    def losses(self, x: Tensor, noise: Tensor, sigma: Tensor, point: Point) -> Tensor:
         """EDM's loss (Karras et al. 2022, Eq. 8) of the residuals of images, (B,).
 
         Args:
             x: images, (B, 3, H, W) in [0, 1].
             noise: standard normal, (B, 3, H, W) of the padded images.
             sigma: noise levels in [-1, 1], (B,).
-            points: of the base, one for each image.
+            point: of the base.
         """
-        x_hat, contexts = self.contexts(self.simulate_base(x, points))
+        x_hat, contexts = self.contexts(self.simulate_base(x, point))
         residual = pad_around(x * 2 - 1, STRIDE) - x_hat
         terms = self.unet.context_terms(contexts)
         loss, _ = self.denoiser().loss(residual, noise, sigma, terms=terms)
@@ -295,10 +295,11 @@ class ResidualCDC(Codec):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
         base_points = self.compressor.points
-        drawn = torch.randint(len(base_points), (len(x),)).tolist()
+        # One for the batch: the base then takes all of it at once.
+        point = base_points[int(torch.randint(len(base_points), ()))]
         sigma = (self.p_mean + self.p_std * torch.randn(len(x), device=x.device)).exp()
         noise = torch.randn_like(pad_around(x, STRIDE))
-        loss = self.losses(x, noise, sigma, [base_points[i] for i in drawn]).mean()
+        loss = self.losses(x, noise, sigma, point).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -313,7 +314,7 @@ class ResidualCDC(Codec):
             noise = seeded_noise(derive_seed([f"validation {index}".encode()]))
             point = base_points[index % len(base_points)]
             for sigma in sigmas.to(x.device).split(1):
-                loss = self.losses(x, noise(pad_around(x, STRIDE)), sigma, [point])
+                loss = self.losses(x, noise(pad_around(x, STRIDE)), sigma, point)
                 self._validation_loss.update(loss)
         self.log("val/loss", self._validation_loss, prog_bar=True)
         return super().validation_step(batch, batch_idx)

@@ -4,8 +4,7 @@ x_t, time --> down 1 .. down 6 --> middle --> up 5 .. up 1 --> 7x7 --> x0 or eps
               ^ contexts 1 .. 4
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,8 @@ class UNet(nn.Module):
         width: channels of the first resolution and size of the time embedding.
         multipliers: channels of each resolution, in widths.
         context_channels: channels of the context maps, finest first, fewer than resolutions.
-        channels: of x_t and of the result.
+        channels: of x_t.
+        out_channels: of the result; null: as many.
         kernel_size: of the first and the last convolution.
     """
 
@@ -69,6 +69,7 @@ class UNet(nn.Module):
         context_channels: Sequence[int],
         *,
         channels: int = 3,
+        out_channels: int | None = None,
         kernel_size: int = 7,
     ) -> None:
         super().__init__()
@@ -101,8 +102,9 @@ class UNet(nn.Module):
             for i in range(last, 0, -1)
         )
         self.norm_out = ChannelNorm(width)
-        conv = BlockConv2d if channels < 8 else nn.Conv2d
-        self.conv_out = conv(width, channels, kernel_size, padding=kernel_size // 2)
+        out_channels = channels if out_channels is None else out_channels
+        conv = BlockConv2d if out_channels < 8 else nn.Conv2d
+        self.conv_out = conv(width, out_channels, kernel_size, padding=kernel_size // 2)
 
     def context_terms(self, contexts: Sequence[Tensor]) -> list[ContextTerms]:
         """Context maps, finest first -> what they add to the first stages at every time.
@@ -134,9 +136,3 @@ class UNet(nn.Module):
         for stage in self.ups:
             x = stage.resample(stage(torch.cat([x, skips.pop()], dim=1), t))  # type: ignore[operator]
         return self.conv_out(self.norm_out(x))
-
-
-@cache
-def compiled_forward() -> Callable[..., Tensor]:
-    """`UNet.forward`, compiled once for all: a compiled module would rename its parameters."""
-    return torch.compile(UNet.forward)

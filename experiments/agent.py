@@ -1,17 +1,33 @@
 """What a W&B sweep agent runs: `experiments.run`, for arguments as W&B can name them.
 
     python -m experiments.agent codec=… group.option=… key=value …
+    python -m experiments.agent experiment=… 'evaluate=datamodule=kodak' …
 
 The name of a sweep's parameter has no slash, so `codec.base=elic` stands for the group's choice
 `codec/base=elic` wherever there is such a choice. Files go to `outputs/sweep/SWEEP/RUN`.
+
+Each `evaluate=ARGUMENTS` is a run of its own after the training, of the weights that it left, into
+a folder below the training's. It has the training's `codec`, `name` and `logger` arguments, too.
 """
 
 import os
+import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 
 from experiments.cli import check_overrides, is_choice
 from experiments.run import main
+
+EVALUATE = "evaluate="
+RUN_DIR = "hydra.run.dir="
+_CARRIED = re.compile(r"(codec[./]|logger[.=]|name=)")
+# What W&B and Lightning tell the processes of one run, which must not join another's.
+_OF_THE_RUN = (
+    *("WANDB_RUN_ID", "WANDB_SWEEP_ID", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
 
 
 def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
@@ -22,13 +38,49 @@ def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]
         group = key.replace(".", "/")
         out.append(f"{group}={value}" if separator and is_choice(group, value) else argument)
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
-    if sweep and run and not any(a.startswith("hydra.run.dir=") for a in out):
+    if sweep and run and not any(a.startswith(RUN_DIR) for a in out):
         # Agents that start in one second must not share a folder.
-        out.append(f"hydra.run.dir=outputs/sweep/{sweep}/{run}")
+        out.append(f"{RUN_DIR}outputs/sweep/{sweep}/{run}")
     return out
 
 
+def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Arguments, translated -> those of the training, and those of each evaluation after it.
+
+    Raises:
+        ValueError: the training's folder is not known, or two evaluations have one name.
+    """
+    training = [a for a in arguments if not a.startswith(EVALUATE)]
+    wanted = [a.removeprefix(EVALUATE) for a in arguments if a.startswith(EVALUATE)]
+    folders = [a.removeprefix(RUN_DIR) for a in training if a.startswith(RUN_DIR)]
+    if wanted and not folders:
+        raise ValueError(f"evaluate= needs the folder of the training: give {RUN_DIR}FOLDER")
+    carried = [a for a in training if _CARRIED.match(a)]
+    runs = []
+    for text in wanted:
+        own = shlex.split(text)
+        name = re.sub(r"[^\w.-]+", "_", own[0].partition("=")[2])
+        weights = ["fit=false", f"codec.weights={folders[-1]}/model"]
+        runs.append([*carried, *own, *weights, f"{RUN_DIR}{folders[-1]}/{name}"])
+    if len({run[-1] for run in runs}) < len(runs):
+        raise ValueError(f"two evaluations begin alike and would share a folder: {wanted}")
+    return training, runs
+
+
 if __name__ == "__main__":
-    sys.argv[1:] = translate(sys.argv[1:], os.environ)
+    try:
+        own_arguments, evaluations = split_evaluations(translate(sys.argv[1:], os.environ))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    for each in evaluations:
+        check_overrides(each)
+    sys.argv[1:] = own_arguments
     check_overrides(sys.argv[1:])
     main()
+    # Under DDP, Lightning starts this very command for the other processes.
+    if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":
+        environment = {k: v for k, v in os.environ.items() if k not in _OF_THE_RUN}
+        for each in evaluations:
+            command = [sys.executable, "-m", "experiments.run", *each]
+            if code := subprocess.run(command, env=environment, check=False).returncode:
+                sys.exit(code)

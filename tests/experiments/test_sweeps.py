@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from sweeps.config.schema import validator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from experiments.agent import translate
+from experiments.agent import split_evaluations, translate
 from experiments.cli import CONFIG_DIR, compose_config
 from tests.wandb_file import read_records
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((Path(CONFIG_DIR) / "sweep").glob("*.yaml"))
 VARIABLES = {
     **{"DATA_ROOT": "/data", "CDC_WEIGHTS": "weights.pt", "CDC_WIDTH": "8"},
-    "CDC_FOLDER": "/networks",
+    **{"CDC_FOLDER": "/networks", "COCO_ROOT": "/coco"},
 }
 # Networks that fit a test, of codecs that are built at once.
 SMALL = {
@@ -73,7 +73,15 @@ def test_it_is_valid(sweep):
 def test_every_command_line_composes(sweep, monkeypatch):
     config = read(sweep)
     settings = set()
-    commands = [translate(arguments, {}) for arguments in agent_arguments(config, monkeypatch)]
+    commands = []
+    for arguments in agent_arguments(config, monkeypatch):
+        own, evaluations = split_evaluations(translate([*arguments, "hydra.run.dir=out"], {}))
+        commands.append(own)
+        for evaluation in evaluations:
+            cfg = compose_config(evaluation)
+            assert not cfg.fit
+            assert cfg.codec.weights == "out/model"
+            assert cfg.datamodule.name in ("kodak", "coco2017", "coco30k_512")
     for arguments in commands:
         cfg = compose_config(arguments)
         assert cfg.logger.group
@@ -92,6 +100,23 @@ def test_a_parameter_s_dots_stand_for_a_group_where_it_has_that_choice():
     environment = {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "r"}
     assert translate([], environment) == ["hydra.run.dir=outputs/sweep/s/r"]
     assert translate(["hydra.run.dir=x"], environment) == ["hydra.run.dir=x"]
+
+
+def test_what_is_evaluated_after_a_training():
+    arguments = ["experiment=perco/small", "codec.rate=[8x8/256]", "datamodule.root=/data"]
+    evaluate = ["evaluate=datamodule=kodak point=8x8/256", "evaluate=datamodule=folder name='a b'"]
+    training, runs = split_evaluations([*arguments, *evaluate, "hydra.run.dir=out", "name=perco"])
+    assert training == [*arguments, "hydra.run.dir=out", "name=perco"]
+    carried, weights = ["codec.rate=[8x8/256]", "name=perco"], ["fit=false"]
+    weights += ["codec.weights=out/model"]
+    assert runs == [
+        [*carried, "datamodule=kodak", "point=8x8/256", *weights, "hydra.run.dir=out/kodak"],
+        [*carried, "datamodule=folder", "name=a b", *weights, "hydra.run.dir=out/folder"],
+    ]
+    with pytest.raises(ValueError, match=r"give hydra\.run\.dir=FOLDER"):
+        split_evaluations(evaluate)
+    with pytest.raises(ValueError, match="share a folder"):
+        split_evaluations(["hydra.run.dir=out", evaluate[0], evaluate[0]])
 
 
 def test_a_sweep_of_two_points_runs_end_to_end(folder, tmp_path, monkeypatch):

@@ -58,3 +58,31 @@ def test_the_null_text_is_the_learned_one_where_there_is_one(make_backbone):
 def test_a_backbone_knows_whether_it_is_trained(make_backbone):
     assert not make_backbone().trained
     assert small_backbone(weights="perco").trained
+
+
+@pytest.mark.parametrize("memory", ["frozen", "all"])
+def test_networks_in_half_precision_take_and_return_float32(make_backbone, memory):
+    full, half = make_backbone(), make_backbone(memory=memory)
+    x, x_t, time = torch.rand(1, 3, 64, 64), torch.randn(1, 4, 8, 8), torch.tensor(3.0)
+    with torch.no_grad():
+        results = [
+            (
+                backbone.embed_text(["red"]),
+                backbone.network(x_t, time, text=backbone.null_text()),
+                latent := backbone.latents.encode(x),
+                backbone.latents.decode(latent),
+            )
+            for backbone in (full, half)
+        ]
+    for expected, actual in zip(*results, strict=True):
+        assert actual.dtype == torch.float32
+        assert 0 < (actual - expected).norm() < 0.03 * expected.norm()
+    assert half.latents.scale.dtype == torch.float32
+
+
+def test_memory_is_checked_and_all_of_it_is_for_coding_alone(make_backbone):
+    with pytest.raises(ValueError, match="unknown memory 'half', choose from full, frozen, all"):
+        make_backbone(memory="half")
+    make_backbone(memory="frozen").check_trainable()
+    with pytest.raises(ValueError, match="choose memory=frozen or full"):
+        make_backbone(memory="all").check_trainable()

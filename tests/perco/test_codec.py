@@ -112,7 +112,7 @@ def test_guidance_may_be_on_text_and_codes(make_codec, x):
         width=x.shape[-1],
         caption=None,
         index=0,
-        indices=None,
+        codes=None,
         seed=0,
         num_steps=one.point.decoding["steps"] or one.rates[0].default_steps,
         guidance=1.0,
@@ -150,6 +150,21 @@ def test_what_is_sent_by_condition(make_codec, x):
         sizes[point.encoding["condition"]] = (len(text) > 1, len(codes) > 0)
         assert one.decompress(one.compress(x)).shape == x.shape
     assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
+
+
+def test_without_quantisation_vectors_are_sent(make_codec, x):
+    one = make_codec(["16x16/16"], quantize=False)
+    head, vectors = one.encode(x)[0]
+    assert len(vectors) == 2 * 6 * 3 * 3
+    z = one.model.codes(x[:1], 0)
+    codes = one._read([head, vectors], 70, 90)[2]
+    torch.testing.assert_close(codes[None], z, rtol=1e-3, atol=1e-6)
+    assert one.decompress(one.compress(x)).shape == x.shape
+    quantised = make_codec(["16x16/16"])
+    with pytest.raises(BitstreamError, match="other weights"):
+        quantised.decompress(one.compress(x))
+    with pytest.raises(ValueError, match="no codes for index_coder=table: set index_coder=uniform"):
+        make_codec(["16x16/16"], quantize=False, index_coder="table")
 
 
 def test_a_swapped_caption_keeps_the_codes(make_codec, x):

@@ -36,7 +36,7 @@ def test_it_agrees_with_the_authors(reference, grid):
     assert torch.equal(out.indices, outputs["indices"])
     torch.testing.assert_close(out.z, outputs["z"], rtol=0, atol=1e-5)
     torch.testing.assert_close(out.z_hat, outputs["z_hat"], rtol=0, atol=1e-5)
-    assert torch.equal(encoder.indices(outputs["latent"]), outputs["indices"])
+    assert torch.equal(encoder.codes(outputs["latent"]), outputs["indices"])
     torch.testing.assert_close(
         encoder.dequantize(outputs["indices"]), outputs["z_hat"], rtol=0, atol=1e-5
     )
@@ -53,7 +53,7 @@ def test_the_backbone_has_the_authors_parameters(grid, count):
 def test_the_grid_grows_with_the_latent(grid):
     encoder = tiny(grid)
     stride = 64 // grid
-    indices = encoder.indices(torch.randn(2, 4, 2 * stride, 3 * stride))
+    indices = encoder.codes(torch.randn(2, 4, 2 * stride, 3 * stride))
     assert indices.shape == (2, 2, 3)
     assert encoder.dequantize(indices).shape == (2, 12, 2, 3)
 
@@ -69,7 +69,7 @@ def test_the_codebook_moves_in_training_but_not_in_coding():
     encoder = tiny().train()
     latent = torch.randn(2, 4, 16, 16)
     before = encoder.quantizer.codebook.clone()
-    encoder.indices(latent)
+    encoder.codes(latent)
     assert encoder.quantizer.training
     assert torch.equal(encoder.quantizer.codebook, before)
     encoder(latent)

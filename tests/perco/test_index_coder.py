@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from diffcodec.bitstream import BitstreamError
 from diffcodec.entropy import MAX_FREQUENCIES
 from diffcodec.perco import index_coder as module
-from diffcodec.perco.index_coder import INDEX_CODERS, ModelCoder, index_coder, to_frequencies
+from diffcodec.perco.index_coder import (
+    INDEX_CODERS,
+    HalfPrecision,
+    ModelCoder,
+    index_coder,
+    to_frequencies,
+)
 from diffcodec.perco.index_model import NUM_GROUPS, IndexModel, groups
 
 
@@ -46,6 +52,19 @@ def test_what_no_encoder_wrote_is_refused(model, name):
     for size in ((8, 8), (9, 9)):
         with pytest.raises(BitstreamError):
             coder.decode(data, *size)
+
+
+def test_vectors_come_back_in_half_precision():
+    coder = HalfPrecision(3)
+    z = torch.tensor([[[0.1, -7.0]], [[1e6, 2**-30]], [[65504.0, -1e9]]])
+    data = coder.encode(z)
+    assert len(data) == 12
+    assert torch.equal(coder.decode(data, 1, 2), z.clamp(-65504, 65504).half().float())
+    for other in (data[:-1], data + b"\0\0", b""):
+        with pytest.raises(BitstreamError, match="not 12"):
+            coder.decode(other, 1, 2)
+    with pytest.raises(BitstreamError, match="not finite"):
+        coder.decode(b"\x00\x7c" * 6, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["table", "model"])

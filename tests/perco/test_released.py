@@ -97,7 +97,7 @@ def test_the_public_reimplementations_checkpoints_load(pipeline, tmp_path):
     assert torch.equal(codec.model.backbone.unet.conv_in.weight, unet["conv_in_extended.weight"])
     assert torch.equal(codec.model.backbone.unet.conv_in.bias, unet["conv_in_extended.bias"])
     latent = torch.randn(1, 4, 8, 8)
-    assert torch.equal(codec.model.encoder(0).indices(latent), encoder.indices(latent))
+    assert torch.equal(codec.model.encoder(0).codes(latent), encoder.codes(latent))
     x = torch.rand(1, 3, 40, 64)
     assert codec.decompress(codec.compress(x)).shape == x.shape
     with pytest.raises(ValueError, match=r"checkpoint of rate 16x16/32, not of \['8x8/256'\]"):

@@ -53,6 +53,20 @@ def test_what_is_trained_changes_and_nothing_else(make_codec, tmp_path):
         assert f"model.hyper_encoders.{rate}.quantizer._codebook.embed" in moved
 
 
+def test_the_hyper_encoder_is_trained_without_quantisation(make_codec, tmp_path):
+    codec = make_codec(["16x16/16"], quantize=False, lr=1e-2, warmup_steps=2).train()
+    before = {k: v.clone() for k, v in codec.state_dict().items()}
+    trainer = fit(codec, tmp_path)
+    assert "model.hyper_encoders.16x16/16.backbone.0.weight" in changed(codec, before)
+    assert trainer.callback_metrics["train/commit_loss"] == 0
+
+
+def test_a_unet_held_in_half_precision_is_not_trained(make_backbone, tmp_path):
+    codec = PerCo(make_backbone(memory="all"), "16x16/16", N=8, M=6, codebook_dim=4)
+    with pytest.raises(ValueError, match="choose memory=frozen or full"):
+        fit(codec, tmp_path)
+
+
 def test_only_linear_layers_and_the_first_convolution_of_the_unet_are_trained(make_codec):
     unet = make_codec().model.backbone.unet
     modules = dict(unet.named_modules())

@@ -92,6 +92,7 @@ class DiffC(Codec):
         window: side in latents, up to which the network sees latents whole; others in overlapping
             tiles of that side. null: all of them whole.
         decode_precision: `32` or `bf16`, of the network in decoding.
+        compile: `torch.compile` the network: minutes once, then faster.
         weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
             because it can be had nowhere else.
 
@@ -122,6 +123,7 @@ class DiffC(Codec):
         text_coder: str = "dictionary",
         window: int | None = 256,
         decode_precision: str | int = "32",
+        compile: bool = False,
         weights: str | None = None,
     ) -> None:
         decode_precision = check_precision(decode_precision)
@@ -170,6 +172,8 @@ class DiffC(Codec):
         self._encode_text, self._decode_text = find_text_coder(text_coder)
         self.window = window
         self.decode_precision = decode_precision
+        if compile:
+            backbone.compile()
         if weights is not None:
             self.load_weights(weights)
 

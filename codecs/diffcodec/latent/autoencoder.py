@@ -67,12 +67,12 @@ class LatentSpace(nn.Module):
         The mean of the posterior: coding must not be random.
         """
         z: Tensor = self.posterior(x).mode()
-        return (z - self.shift) * self.scale
+        return (z.to(self.shift.dtype) - self.shift) * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
         """Inverse of `encode`, not clamped."""
         z = latent / self.scale + self.shift
-        x = self.vae.decode(z).sample
+        x = self.vae.decode(z.to(self.vae.dtype)).sample.to(z.dtype)
         return (F.pixel_shuffle(x, self.patch) + 1) / 2
 
     def round_trip(self, x: Tensor) -> Tensor:
@@ -97,7 +97,8 @@ class LatentSpace(nn.Module):
 
     def posterior(self, x: Tensor) -> Any:
         """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
-        return self.vae.encode(F.pixel_unshuffle(x * 2 - 1, self.patch)).latent_dist
+        x = F.pixel_unshuffle(x * 2 - 1, self.patch)
+        return self.vae.encode(x.to(self.vae.dtype)).latent_dist
 
 
 def _set_tiles(vae: Any, *, sample: int, latent: int) -> None:

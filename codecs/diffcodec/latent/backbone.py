@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token indices (B, L)."""
 
+MEMORY = ("full", "frozen", "all")
 _NAME = "backbone."  # of a backbone in what is built on it
 
 
@@ -32,6 +33,7 @@ class Backbone(nn.Module):
 
     Attributes:
         trained: whether it has weights of somewhere.
+        memory: which networks hold their weights in bfloat16, see `hold`.
         perco_state: what this project's PerCo files hold beside the backbone, see `load_weights`.
         hyper_encoder_weights: what a released checkpoint of PerCo (SD) has beside the backbone:
             options of its hyper-encoder and a state dict; None of any other.
@@ -57,6 +59,7 @@ class Backbone(nn.Module):
         self.alphas_cumprod = alphas_cumprod.double()
         self.prediction = prediction
         self.trained = False
+        self.memory = "full"
         self.perco_state: dict[str, Tensor] = {}
         self.hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
@@ -79,7 +82,7 @@ class Backbone(nn.Module):
         learned = self.perco_state.get("null_text")
         if learned is None:
             return self.embed_text([""])
-        return learned.to(next(self.text_encoder.parameters()))
+        return _full(learned.to(next(self.text_encoder.parameters())))
 
     def widen(self, local_channels: int) -> None:
         """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
@@ -111,11 +114,46 @@ class Backbone(nn.Module):
         self.unet.conv_in = new
         self.unet.register_to_config(in_channels=in_channels)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`torch.compile` the U-Net, of all that a backbone calls what takes the time."""
+        self.unet.compile(*args, **kwargs)
+
+    def hold(self, memory: str) -> None:
+        """Choose which networks hold their weights in bfloat16; what goes in and out is float32.
+
+        Args:
+            memory: `full`: none; `frozen`: the autoencoder and the text encoder, which are not
+                trained; `all`: the U-Net, too, which then cannot be trained.
+
+        Raises:
+            ValueError: there is no such choice.
+        """
+        if memory not in MEMORY:
+            raise ValueError(f"unknown memory {memory!r}, choose from {', '.join(MEMORY)}")
+        self.memory = memory
+        if memory != "full":
+            self.latents.vae.bfloat16()
+            self.text_encoder.bfloat16()
+        if memory == "all":
+            self.unet.bfloat16()
+
+    def check_trainable(self) -> None:
+        """That its U-Net holds weights of a precision in which they can be trained.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.memory == "all":
+            raise ValueError(
+                "memory=all holds the U-Net in bfloat16, in which it cannot be trained: choose "
+                "memory=frozen or full"
+            )
+
     def embed_text(self, texts: list[str]) -> Tensor:
         """Texts -> what the U-Net attends to, (B, L, D)."""
         device = next(self.text_encoder.parameters()).device
         embedding: Tensor = self.text_encoder(self.tokenizer(texts).to(device)).last_hidden_state
-        return embedding
+        return _full(embedding)
 
     def network(
         self, x_t: Tensor, time: Tensor, *, text: Tensor, local: Tensor | None = None
@@ -133,8 +171,9 @@ class Backbone(nn.Module):
             local = x_t.new_zeros(len(x_t), self.local_channels, 1, 1)
         if local is not None:
             x_t = torch.cat([x_t, F.interpolate(local, size=x_t.shape[-2:], mode="nearest")], 1)
-        out: Tensor = self.unet(x_t, time, encoder_hidden_states=text).sample
-        return out
+        dtype = self.unet.dtype
+        out: Tensor = self.unet(x_t.to(dtype), time, encoder_hidden_states=text.to(dtype)).sample
+        return _full(out)
 
     def load_weights(self, source: str) -> None:
         """Load a backbone, or that of a whole PerCo.
@@ -154,6 +193,11 @@ class Backbone(nn.Module):
             self.widen(first.shape[1] - self.latents.channels)
         load_strict(self, own, source=source)
         self.trained = True
+
+
+def _full(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def frozen(module: nn.Module) -> nn.Module:

@@ -69,6 +69,10 @@ class PixelBackbone(nn.Module):
         """Pixels per side of the U-Net's coarsest grid: of that both sides are multiples."""
         return int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`torch.compile` the U-Net."""
+        self.unet.compile(*args, **kwargs)
+
     def null_text(self) -> Tensor:
         """A placeholder (1, 1, 1): the network is told no text."""
         return torch.zeros(1, 1, 1)

@@ -62,6 +62,7 @@ def small_backbone(
     text_channels: int = 64,
     text_layers: int = 2,
     text_length: int = 32,
+    memory: str = "full",
     weights: str | None = None,
 ) -> Backbone:
     """Autoencoder, U-Net and text encoder with random or given weights; v-prediction, cosine.
@@ -71,11 +72,12 @@ def small_backbone(
         unet_channels, unet_layers: stages of the U-Net and residual blocks in each; the first
             stage has no attention.
         text_channels, text_layers, text_length: of the text encoder.
+        memory: see `Backbone.hold`.
         weights: of all of it: null (random) or a source of `diffcodec.weights`: of a backbone, or
             of a whole PerCo.
 
     Raises:
-        ValueError: the weights cannot be had or do not fit.
+        ValueError: the weights cannot be had or do not fit, or there is no such choice of memory.
     """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -118,4 +120,5 @@ def small_backbone(
     )
     if weights is not None:
         backbone.load_weights(weights)
+    backbone.hold(memory)
     return backbone

@@ -92,14 +92,15 @@ def load_pipeline(source: str) -> Pipeline:
 
 
 @configured
-def stable_diffusion(source: str) -> Backbone:
-    """Load a Stable Diffusion as a backbone, in float32.
+def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
+    """Load a Stable Diffusion as a backbone.
 
     Args:
         source: as of `load_pipeline`.
+        memory: see `Backbone.hold`.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline.
+        ValueError: it cannot be had, or is no such pipeline, or there is no such choice.
     """
     pipeline = load_pipeline(source)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
@@ -112,4 +113,5 @@ def stable_diffusion(source: str) -> Backbone:
         prediction=prediction,
     )
     backbone.trained = True
+    backbone.hold(memory)
     return backbone

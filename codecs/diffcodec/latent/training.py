@@ -160,6 +160,7 @@ class TextToImageTraining(LightningModule):
         self.process = LatentProcess(
             backbone.alphas_cumprod, prediction=backbone.prediction, grid_steps=grid_steps
         )
+        backbone.check_trainable()
         backbone.widen(0)
         frozen(backbone.latents)
         self.backbone = backbone

@@ -47,6 +47,8 @@ class PerCo(CaptionedCodec):
         index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
             `diffcodec.perco.index_coder`.
         N, M, codebook_dim: of the hyper-encoders.
+        quantize: false sends what would be quantised in half precision, many times the bits, which
+            the paper compares with (Table 1). It is another model: train it so.
         cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
             the dimension of its codes; it does not say how it searches, and the public PerCo (SD)
             does by Euclidean distance (false).
@@ -75,6 +77,7 @@ class PerCo(CaptionedCodec):
             hub cache or downloads them.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
+        compile: `torch.compile` the U-Net: minutes once, then faster.
         weights: null, or a source of `diffcodec.weights`.
 
     Raises:
@@ -94,6 +97,7 @@ class PerCo(CaptionedCodec):
         N: int = 192,
         M: int = 320,
         codebook_dim: int = 32,
+        quantize: bool = True,
         cosine: bool = True,
         codebook_decay: float = 0.8,
         dead_code_threshold: float = 0,
@@ -119,6 +123,7 @@ class PerCo(CaptionedCodec):
         vgg_weights: str | None = None,
         sampler: str = "ddim",
         decode_precision: str | int = "32",
+        compile: bool = False,
         weights: str | None = None,
     ) -> None:
         if not isinstance(backbone, Backbone):
@@ -143,7 +148,11 @@ class PerCo(CaptionedCodec):
         )
         super().__init__(points, captioner=captioner or FixedCaptioner(), text_coder=text_coder)
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
-        options |= {"decay": codebook_decay, "dead_code_threshold": dead_code_threshold}
+        options |= {
+            "quantize": quantize,
+            "decay": codebook_decay,
+            "dead_code_threshold": dead_code_threshold,
+        }
         self.model = LatentDiffusion(
             backbone,
             self.rates,
@@ -155,6 +164,7 @@ class PerCo(CaptionedCodec):
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
         self.pretrained = self.model.adopt("the backbone's file") or state is not None
         prepare_unet(backbone.unet, finetune, lora_rank=lora_rank)
+        self.quantize = quantize
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.anneal = anneal
         self.caption_drop, self.local_drop = caption_drop, local_drop
@@ -166,6 +176,8 @@ class PerCo(CaptionedCodec):
         self.sampler = sampler
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
+        if compile:
+            backbone.compile()
         if weights is not None:
             self.load_weights(weights)
 
@@ -214,6 +226,7 @@ class PerCo(CaptionedCodec):
             "rates": [rate.name for rate in self.rates],
             "text_coder": self.text_coder,
             **({} if self.model.index_coder == "uniform" else {"indices": self.model.index_coder}),
+            **({} if self.quantize else {"quantize": False}),
             "timesteps": self.model.process.timesteps.tolist(),
             "prediction": self.model.process.prediction,
         }
@@ -240,7 +253,7 @@ class PerCo(CaptionedCodec):
             has_local = condition != "text"
             codes = b""
             if has_local:
-                codes = self.model.coder(index).encode(self.model.indices(image, index)[0])
+                codes = self.model.coder(index).encode(self.model.codes(image, index)[0])
             payloads.append([join_caption(index, text, has_local=has_local), codes])
         return payloads
 
@@ -253,14 +266,13 @@ class PerCo(CaptionedCodec):
             seeds = [self.noise_seed] * len(seeds)
         settings: Any = self.point.decoding
         images = []
-        for (index, caption, indices), seed in zip(contents, seeds, strict=True):
-            codes = None if indices is None else indices[None].to(self.device)
+        for (index, caption, codes), seed in zip(contents, seeds, strict=True):
             x_hat = self.model.reconstruct(
                 height=height,
                 width=width,
                 caption=caption,
                 index=index,
-                indices=codes,
+                codes=None if codes is None else codes[None].to(self.device),
                 seed=seed_of_sample(seed, settings["sample"]),
                 num_steps=settings["steps"] or self.rates[index].default_steps,
                 guidance=settings["guidance"],
@@ -274,7 +286,7 @@ class PerCo(CaptionedCodec):
     def _read(
         self, payload: Sequence[bytes], height: int, width: int
     ) -> tuple[int, str | None, Tensor | None]:
-        """Both sections of an image -> number of its rate, caption and indices (h, w).
+        """Both sections of an image -> number of its rate, caption and codes.
 
         Raises:
             BitstreamError: they are not what the encoder writes for an image of that size.
@@ -292,6 +304,7 @@ class PerCo(CaptionedCodec):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        self.model.backbone.check_trainable()
         if self.lpips_weight > 0:
             self._perceptual = PerceptualLoss(
                 "lpips_weight > 0", "lpips_weight=0", self.vgg_weights

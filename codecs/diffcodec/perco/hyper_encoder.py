@@ -53,11 +53,14 @@ class Attention(nn.Module):
 
 
 class HyperEncoding(NamedTuple):
-    """z and z_hat (B, M, h, w), indices (B, h, w) and the commitment loss, () (Eq. 4)."""
+    """z and z_hat (B, M, h, w), indices (B, h, w) and the commitment loss, () (Eq. 4).
+
+    Without quantisation z_hat is z, and there are no indices.
+    """
 
     z: Tensor
     z_hat: Tensor
-    indices: Tensor
+    indices: Tensor | None
     commit_loss: Tensor
 
 
@@ -74,6 +77,7 @@ class HyperEncoder(nn.Module):
             checkpoints. The paper does not say which it is.
         decay: of the moving averages that make the codebook.
         dead_code_threshold: codes whose average use falls below it are replaced; 0: never.
+        quantize: false leaves the quantiser out, as the paper compares with (Table 1).
         latent_stride: pixels per latent, a power of two up to 8.
     """
 
@@ -88,6 +92,7 @@ class HyperEncoder(nn.Module):
         cosine: bool = True,
         decay: float = 0.8,
         dead_code_threshold: float = 0,
+        quantize: bool = True,
         latent_stride: int = 8,
     ) -> None:
         super().__init__()
@@ -120,10 +125,13 @@ class HyperEncoder(nn.Module):
             # The paper's gradients are straight-through; the library has since changed its own.
             "rotation_trick": False,
         }
-        self.quantizer: Any = self._build_quantizer(sync=False)
+        self.quantize = quantize
+        self.quantizer: Any = self._build_quantizer(sync=False) if quantize else None
 
     def share_codebook(self) -> None:
         """Average the codebook's statistics over all processes, whose group must exist."""
+        if not self.quantize:
+            return
         state = self.quantizer.state_dict()
         device = next(self.parameters()).device
         self.quantizer = self._build_quantizer(sync=True).to(device)
@@ -132,6 +140,8 @@ class HyperEncoder(nn.Module):
     def forward(self, latent: Tensor) -> HyperEncoding:
         """Latent (B, C, H, W) -> `HyperEncoding`; in train mode the codebook moves."""
         z = self.backbone(latent)
+        if not self.quantize:
+            return HyperEncoding(z, z, None, z.new_zeros(()))
         height, width = z.shape[-2:]
         # (b, n, d): the library's own reading of feature maps fails with projections
         z_hat, indices, commit_loss = self.quantizer(z.flatten(2).transpose(1, 2))
@@ -143,19 +153,28 @@ class HyperEncoder(nn.Module):
         )
 
     @torch.no_grad()
-    def indices(self, latent: Tensor) -> Tensor:
-        """Latent (B, C, H, W) -> indices (B, h, w); the codebook stays as it is."""
+    def codes(self, latent: Tensor) -> Tensor:
+        """Latent (B, C, H, W) -> indices (B, h, w); the codebook stays as it is.
+
+        Without quantisation z itself, (B, M, h, w).
+        """
+        if not self.quantize:
+            z: Tensor = self.backbone(latent)
+            return z
         training = self.quantizer.training
         self.quantizer.eval()
         try:
-            return self(latent).indices
+            indices: Tensor = self(latent).indices
+            return indices
         finally:
             self.quantizer.train(training)
 
-    def dequantize(self, indices: Tensor) -> Tensor:
-        """Indices (B, h, w) -> z_hat (B, M, h, w), exactly that of `forward` in eval mode."""
-        z_hat: Tensor = self.quantizer.get_output_from_indices(indices.flatten(1))
-        return z_hat.transpose(1, 2).unflatten(2, tuple(indices.shape[1:]))
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """What `codes` returns -> z_hat (B, M, h, w), exactly that of `forward` in eval mode."""
+        if not self.quantize:
+            return codes
+        z_hat: Tensor = self.quantizer.get_output_from_indices(codes.flatten(1))
+        return z_hat.transpose(1, 2).unflatten(2, tuple(codes.shape[1:]))
 
     def _build_quantizer(self, *, sync: bool) -> nn.Module:
         from vector_quantize_pytorch import VectorQuantize

@@ -6,10 +6,12 @@ range coder. What the network predicts is computed in integers, as are the frequ
 so that encoder and decoder agree on every machine.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from decimal import Decimal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,11 +39,11 @@ _WEIGHTS = torch.tensor(
 )
 
 
-class IndexCoder(ABC):
+class CodeCoder(ABC):
     """Codes the grids of one rate."""
 
     @abstractmethod
-    def encode(self, indices: Tensor) -> bytes:
+    def encode(self, codes: Tensor) -> bytes:
         """Indices (h, w) in [0, V), on any device -> bytes."""
 
     @abstractmethod
@@ -53,7 +55,32 @@ class IndexCoder(ABC):
         """
 
 
-class UniformCoder(IndexCoder):
+class HalfPrecision(CodeCoder):
+    """Vectors (M, h, w) that were not quantised, each number in two bytes; clamped to +-65504.
+
+    Args:
+        channels: M.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+
+    def encode(self, codes: Tensor) -> bytes:
+        limit = torch.finfo(torch.float16).max
+        halves = codes.detach().cpu().clamp(-limit, limit).half()
+        return halves.numpy().astype("<f2").tobytes()
+
+    def decode(self, data: bytes, height: int, width: int) -> Tensor:
+        shape = (self._channels, height, width)
+        if len(data) != 2 * math.prod(shape):
+            raise BitstreamError(f"{len(data)} bytes of vectors, not {2 * math.prod(shape)}")
+        vectors = torch.from_numpy(np.frombuffer(data, "<f2").astype(np.float32)).reshape(shape)
+        if not vectors.isfinite().all():
+            raise BitstreamError("vectors that are not finite")
+        return vectors
+
+
+class UniformCoder(CodeCoder):
     """log2 V bits for each code.
 
     Args:
@@ -63,15 +90,15 @@ class UniformCoder(IndexCoder):
     def __init__(self, num_codes: int) -> None:
         self._num_codes = num_codes
 
-    def encode(self, indices: Tensor) -> bytes:
-        return encode_indices(indices.flatten().tolist(), self._num_codes)
+    def encode(self, codes: Tensor) -> bytes:
+        return encode_indices(codes.flatten().tolist(), self._num_codes)
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
         found = decode_indices(data, height * width, self._num_codes)
         return torch.tensor(found, dtype=torch.int64).reshape(height, width)
 
 
-class AdaptiveCoder(IndexCoder):
+class AdaptiveCoder(CodeCoder):
     """Codes each group of codes with frequencies that may depend on all groups before it.
 
     Args:
@@ -111,8 +138,8 @@ class AdaptiveCoder(IndexCoder):
             if where.any():
                 yield where, self._predict(indices, group < number, rows, where)
 
-    def encode(self, indices: Tensor) -> bytes:
-        indices = indices.cpu()
+    def encode(self, codes: Tensor) -> bytes:
+        indices = codes.cpu()
         encoder = FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
@@ -175,7 +202,7 @@ class ModelCoder(AdaptiveCoder):
         return to_frequencies(_exponentials(logits))
 
 
-def index_coder(name: str, model: IndexModel | None, num_codes: int) -> IndexCoder:
+def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCoder:
     """A coder by its name, for the codes of one rate.
 
     Args:

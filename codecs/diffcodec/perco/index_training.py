@@ -79,7 +79,7 @@ class IndexModelTraining(LightningModule):
     def _grids(self, batch: dict[str, Any]) -> list[tuple[IndexModel, Tensor]]:
         """Of each rate its model and the images' codes, (B, h, w)."""
         model, count = self.codec.model, len(self.codec.rates)
-        return [(model.index_model(i), model.indices(batch["image"], i)) for i in range(count)]
+        return [(model.index_model(i), model.codes(batch["image"], i)) for i in range(count)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(

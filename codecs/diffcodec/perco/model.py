@@ -17,7 +17,7 @@ from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
-from diffcodec.perco.index_coder import INDEX_CODERS, IndexCoder, index_coder
+from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, HalfPrecision, index_coder
 from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
@@ -38,7 +38,7 @@ class LatentDiffusion(nn.Module):
         index_coder: of the codes, one of `diffcodec.perco.index_coder`.
 
     Raises:
-        ValueError: there is no such coder.
+        ValueError: there is no such coder, or there are no codes that it could code.
     """
 
     def __init__(
@@ -53,6 +53,12 @@ class LatentDiffusion(nn.Module):
         if index_coder not in INDEX_CODERS:
             raise ValueError(
                 f"unknown index_coder {index_coder!r}, choose from {', '.join(INDEX_CODERS)}"
+            )
+        quantize = bool(hyper_encoder.get("quantize", True))
+        if not quantize and index_coder != "uniform":
+            raise ValueError(
+                f"without quantisation there are no codes for index_coder={index_coder}: "
+                "set index_coder=uniform"
             )
         super().__init__()
         self.backbone = backbone
@@ -77,7 +83,7 @@ class LatentDiffusion(nn.Module):
             self.index_models.update({rate.name: IndexModel(rate.num_codes) for rate in rates})
             # They are trained when all else is, see `diffcodec.perco.index_training`.
             self.index_models.requires_grad_(False)
-        self._coders: dict[int, tuple[list[Tensor], IndexCoder]] = {}
+        self._coders: dict[int, tuple[list[Tensor], CodeCoder]] = {}
         self.local_channels = int(hyper_encoder["M"])
         backbone.widen(self.local_channels)
         frozen(backbone.latents)
@@ -129,7 +135,7 @@ class LatentDiffusion(nn.Module):
         assert isinstance(module, IndexModel)
         return module
 
-    def coder(self, index: int) -> IndexCoder:
+    def coder(self, index: int) -> CodeCoder:
         """The coder of the codes of a rate.
 
         Raises:
@@ -141,7 +147,10 @@ class LatentDiffusion(nn.Module):
         known = self._coders.get(index)
         # By their contents: a stale coder would be a stream that no other process can decode.
         if known is None or not all(map(torch.equal, known[0], state)):
-            coder = index_coder(self.index_coder, model, rate.num_codes)
+            if self.encoder(index).quantize:
+                coder = index_coder(self.index_coder, model, rate.num_codes)
+            else:
+                coder = HalfPrecision(self.local_channels)
             known = self._coders[index] = [t.clone() for t in state], coder
         return known[1]
 
@@ -159,10 +168,10 @@ class LatentDiffusion(nn.Module):
                 state[name] = tensor
         return state
 
-    def indices(self, x: Tensor, index: int) -> Tensor:
-        """Image (1, 3, H, W) in [0, 1] -> the indices (1, h, w) of a rate."""
+    def codes(self, x: Tensor, index: int) -> Tensor:
+        """Image (1, 3, H, W) in [0, 1] -> the codes of a rate, see `HyperEncoder.codes`."""
         x = pad_to_multiple(x, self.rates[index].pixels_per_code)
-        return self.encoder(index).indices(self.backbone.latents.encode(x))
+        return self.encoder(index).codes(self.backbone.latents.encode(x))
 
     def reconstruct(
         self,
@@ -171,7 +180,7 @@ class LatentDiffusion(nn.Module):
         width: int,
         caption: str | None,
         index: int,
-        indices: Tensor | None,
+        codes: Tensor | None,
         seed: int,
         num_steps: int,
         guidance: float,
@@ -185,7 +194,7 @@ class LatentDiffusion(nn.Module):
             height, width: of the image.
             caption: None is the learned embedding, without guidance on the text.
             index: of the rate.
-            indices: (1, h, w); None is a z_hat of zeros.
+            codes: as `codes` returns them; None is a z_hat of zeros.
             seed, num_steps, guidance, guided, sampler, precision: see `sample_latent`.
         """
         stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
@@ -193,10 +202,10 @@ class LatentDiffusion(nn.Module):
             -(-height // multiple) * multiple // stride,
             -(-width // multiple) * multiple // stride,
         )
-        if indices is None:
+        if codes is None:
             local = self.null_text.new_zeros(1, self.local_channels, *size)
         else:
-            local = self.encoder(index).dequantize(indices)
+            local = self.encoder(index).dequantize(codes)
         latent = self.sample_latent(
             size=size,
             text=self.null_text if caption is None else self.backbone.embed_text([caption]),
@@ -275,8 +284,8 @@ class LatentDiffusion(nn.Module):
 
         Returns:
             `v_loss`, `commit_loss` and, with a perceptual distance, `lpips_loss`; scalars. Beside
-            them, of this batch, `codes_used`: the share of the codebook that occurs in it, and
-            `perplexity`: 2 to the entropy of its codes in bits.
+            them, where there are codes, of this batch: `codes_used`, the share of the codebook that
+            occurs in it, and `perplexity`, 2 to the entropy of its codes in bits.
         """
         x = pad_to_multiple(x, self.rates[index].pixels_per_code)
         with torch.no_grad():
@@ -287,12 +296,11 @@ class LatentDiffusion(nn.Module):
         text = drop(text, self.null_text, caption_drop, always=absent)
         encoding = self.encoder(index)(x0)
         local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
-        share = encoding.indices.unique(return_counts=True)[1] / encoding.indices.numel()
-        out = {
-            "commit_loss": encoding.commit_loss,
-            "codes_used": torch.tensor(len(share) / self.rates[index].num_codes),
-            "perplexity": torch.special.entr(share).sum().exp(),
-        }
+        out = {"commit_loss": encoding.commit_loss}
+        if encoding.indices is not None:
+            share = encoding.indices.unique(return_counts=True)[1] / encoding.indices.numel()
+            out["codes_used"] = torch.tensor(len(share) / self.rates[index].num_codes)
+            out["perplexity"] = torch.special.entr(share).sum().exp()
         sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
         loss, x0_hat = self.process.v_loss(
             self.backbone.network, x0, noise, sigma, text=text, local=local

@@ -20,21 +20,23 @@ EXTENDED = "conv_in_extended."
 
 
 @configured
-def stable_diffusion(source: str) -> Backbone:
-    """Load a Stable Diffusion, or a checkpoint of PerCo (SD), as a backbone in float32.
+def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
+    """Load a Stable Diffusion, or a checkpoint of PerCo (SD), as a backbone.
 
     Args:
         source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout; a checkpoint of
             PerCo (SD) is a folder.
+        memory: see `Backbone.hold`.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline.
+        ValueError: it cannot be had, or is no such pipeline, or there is no such choice.
     """
     backbone = pipelines.stable_diffusion(source)
     folder = Path(source).expanduser()
     if (folder / HYPER_ENCODER).is_dir():
         _use_extended(backbone.unet, _read_tensors(folder / "unet"))
         backbone.hyper_encoder_weights = read_hyper_encoder(folder / HYPER_ENCODER)
+    backbone.hold(memory)
     return backbone
 
 

@@ -66,6 +66,7 @@ class SDEdit(Codec):
             rate: Hyperprior for MS-ILLM, whose own error is not the least (Sec. 4.1). It is no part
             of what is saved.
         decode_precision: `32` or `bf16`, of the diffusion model.
+        compile: `torch.compile` its networks: minutes once, then faster.
         weights: null, or a source of `diffcodec.weights`: of base and prior, where `save` wrote
             them because they can be had nowhere else.
 
@@ -86,6 +87,7 @@ class SDEdit(Codec):
         calibration: Callable[[], Iterable[Tensor]] | None = None,
         reference: Codec | None = None,
         decode_precision: str | int = "32",
+        compile: bool = False,
         weights: str | None = None,
     ) -> None:
         decode_precision = check_precision(decode_precision)
@@ -115,6 +117,8 @@ class SDEdit(Codec):
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
         self.decode_precision = decode_precision
+        if compile:
+            prior.compile()
         for p in self._presets.values():
             self._network(p)  # is there
         self.num_sections = base.num_sections

@@ -80,6 +80,9 @@ class HubPrior(Prior):
         self.max_sigma = min(c.max_sigma for c in self._conventions.values())
         self._class_label = class_label
 
+    def unets(self) -> list[nn.Module]:
+        return list(self.networks.values())
+
     def build_denoiser(self) -> Denoiser:
         return self._build("denoiser", "medium and slow")
 

@@ -78,6 +78,9 @@ class LatentPrior(Prior):
     def decode(self, z: Tensor) -> Tensor:
         return self.latents.decode(z)
 
+    def unets(self) -> list[nn.Module]:
+        return [unet for unet in (self.unet, self.consistency_unet) if unet is not None]
+
     def build_denoiser(self) -> Denoiser:
         return self._convention.wrap(self._network(self.unet))
 

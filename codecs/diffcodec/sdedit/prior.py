@@ -1,6 +1,7 @@
 """The interface that the enhancer needs of a diffusion model of images."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -42,6 +43,15 @@ class Prior(Configured, nn.Module, ABC):
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the right and lower border up to what `encode` and the window take."""
         return pad_to_multiple(x, self.multiple, min_side=self.min_side)
+
+    @abstractmethod
+    def unets(self) -> list[nn.Module]:
+        """The networks that the denoisers call."""
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`torch.compile` the networks."""
+        for network in self.unets():
+            network.compile(*args, **kwargs)
 
     @property
     def min_side(self) -> int:

@@ -2,6 +2,8 @@
 
 import logging
 
+from torch import nn
+
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.small_unet import SmallUNet
@@ -32,6 +34,9 @@ class SmallPrior(Prior):
                 "the small prior has no trained weights: give codec.prior.denoiser.weights= and "
                 "codec.prior.consistency.weights="
             )
+
+    def unets(self) -> list[nn.Module]:
+        return [self.network, self.consistency_network]
 
     def build_denoiser(self) -> Denoiser:
         return EDMDenoiser(self.network)

@@ -80,6 +80,20 @@ def test_what_is_lost_against_ideal_code_lengths(shared):
 
 
 @torch.no_grad()
+@pytest.mark.timeout(3600)
+def test_no_level_makes_pictures_worse(shared):
+    """The median over the images of Kodak of what a level adds to the PSNR of the mean."""
+    codec = instantiate(compose_config(["codec=diffc"]).codec).eval()
+    steps = []
+    for path in sorted((shared / "data" / "kodak").glob("*.png")):
+        x = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy())
+        steps.append(np.diff(curve(codec, x.permute(2, 0, 1)[None] / 255, codec.channel)[1]))
+    added = np.median([step[: min(map(len, steps))] for step in steps], 0)
+    print("dB a level:", " ".join(f"{step:.3f}" for step in added))
+    assert (added > 0).all()
+
+
+@torch.no_grad()
 def test_what_a_chunk_takes():
     length, count = 2000, 64
     mu = torch.randn(count, length, generator=torch.Generator().manual_seed(0))

@@ -287,10 +287,12 @@ class LatentDiffusion(nn.Module):
         text = drop(text, self.null_text, caption_drop, always=absent)
         encoding = self.encoder(index)(x0)
         local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
-        share = encoding.indices.unique(return_counts=True)[1] / encoding.indices.numel()
+        used = encoding.indices.flatten()
+        share = x0.new_zeros(self.rates[index].num_codes)
+        share = share.scatter_add(0, used, torch.full_like(used, 1 / len(used), dtype=x0.dtype))
         out = {
             "commit_loss": encoding.commit_loss,
-            "codes_used": torch.tensor(len(share) / self.rates[index].num_codes),
+            "codes_used": (share > 0).float().mean(),
             "perplexity": torch.special.entr(share).sum().exp(),
         }
         sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)

@@ -30,6 +30,30 @@ class Skipped:
     reason: str
 
 
+class SkipCounter:
+    """Counts what is broken in training, over all loader processes, and warns of the first."""
+
+    def __init__(self) -> None:
+        # A lock of the spawn context can be handed to workers of every start method; that of the
+        # default one cannot.
+        self._value = multiprocessing.get_context("spawn").Value("l", 0)
+
+    @property
+    def value(self) -> int:
+        return int(self._value.value)
+
+    def count(self, error: Exception) -> None:
+        """Count what an error is about."""
+        with self._value.get_lock():
+            self._value.value += 1
+            first = self._value.value == 1
+        if first:
+            warnings.warn(
+                f"{error}; it is skipped, and so are other broken training images from now on",
+                stacklevel=2,
+            )
+
+
 class ImageDataset(Dataset[dict[str, Any] | Skipped]):
     """Samples `image` (3, H, W) in [0, 1], `index`, `name` and what the item has beside.
 
@@ -55,14 +79,12 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
         cache: bool = False,
         skip_broken: bool = False,
     ) -> None:
-        self.items = list(items)
+        self.items = items
         self.transform = transform
         self.training = training
         self.skip_broken = skip_broken
         self._cache: dict[int, Image.Image] | None = {} if cache else None
-        # Shared with the loader's workers. A lock of the spawn context can be handed to workers
-        # of every start method; that of the default one cannot.
-        self._skipped = multiprocessing.get_context("spawn").Value("l", 0)
+        self._skipped = SkipCounter()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -70,11 +92,11 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
     @property
     def num_skipped(self) -> int:
         """How many times a broken file was skipped in training, by all loader workers."""
-        return int(self._skipped.value)
+        return self._skipped.value
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each sample, from the files' headers alone.
+        """Height and width of each sample, as the source or the files' headers say.
 
         The transform must be deterministic: it is applied to one blank image of each size.
 
@@ -98,7 +120,7 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
             ValueError: in training, not one image can be read.
         """
         if isinstance(index, Draw):
-            with _seeded(index.seed):
+            with seeded(index.seed):
                 return self[index.index]
         if not self.training:
             try:
@@ -112,7 +134,7 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
             try:
                 return self._sample((index + offset) % len(self))
             except ImageReadError as error:
-                self._count_skip(error)
+                self._skipped.count(error)
         raise ValueError(f"none of the {len(self)} training images can be read")
 
     def _sample(self, index: int) -> dict[str, Any]:
@@ -155,7 +177,7 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
 
     def _file_size(self, item: Item) -> tuple[int, int]:
         try:
-            return image_size(item.paths[0])
+            return item.size or image_size(item.paths[0])
         except ImageReadError:
             if not self.skip_broken:
                 raise
@@ -166,16 +188,6 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
         height, width = size
         blank = self.transform(Image.new("RGB", (width, height)))
         return blank.height, blank.width
-
-    def _count_skip(self, error: ImageReadError) -> None:
-        with self._skipped.get_lock():
-            self._skipped.value += 1
-            first = self._skipped.value == 1
-        if first:
-            warnings.warn(
-                f"{error}; it is skipped, and so are other broken training images from now on",
-                stacklevel=2,
-            )
 
 
 def collate(samples: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
@@ -212,7 +224,7 @@ def _empty_batch() -> dict[str, Any]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw from torch's generator by this seed, and put it back as it was."""
     # Not torch.manual_seed, which would seed the accelerators, too.
     state = torch.get_rng_state()

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -28,9 +29,14 @@ def list_images(folder: Path, limit: int | None = None) -> list[Path]:
     Raises:
         ValueError: there is no such folder, or it links back to a folder above.
     """
+    return list(islice(image_files(folder), limit))
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """As `list_images`, one after another."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
-    return list(islice(_image_files(folder, (folder.resolve(),)), limit))
+    return _image_files(folder, (folder.resolve(),))
 
 
 def _image_files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
@@ -62,7 +68,18 @@ def read_rgb(path: Path) -> Image.Image:
         ImageReadError: the file is missing, truncated, of more than `PIL.Image.MAX_IMAGE_PIXELS`
             pixels, of values that no image has, or no image.
     """
-    with _opened(path) as image:
+    with _opened(path, path) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def decode_rgb(data: bytes, name: str) -> Image.Image:
+    """As `read_rgb`, of the bytes of a file; the name is for messages.
+
+    Raises:
+        ImageReadError: as there.
+    """
+    with _opened(BytesIO(data), name) as image:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
 
@@ -73,7 +90,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageReadError: the file is missing, too large or no image.
     """
-    with _opened(path) as image:
+    with _opened(path, path) as image:
         width, height = image.size
         # Orientations 5 to 8 swap the sides; Pillow has done it already where the file is a TIFF.
         swapped = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
@@ -81,16 +98,17 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(file: Path | BytesIO, name: Path | str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about metadata that nobody asks for
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 yield image
     # Pillow has no common error: broken files also end in RuntimeError, TypeError, struct.error, …
     except Exception as error:
-        raise ImageReadError(f"cannot read image {path}: {error}") from error
+        reason = str(error).replace(repr(file), "it") if isinstance(file, BytesIO) else error
+        raise ImageReadError(f"cannot read image {name}: {reason}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,7 @@
 """The one LightningDataModule: three sources, their preprocessing, their loaders."""
 
 import os
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.dataset import ImageDataset, Transform, collate
+from datamodules.dataset import ImageDataset, SkipCounter, Transform, collate
 from datamodules.loader import TrainingLoader
 from datamodules.sampler import ShardedBatchSampler, ShardedRandomSampler
+from datamodules.shard_loader import ShardLoader, ShardSettings
+from datamodules.shards import Shards
 from datamodules.sources import Source
 
 SPLITS = ("train", "val", "test")
@@ -33,7 +35,10 @@ class ImageDataModule(LightningDataModule):
     Args:
         name: of the test set, as it is logged.
         root: the folder that the sources' paths are relative to.
-        train, val, test: where the images come from; null where there is none.
+        train, val, test: where the images come from; null where there is none. Shards are trained
+            on alone.
+        calibration: where images come from that a codec is set up with, see
+            `datamodules.calibration`; none of them is tested.
         train_transform: PIL image -> PIL image of a fixed size.
         eval_transform: the same in validation and test, deterministic; null evaluates at full
             resolution.
@@ -42,7 +47,8 @@ class ImageDataModule(LightningDataModule):
         num_workers: loader processes; 0 reads in the training process.
         cache: keep decoded training images in memory.
         samples_per_epoch: training images drawn per epoch over all processes, however many there
-            are; null draws each once.
+            are; null draws each once. Shards need it, because they do not say how many images they
+            have.
         on_error: what a broken or missing image does to an evaluation: `stop` it with an error
             that names it, or `skip`, which leaves it out and counts it. In training such images are
             always skipped and counted.
@@ -61,9 +67,10 @@ class ImageDataModule(LightningDataModule):
         name: str,
         *,
         root: str | None = None,
-        train: Source | None = None,
+        train: Source | Shards | None = None,
         val: Source | None = None,
         test: Source | None = None,
+        calibration: Sequence[Source] = (),
         train_transform: Transform | None = None,
         eval_transform: Transform | None = None,
         batch_size: int = 8,
@@ -84,6 +91,13 @@ class ImageDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"{key} must be at least {least}, got {value}")
+        for split, source in (("val", val), ("test", test)):
+            if isinstance(source, Shards):
+                raise ValueError(f"{split} images cannot come from shards: give a folder")
+        if isinstance(train, Shards) and samples_per_epoch is None:
+            raise ValueError(
+                "shards do not say how many images they have: give datamodule.samples_per_epoch=N"
+            )
         self.name = name
         self.root = None if root is None else Path(root).expanduser()
         self.batch_size = batch_size
@@ -93,13 +107,19 @@ class ImageDataModule(LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.on_error = on_error
         self.measured: Container[int] = ()
-        self._sources = {"train": train, "val": val, "test": test}
+        self._sources: dict[str, Source | Shards | None] = {
+            "train": train,
+            "val": val,
+            "test": test,
+        }
         self._transforms = {"train": train_transform, "val": eval_transform, "test": eval_transform}
+        self.calibration = tuple(calibration)
         self._datasets: dict[str, ImageDataset] = {}
+        self._skipped_of_shards = SkipCounter()
 
     def prepare_data(self) -> None:
         """Download what is missing; Lightning calls it in one process per machine."""
-        for source in self._sources.values():
+        for source in (*self._sources.values(), *self.calibration):
             if source is not None:
                 source.prepare(self.root)
 
@@ -110,6 +130,9 @@ class ImageDataModule(LightningDataModule):
             ValueError: they are missing, or too few for the number of processes.
         """
         for split in STAGES[stage]:
+            if isinstance(self._sources[split], Shards):
+                self.train_dataloader()  # looks at what it needs, and opens nothing
+                continue
             dataset = self.dataset(split)
             if dataset is None:
                 if split == REQUIRED[stage]:
@@ -128,13 +151,18 @@ class ImageDataModule(LightningDataModule):
         """The images of `train`, `val` or `test`, or None where the datamodule has none.
 
         Raises:
-            ValueError: there is no such split, or its images are missing.
+            ValueError: there is no such split, or its images are missing or in shards.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}, choose from {', '.join(SPLITS)}")
         source = self._sources[split]
         if source is None:
             return None
+        if isinstance(source, Shards):
+            raise ValueError(
+                f"the {split} images of datamodule {self.name!r} are in shards, which are only "
+                "trained on: use a folder of them"
+            )
         if split not in self._datasets:
             training = split == "train"
             try:
@@ -161,9 +189,12 @@ class ImageDataModule(LightningDataModule):
     def num_skipped(self) -> int:
         """How many times this process skipped a broken training image."""
         dataset = self._datasets.get("train")
-        return 0 if dataset is None else dataset.num_skipped
+        return self._skipped_of_shards.value + (0 if dataset is None else dataset.num_skipped)
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Any] | ShardLoader:
+        source = self._sources["train"]
+        if isinstance(source, Shards):
+            return self._shard_loader(source)
         dataset = self.dataset("train")
         if dataset is None:
             raise ValueError(f"datamodule {self.name!r} has no train images")
@@ -172,12 +203,35 @@ class ImageDataModule(LightningDataModule):
             self.samples_per_epoch,
             rank=self._rank,
             world_size=self._world_size,
-            # What Lightning's seed_everything leaves for all processes.
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            seed=_seed(),
         )
         return TrainingLoader(
             dataset, sampler, batch_size=self.batch_size, num_workers=self.num_workers
         )
+
+    def _shard_loader(self, source: Shards) -> ShardLoader:
+        draws = self.batch_size * self._world_size
+        if (self.samples_per_epoch or 0) < draws:
+            raise ValueError(
+                f"datamodule.samples_per_epoch={self.samples_per_epoch} makes no batch of "
+                f"{self.batch_size} images for each of {self._world_size} processes"
+            )
+        try:
+            settings = ShardSettings(
+                source.locations(self.root),
+                self._transforms["train"],
+                batch_size=self.batch_size,
+                num_batches=(self.samples_per_epoch or 0) // draws,
+                buffer=source.buffer,
+                captions=source.captions,
+                seed=_seed(),
+                rank=self._rank,
+                world_size=self._world_size,
+                skipped=self._skipped_of_shards,
+            )
+            return ShardLoader(settings, self.num_workers)
+        except ValueError as error:
+            raise ValueError(f"datamodule {self.name!r}, train images: {error}") from error
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return self._eval_dataloader("val")
@@ -218,3 +272,8 @@ class ImageDataModule(LightningDataModule):
     @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
+
+
+def _seed() -> int:
+    """What Lightning's seed_everything leaves for all processes."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))

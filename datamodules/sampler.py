@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Sampler
 
+_AT_ONCE = 1 << 14
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -65,7 +67,11 @@ class ShardedRandomSampler(Sampler[Draw]):
         seeds = torch.randint(1 << 62, (len(order),), generator=generator)
         first = self.rank + self.first * self.world_size
         own = slice(first, len(self) * self.world_size, self.world_size)
-        return map(Draw, order[own].tolist(), seeds[own].tolist())
+        # A part at a time: millions of Python's integers take a gigabyte.
+        for indices, some in zip(
+            order[own].split(_AT_ONCE), seeds[own].split(_AT_ONCE), strict=True
+        ):
+            yield from map(Draw, indices.tolist(), some.tolist())
 
     def __len__(self) -> int:
         return self.num_samples // self.world_size

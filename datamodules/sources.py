@@ -6,11 +6,12 @@ from http.client import HTTPException
 from importlib.resources import files
 from itertools import islice, permutations
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, overload
 
 from datamodules import kodak
 from datamodules.annotations import Names, read_all_captions, read_names, shipped_names
 from datamodules.files import SUFFIXES, ImageReadError, image_size, list_images
+from datamodules.index_file import Index, read_index
 from datamodules.label_maps import LabelMap
 
 
@@ -24,6 +25,7 @@ class Item:
         caption: if the source has one.
         score_caption: another caption of it, which nothing is conditioned on.
         label_map: the classes of its pixels.
+        size: height and width in pixels, where the source knows them.
     """
 
     name: str
@@ -31,6 +33,33 @@ class Item:
     caption: str | None = None
     score_caption: str | None = None
     label_map: LabelMap | None = None
+    size: tuple[int, int] | None = None
+
+
+class IndexedItems(Sequence[Item]):
+    """The images of an index, each made when it is asked for: a list of millions takes gigabytes.
+
+    Args:
+        folder: that the paths are relative to.
+        index: paths and sizes.
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder = folder
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> "IndexedItems": ...
+    def __getitem__(self, index: int | slice) -> "Item | IndexedItems":
+        if isinstance(index, slice):
+            return IndexedItems(self.folder, self.index[index])
+        path, size = self.index[index]
+        return Item(path, (self.folder / path,), size=size)
 
 
 class Source(Protocol):
@@ -39,7 +68,7 @@ class Source(Protocol):
     def prepare(self, root: Path | None) -> None:
         """Download what is missing; one process per machine calls it before `items`."""
 
-    def items(self, root: Path | None) -> list[Item]:
+    def items(self, root: Path | None) -> Sequence[Item]:
         """The images, in a fixed order. `root` is the datamodule's folder.
 
         Raises:
@@ -67,6 +96,10 @@ class Folder(Source):
         label_maps: a folder of label maps that are named as the images are, with suffix png, for
             mIoU.
         label_values: the pixel's value of each class in them, see `datamodules.label_maps`.
+        index: a file that lists the images and perhaps their sizes, see `datamodules.index_file`
+            and `experiments.index`: the folder is not searched, and no image is looked for before
+            it is read. `names`, `captions` and `label_maps` make a list of them all the same, which
+            takes about a kilobyte for each image.
     """
 
     path: str | Sequence[str] = "."
@@ -79,6 +112,7 @@ class Folder(Source):
     score_caption_index: int | None = None
     label_maps: str | None = None
     label_values: Sequence[int] | None = None
+    index: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -92,13 +126,19 @@ class Folder(Source):
             )
         if self.score_caption_index is not None and not self.captions:
             raise ValueError("score_caption_index needs captions: give captions=FILE")
+        if self.index is not None and not isinstance(self.path, str):
+            raise ValueError("an index is of one folder: give path=DIR, or no index")
 
-    def items(self, root: Path | None) -> list[Item]:
+    def items(self, root: Path | None) -> Sequence[Item]:
         paths = [self.path] if isinstance(self.path, str) else list(self.path)
-        folders = [_below(root, path) for path in paths]
+        folders = [below(root, path) for path in paths]
         chosen = self.names is not None or self.min_side > 0
         last = None if self.limit is None else self.skip + self.limit
-        items = _list_items(folders, None if chosen else last)
+        items: Sequence[Item]
+        if self.index is not None:
+            items = IndexedItems(folders[0], read_index(below(root, self.index)))
+        else:
+            items = _list_items(folders, None if chosen else last)
         if not items:
             raise ValueError(
                 f"no image ({' '.join(sorted(SUFFIXES))}) below {', '.join(map(str, folders))}"
@@ -106,8 +146,7 @@ class Folder(Source):
         if self.names is not None:
             items = _only(items, *_read_list(root, self.names))
         if self.min_side:
-            # One by one: where there is a limit, only so many headers are read.
-            items = list(islice((i for i in items if _reaches(i, self.min_side)), last))
+            items = _of_min_side(items, self.min_side, last)
             if not items:
                 raise ValueError(
                     f"no image below {', '.join(map(str, folders))} has sides of {self.min_side} "
@@ -118,9 +157,9 @@ class Folder(Source):
         items = items[self.skip : last]
         if self.captions:
             indices = (self.caption_index, self.score_caption_index)
-            items = _captioned(items, _below(root, self.captions), *indices)
+            items = _captioned(items, below(root, self.captions), *indices)
         if self.label_maps:
-            items = _labelled(items, _below(root, self.label_maps), self.label_values)
+            items = _labelled(items, below(root, self.label_maps), self.label_values)
         return items
 
 
@@ -130,6 +169,7 @@ class Photos(Source):
 
     Attributes:
         split: `train`, `val` or `test`; the two views of the stereo pair are both in `train`.
+            `calibration` is train and val, with one of the two views.
     """
 
     split: str
@@ -143,6 +183,13 @@ class Photos(Source):
             "retina.jpg",
         ),
         "val": ("rocket.jpg",),
+        "calibration": (
+            "hubble_deep_field.jpg",
+            "ihc.png",
+            "motorcycle_left.png",
+            "retina.jpg",
+            "rocket.jpg",
+        ),
         "test": ("astronaut.png", "chelsea.png", "coffee.png"),
     }
 
@@ -211,7 +258,7 @@ class Septuplets(Source):
     list_file: str = "sep_trainlist.txt"
 
     def items(self, root: Path | None) -> list[Item]:
-        folder = _below(root, self.path)
+        folder = below(root, self.path)
         expected = (
             f"Vimeo-90k is expected as {folder / self.list_file} and "
             f"{folder}/sequences/00001/0001/im1.png to im7.png"
@@ -231,7 +278,7 @@ class Septuplets(Source):
         return items
 
 
-def _below(root: Path | None, path: str) -> Path:
+def below(root: Path | None, path: str) -> Path:
     """An absolute path as it is, another below the datamodule's root."""
     expanded = Path(path).expanduser()
     if root is None and not expanded.is_absolute():
@@ -264,9 +311,16 @@ def _prefixes(folders: Sequence[Path]) -> list[str]:
     return ["/".join(part[-count:]) + "/" for part in parts]
 
 
+def _of_min_side(items: Sequence[Item], pixels: int, limit: int | None) -> Sequence[Item]:
+    if isinstance(items, IndexedItems) and items[0].size is not None:
+        return IndexedItems(items.folder, items.index.of_min_side(pixels))
+    # One by one: where there is a limit, only so many headers are read.
+    return list(islice((item for item in items if _reaches(item, pixels)), limit))
+
+
 def _reaches(item: Item, min_side: int) -> bool:
     try:
-        return min(image_size(item.paths[0])) >= min_side
+        return min(item.size or image_size(item.paths[0])) >= min_side
     except ImageReadError:
         return True  # left in: whoever reads it decides whether to stop or to skip it
 
@@ -278,7 +332,7 @@ def _read_list(root: Path | None, names: str | Sequence[str]) -> tuple[Sequence[
     shipped = shipped_names(names)
     if shipped is not None:
         return shipped, names
-    file = _below(root, names)
+    file = below(root, names)
     return read_names(file), str(file)
 
 

@@ -1,10 +1,12 @@
 """Measure how fast a codec is, and where its time goes.
 
     python -m experiments.benchmark codec=… [--against benchmark.json] [key=value …]
+    python -m experiments.benchmark data=100 datamodule=… datamodule.num_workers=8 [key=value …]
 
 Writes benchmark.json: for each variant, size and batch size, seconds per image of encoding and
 decoding in networks, entropy coding and the rest, peak memory, floating-point operations and the
-share of the machine's matrix-product peak that they are; and the time of a training step.
+share of the machine's matrix-product peak that they are; and the time of a training step. The
+second command times so many batches of the loader of training images, and nothing else.
 """
 
 import copy
@@ -49,13 +51,14 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     import torch
     from lightning.pytorch import seed_everything
 
-    from diffcodec.curves import git_revision
-    from experiments.benchmarking.machine import describe, matmul_peak
+    from experiments.benchmarking.machine import matmul_peak
     from experiments.benchmarking.stopwatch import Instruments
     from experiments.benchmarking.summary import compare, read_benchmark
     from experiments.benchmarking.variants import build_variants, parse_size
 
     old = read_benchmark(cfg.against) if cfg.against else None
+    if cfg.data is not None:
+        return _benchmark_data(cfg)
     sizes = {str(size): parse_size(size) for size in cfg.sizes}
     variants, left_out = build_variants(cfg, OmegaConf.to_container(cfg.variants))  # type: ignore[arg-type]
     for name, reason in left_out.items():
@@ -77,18 +80,42 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
             speed = stage["flops"] / stage["seconds"]["median"]
             stage["share_of_peak"] = speed / peaks[stage["dtype"]]
     data["meta"] = {
-        **describe(device),
+        **_meta(cfg, device),
         "matmul_flops_per_second": peaks,
         "repetitions": cfg.repetitions,
         "left_out": left_out,
-        "git_revision": git_revision(),
-        "config": OmegaConf.to_container(cfg, resolve=True),
     }
     if old is not None:
         data["ratios"], warning = compare(data, old)
         if warning:
             log.warning(warning)
     return data
+
+
+def _benchmark_data(cfg: DictConfig) -> dict[str, Any]:
+    from hydra.utils import instantiate
+    from lightning.pytorch import seed_everything
+
+    from experiments.benchmarking.data import measure_data
+    from experiments.build import fix_threads
+
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    fix_threads(cfg.threads)
+    row = measure_data(instantiate(cfg.datamodule), num_batches=cfg.data)
+    name = cfg.datamodule.name
+    return {
+        **{"name": name, "point": None, "coding": [], "training": []},
+        "data": {"datamodule": name, "workers": cfg.datamodule.num_workers, **row},
+        "meta": _meta(cfg, _device(cfg)),
+    }
+
+
+def _meta(cfg: DictConfig, device: Any) -> dict[str, Any]:
+    from diffcodec.curves import git_revision
+    from experiments.benchmarking.machine import describe
+
+    config = OmegaConf.to_container(cfg, resolve=True)
+    return {**describe(device), "git_revision": git_revision(), "config": config}
 
 
 def _measure_variant(
@@ -162,19 +189,23 @@ def report(data: dict[str, Any], cfg: DictConfig) -> None:
     from rich.console import Console
 
     from diffcodec.curves import write_json
-    from experiments.benchmarking.summary import coding_table, training_table
+    from experiments.benchmarking.summary import coding_table, data_table, training_table
 
     path = Path(HydraConfig.get().runtime.output_dir) / "benchmark.json"
     write_json(data, path)
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, MIN_WIDTH)
-    console.print(coding_table(data))
-    if data["training"]:
-        console.print(training_table(data))
-    peaks = data["meta"]["matmul_flops_per_second"]
-    told = ", ".join(f"{name} {value / 1e9:.3g} GFLOP/s" for name, value in peaks.items())
-    console.print(f"  {data['parameters'] / 1e6:.3g} million parameters; matrix products: {told}")
+    if "data" in data:
+        console.print(data_table(data))
+    else:
+        console.print(coding_table(data))
+        if data["training"]:
+            console.print(training_table(data))
+        peaks = data["meta"]["matmul_flops_per_second"]
+        told = ", ".join(f"{name} {value / 1e9:.3g} GFLOP/s" for name, value in peaks.items())
+        million = data["parameters"] / 1e6
+        console.print(f"  {million:.3g} million parameters; matrix products: {told}")
     console.print(f"  {path}", highlight=False)
     _log(data, cfg)
 
@@ -193,7 +224,10 @@ def _log(data: dict[str, Any], cfg: DictConfig) -> None:
     run.config.update(data["meta"])
     rows = [_flat(row) for row in (*data["coding"], *data["training"])]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    logger.log_table("benchmark", columns, [[row.get(key) for key in columns] for row in rows])
+    if rows:
+        logger.log_table("benchmark", columns, [[row.get(key) for key in columns] for row in rows])
+    if "data" in data:
+        run.summary.update({f"data/{k}": v for k, v in _flat(data["data"]).items()})
     for row in rows:
         prefix = f"{row['variant']}/{row['size']}/{row['batch']}"
         run.summary.update({f"{prefix}/{k}": v for k, v in row.items() if isinstance(v, float)})

@@ -30,6 +30,14 @@ def fix_threads(threads: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning shares out the cores again
 
 
+def is_sharded(cfg: DictConfig) -> bool:
+    """Whether the trainer of a config shares out the networks over its processes."""
+    strategy = (cfg.get("trainer") or {}).get("strategy")
+    return isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(
+        "ModelParallelStrategy"
+    )
+
+
 def build_codec(cfg: DictConfig) -> "Codec":
     """The codec of a config, in its memory format, on as many threads as the config says.
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "doctor": "say what a run needs from elsewhere, and what of it is here",
     "compare": "draw the curves of several runs, with a table and a page",
     "benchmark": "measure how fast a codec is, and where its time goes",
+    "index": "list the images of a large folder, once",
     "caption": "write captions of a data set's images",
     "calibrate": "find the strengths of the enhancer",
     "compress": "turn images into streams",

@@ -4,14 +4,17 @@
     python -m experiments.doctor experiment=paper/perco_coco512 datamodule.root=DIR
 
 It takes what `experiments.run` takes, and leaves with 1 where something is missing that a run does
-not fetch by itself.
+not fetch by itself. With `trainer=fsdp` it also estimates the memory of a step on 1, 4 and 8 GPUs.
 """
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from experiments.build import is_sharded
 from experiments.cli import compose_config, fail
 from experiments.sources import Need, needs_of
 
@@ -22,6 +25,7 @@ STATES = {
     "unknown": "NOT KNOWN",
 }
 BYTES_PER_GB = 1e9
+GPUS = (1, 4, 8)  # that estimates are made for
 
 
 def report(needs: Sequence[Need]) -> list[str]:
@@ -47,6 +51,17 @@ def report(needs: Sequence[Need]) -> list[str]:
     free = shutil.disk_usage(Path.home()).free / BYTES_PER_GB
     lines.append(f"disk        {_gigabytes(free)} free in {Path.home()}")
     return lines
+
+
+def estimates(cfg: DictConfig) -> Iterator[str]:
+    """What a training step takes on each of several GPUs that share its networks."""
+    from experiments.memory import estimate, has_estimate
+
+    if not has_estimate(cfg):
+        yield "per GPU     not known: estimates are of PerCo over Stable Diffusion 1.5 or 2.1"
+        return
+    for count in GPUS:
+        yield f"per GPU     {estimate(cfg, count)}"
 
 
 def _facts(need: Need) -> list[str]:
@@ -83,8 +98,12 @@ def main(arguments: Sequence[str]) -> int:
     if set(arguments) & {"-h", "--help"}:
         print((__doc__ or "").strip())
         return 0
-    needs = needs_of(compose_config(list(arguments)))
+    cfg = compose_config(list(arguments))
+    needs = needs_of(cfg)
     print("\n".join(report(needs)))
+    if is_sharded(cfg):
+        for line in estimates(cfg):
+            print(line, flush=True)
     blocking = [n for n in needs if n.state in ("missing", "unknown") and not n.optional]
     return 1 if blocking else 0
 

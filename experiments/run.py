@@ -24,6 +24,7 @@ from diffcodec.points import find_points, group_by_bytes
 from experiments.build import (
     build_codec,
     fix_threads,
+    is_sharded,
     load_trained,
     refuse_untrained,
     refuse_untrained_parts,
@@ -102,7 +103,7 @@ def run(cfg: DictConfig) -> None:
         if trainer.is_global_zero:
             warn_of_batch_size(cfg, trainer.world_size)
         _fit(trainer, codec, datamodule, cfg.ckpt_path)
-        if _is_sharded(cfg):
+        if is_sharded(cfg):
             report(trainer)
             return
     elif cfg.ckpt_path:
@@ -119,18 +120,11 @@ def run(cfg: DictConfig) -> None:
         evaluation.finish()
 
 
-def _is_sharded(cfg: DictConfig) -> bool:
-    strategy = cfg.trainer.get("strategy")
-    return isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(
-        "ModelParallelStrategy"
-    )
-
-
 def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:
     from lightning.pytorch import LightningModule
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
-    if not _is_sharded(cfg):
+    if not is_sharded(cfg):
         return
     if not is_overridden("configure_model", codec, LightningModule):
         raise ValueError(

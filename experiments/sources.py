@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.shards import Shards
 from diffcodec.metrics import Metric, SetMetric, all_metrics
 from experiments.cli import CONFIG_DIR
 
@@ -155,12 +156,15 @@ def _data(cfg: DictConfig) -> Iterator[Need]:
             continue
         where = f"datamodule.{split}"
         try:
-            items = instantiate(node[split], _convert_="all").items(root)
+            source = instantiate(node[split], _convert_="all")
+            if isinstance(source, Shards):
+                told = f"{len(source.locations(root))} shards"
+            else:
+                told = f"{len(source.items(root))} images"
         except ValueError as error:
             state = "download" if entry is not None and entry.fetch == "run" else "missing"
             yield Need(where, f"{node.name}, {split}", entry, state, str(error))
         else:
-            told = f"{len(items)} images"
             yield Need(where, f"{node.name}, {split}", None, "here", told)
 
 
@@ -225,7 +229,13 @@ def _local(where: str, location: str) -> Need:
         path = path.parent
     if path.exists():
         return Need(where, location, None, "here", str(path))
-    return Need(where, location, None, "missing", f"there is no {path}")
+    return Need(where, location, _of_name(path.name), "missing", f"there is no {path}")
+
+
+def _of_name(file: str) -> Source | None:
+    """The entry of the list that a file is by its name, where it was got by hand."""
+    named = (e for e in all_sources().values() if e.kind == "weights" and e.fetch == "hand")
+    return next((e for e in named if e.source.rpartition("/")[2] == file), None)
 
 
 def _cached(location: str, entry: Source) -> Path | None:

@@ -32,6 +32,7 @@ OVERRIDES = {
     ],
     "diffc": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.log2_candidates=12"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
+    "hific": ["codec.width=2", "codec.M=12", "codec.N=8", "codec.blocks=1"],
     "cheng2020_anchor": ["codec.size=[16]"],
     "cheng2020_attn": ["codec.size=[16]"],
     "mbt2018": ["codec.size=[16,24]"],

@@ -1,5 +1,7 @@
 import hashlib
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -183,3 +185,21 @@ def test_strict_loading_names_what_does_not_fit():
             {"weight": torch.ones(2, 3), "bias": torch.ones(2), "extra": torch.ones(1)},
             source="here",
         )
+
+
+def test_processes_of_a_machine_fetch_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    content = b"weights"
+    checksum = hashlib.sha256(content).hexdigest()
+    started = []
+
+    def download(url: str, path: str, hash_prefix: str) -> None:
+        started.append(url)
+        time.sleep(0.2)
+        Path(path).write_bytes(content)
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    source = f"https://example.org/w.pth#sha256={checksum}"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(find_file, [source] * 4))
+    assert len(set(found)) == len(started) == 1

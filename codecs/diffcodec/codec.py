@@ -92,6 +92,12 @@ class Codec(Configured, LightningModule, ABC):
     evaluation step are here. A codec that is trained adds `training_step` and
     `configure_optimizers`.
 
+    Several processes that share a batch train it as one process does, to rounding, where they draw
+    what is random alike: losses are means over images, and codebooks are averaged over all. But
+    noise, timesteps and dropped conditions are drawn by each process for its own images, so that
+    the weights of one and of two processes are two samples of the same training. Which images are
+    drawn, and how they are cropped, depends on neither.
+
     Args:
         points: the operating points that can be reached without retraining, as
             `diffcodec.points.combine` makes them of a codec's settings.

@@ -13,12 +13,14 @@ are renamed by an explicit table, and loaded with `strict=True`.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 SOURCES = (
@@ -280,13 +282,28 @@ def _fetch(repository: str, file: str, revision: str | None, *, optional: bool =
         raise ValueError(f"could not get {name} from the hub: {error}") from error
 
 
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Let the processes of a machine fetch to torch's hub cache one after another.
+
+    The first one downloads, and the others find what it has left. The hub's client has locks of its
+    own.
+    """
+    folder = Path(torch.hub.get_dir())
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "diffcodec.lock"):
+        yield
+
+
 def _download(url: str, checksum: str) -> Path:
     if not checksum:
         raise ValueError(f"{url} needs its checksum: append {_CHECKSUM} and 64 hex digits")
     folder = Path(torch.hub.get_dir()) / "diffcodec"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{checksum[:16]}-{Path(url).name}"
-    if not path.is_file():
+    with one_at_a_time():
+        if path.is_file():
+            return path
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=checksum)
         except (OSError, RuntimeError) as error:

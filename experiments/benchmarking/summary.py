@@ -96,6 +96,19 @@ def training_table(data: Mapping[str, Any]) -> "Table":
     return table
 
 
+def data_table(data: Mapping[str, Any]) -> "Table":
+    """What the loader of a datamodule's training images gives."""
+    row = data["data"]
+    table = _table(f"{data['name']}: training images")
+    for heading in ("loader processes", "batch", "ms per batch", "images/s", "first after s"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        *(str(row["workers"]), str(row["batch"]), _spread(row["seconds"])),
+        *(f"{row['images_per_second']:.3g}", f"{row['first_seconds']:.3g}"),
+    )
+    return table
+
+
 def _table(title: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

@@ -14,7 +14,7 @@ from datamodules.sources import Photos
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "datamodule").glob("*.yaml"))
-TRAINING_SETS = {"openimages", "vimeo90k"}
+TRAINING_SETS = {"openimages", "shards", "vimeo90k"}
 
 Load = Callable[..., ImageDataModule]
 
@@ -70,6 +70,7 @@ def test_all_sets_are_there():
         "lsun_bedroom",
         "openimages",
         "photos",
+        "shards",
         "tecnick",
         "vimeo90k",
     }

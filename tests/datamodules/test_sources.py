@@ -225,7 +225,7 @@ def test_the_photos_of_the_splits_are_colour_and_differ():
 
 
 def test_an_unknown_split_lists_the_choices():
-    with pytest.raises(ValueError, match="unknown split 'dev', choose from train, val, test"):
+    with pytest.raises(ValueError, match="choose from train, val, calibration, test"):
         Photos("dev")
 
 

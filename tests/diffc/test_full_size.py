@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from diffcodec.diffc import DiffC
-from tests.latent.full_size import full_size_backbone
+from diffcodec.latent.stable_diffusion import blank_stable_diffusion
 
 pytestmark = pytest.mark.slow
 
 
 def test_three_levels_at_full_size(photo):
-    backbone = full_size_backbone()
+    backbone = blank_stable_diffusion("sd21")
     assert sum(p.numel() for p in backbone.unet.parameters()) == pytest.approx(866e6, rel=0.01)
     # Three levels of one chunk of 17 bits each, after the header and the error of the first.
     codec = DiffC(backbone, 8 * 18 / 512**2, decoder="mean", decode_precision="bf16").eval()

@@ -136,3 +136,11 @@ def test_a_wrong_key_lists_the_choices_and_nothing_heavy_is_imported():
     )
     assert done.returncode == 1
     assert "perco" in done.stderr
+
+
+def test_a_file_to_be_got_by_hand_is_known_by_its_name(capsys):
+    found = states("codec=sdedit", "codec/prior=hub")
+    assert found["edm_bedroom"] == "missing"
+    assert states("codec=sdedit", "codec/prior=imagenet")["adm_imagenet"] == "missing"
+    assert main(["codec=sdedit", "codec/prior=hub"]) == 1
+    assert "2.1 GB; licence: MIT" in capsys.readouterr().out

@@ -75,7 +75,7 @@ def test_every_data_set_on_disk_has_an_entry():
         if entry.kind == "data"
         for condition in entry.needed_by
     }
-    assert names - {"folder", "photos"} <= covered
+    assert names - {"folder", "photos", "shards"} <= covered
 
 
 def test_a_source_is_found_at_any_revision_and_for_any_of_its_files():

@@ -8,7 +8,7 @@ import torch
 
 def save_clip(folder: Path) -> str:
     """A CLIP with its tokenizer and preprocessor, as `save_pretrained` writes it."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -20,6 +20,9 @@ def save_clip(folder: Path) -> str:
     words = ["<end>", "<start>", "<unk>", "a", "dog", "cat", "on", "the", "grass"]
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 0)]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         pad_token="<end>",

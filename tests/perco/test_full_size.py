@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from diffcodec.latent.stable_diffusion import blank_stable_diffusion
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
-from tests.latent.full_size import full_size_backbone
 from tests.trainers import quiet_trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -21,7 +21,7 @@ def peak() -> float:
 
 
 def full_size_codec(memory: str, **options) -> PerCo:
-    backbone = full_size_backbone()
+    backbone = blank_stable_diffusion("sd21")
     backbone.hold(memory)
     return PerCo(backbone, "8x8/256", captioner=FixedCaptioner("a red boat"), **options)
 

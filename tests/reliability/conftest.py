@@ -29,6 +29,6 @@ def make_datamodule(crops):
         settings = {"root": str(crops), "batch_size": 2, "cache": True, "train_transform": crop}
         settings["eval_transform"] = v2.CenterCrop(64)
         sources = {"train": Folder(), "val": Folder(limit=1), "test": Folder()}
-        return ImageDataModule("crops", **sources, **settings | options)
+        return ImageDataModule("crops", **sources | settings | options)
 
     return make

@@ -1,11 +1,16 @@
-"""Files from anywhere: curves, captions, lists, configs and checkpoints that nobody of us wrote.
+"""Files from anywhere: curves, captions, lists, shards, configs and checkpoints.
 
 Whatever they hold, they end in the documented error or are of use.
 """
 
+import bz2
 import contextlib
+import gzip
+import io
 import json
+import lzma
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,9 @@ import torch
 
 import diffcodec
 from datamodules.annotations import read_captions, read_names
+from datamodules.files import ImageReadError, decode_rgb
+from datamodules.index_file import read_index
+from datamodules.shards import ShardImage, read_shard
 from diffcodec.curves import Curve, read_json, safe_name, write_json
 from diffcodec.points import combine
 from diffcodec.weights import read_checkpoint
@@ -184,6 +192,61 @@ def test_lists_of_names(tmp_path, count, seed):
         path.write_bytes(mutated(b"val/0001.png\n0002\n\n0003.jpg\n", rng))
         names = attempt(read_names, path)
         assert names is None or len(set(names)) == len(names) > 0
+
+
+@pytest.mark.parametrize(("count", "seed"), COUNTS)
+def test_indices_of_images(tmp_path, count, seed):
+    rng = random.Random(seed)
+    path, lines = tmp_path / "index.txt", b"a/0.jpg\t768\t1024\nb.png\nc/\xc3\xbc.jpg\t5\t6\n"
+    whole = [lines, *(module.compress(lines) for module in (gzip, bz2, lzma))]
+    ends = {"refused": 0, "read": 0}
+    for _ in range(count):
+        path.write_bytes(mutated(rng.choice(whole), rng))
+        index = attempt(read_index, path)
+        ends["refused" if index is None else "read"] += 1
+        for name, size in index or ():
+            assert (tmp_path / name).resolve().is_relative_to(tmp_path.resolve())
+            assert size is None or min(size) > 0
+    assert min(ends.values()) > count / 10, ends
+
+
+def a_shard(form: int) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=form) as tar:
+        for name, content in (
+            *(("set/0.png", b"p" * 700), ("set/0.txt", b"A dog.")),
+            *(("ü" * 90 + "/1.jpg", b"q" * 300), ("2.webp", b"r")),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(("count", "seed"), COUNTS)
+def test_shards(tmp_path, count, seed):
+    rng = random.Random(seed)
+    path = tmp_path / "0.tar"
+    whole = [a_shard(form) for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)]
+    ends = {"refused": 0, "read": 0}
+    for _ in range(count):
+        data = rng.choice(whole)
+        # Most of a tar file is zeros: half of the time it is a header that is changed.
+        at = 512 * rng.randrange(len(data) // 512)
+        headers = data[:at] + mutated(data[at : at + 160], rng) + data[at + 160 :]
+        path.write_bytes(rng.choice((mutated(data, rng), headers)))
+        images = attempt(_images_of, path)
+        ends["refused" if images is None else "read"] += 1
+        for image in images or ():
+            assert image.name.isprintable()
+            assert len(image.data) <= len(data) + 1024
+            with pytest.raises(ImageReadError):  # these are none
+                decode_rgb(image.data, image.name)
+    assert min(ends.values()) > count / 50, ends
+
+
+def _images_of(path: Path) -> list[ShardImage]:
+    return list(read_shard(str(path)))
 
 
 @pytest.mark.parametrize(("count", "seed"), COUNTS)

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from callbacks.checkpoints import Checkpoints
 from callbacks.evaluation import Evaluation
+from datamodules.shards import Shards
 from diffcodec.codec import Codec
 from experiments.checkpoints import check_resumable
 from experiments.cli import compose_config
@@ -143,6 +145,19 @@ def test_what_workers_read_ahead_is_read_again(make_datamodule, tmp_path):
         return make_datamodule(num_workers=2, batch_size=1)
 
     assert_resumes_exactly(lambda: build("bmshj2018_hyperprior"), make_with_workers, tmp_path, 3)
+
+
+def test_shards_are_read_on(crops, make_datamodule, tmp_path):
+    for number in range(4):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            for path in sorted(crops.iterdir()):
+                tar.add(path, f"{number}{path.name}")
+
+    def make_with_shards():
+        shards = Shards(str(tmp_path), buffer=3)
+        return make_datamodule(train=shards, samples_per_epoch=6, num_workers=2)
+
+    assert_resumes_exactly(lambda: build("bmshj2018_hyperprior"), make_with_shards, tmp_path, 5)
 
 
 def test_accumulated_gradients(make_datamodule, tmp_path):

@@ -70,3 +70,27 @@ def test_a_base_without_weights_is_noticed():
         build_coder(cfg)
     cfg = compose_config([*TINY])
     assert not is_untrained(build_codec(cfg), cfg)
+
+
+def test_calibration_images_are_the_datamodules():
+    photos = compose_config(["codec=sdedit"])
+    assert [source.split for source in photos.codec.calibration.sources] == ["calibration"]
+    cfg = compose_config(["codec=sdedit", "datamodule=imagenet", "datamodule.root=DIR"])
+    (source,) = cfg.codec.calibration.sources
+    # After those that are tested.
+    assert (source.path, source.skip) == (cfg.datamodule.test.path, cfg.datamodule.test.limit)
+    assert cfg.codec.calibration.root == "DIR"
+
+
+def test_the_hub_prior_is_the_papers():
+    prior = {
+        name: compose_config(["codec=sdedit", f"codec/prior={name}"]).codec.prior for name in PRIORS
+    }
+    assert prior["hub"].source == "edm_bedroom256_ema.pt"
+    assert prior["ddpm"].source.startswith("hf://google/ddpm-ema-bedroom-256@")
+    assert prior["ddpm"].consistency == prior["hub"].consistency
+    assert prior["imagenet"].architecture == "imagenet256"
+    assert prior["imagenet"].consistency is None
+
+
+PRIORS = ("hub", "ddpm", "imagenet")

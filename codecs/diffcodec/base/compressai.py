@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.points import Point, combine, listed
-from diffcodec.weights import ZOO, load_strict
+from diffcodec.weights import ZOO, load_strict, one_at_a_time
 
 # The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
 LAMBDAS = {
@@ -109,9 +109,10 @@ class CompressAICodec(LearnedCodec):
     def _load_zoo(self, quality: int) -> None:
         url = model_urls[self._architecture][self._metric][quality]
         try:
-            state = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, weights_only=True
-            )
+            with one_at_a_time():
+                state = torch.hub.load_state_dict_from_url(
+                    url, map_location="cpu", check_hash=True, weights_only=True
+                )
         except (OSError, RuntimeError) as error:
             raise ValueError(f"could not get CompressAI's weights from {url}: {error}") from error
         load_strict(self.model, load_pretrained(state), source=url)

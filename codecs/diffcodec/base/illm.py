@@ -17,7 +17,7 @@ from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
 from diffcodec.padding import pad_to_multiple
 from diffcodec.points import Point, combine, listed
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights import load_checkpoint, load_strict, one_at_a_time, state_dict_of
 
 log = logging.getLogger(__name__)
 
@@ -131,13 +131,14 @@ class MsIllm(Codec):
         entry = f"{self._entry}_{quality}"
         origin = "local" if Path(self._repo).is_dir() else "github"
         try:
-            model: nn.Module = torch.hub.load(
-                self._repo,
-                entry,
-                source=origin,
-                trust_repo=True,
-                pretrained=self._weights is None,
-            )
+            with one_at_a_time():
+                model: nn.Module = torch.hub.load(
+                    self._repo,
+                    entry,
+                    source=origin,
+                    trust_repo=True,
+                    pretrained=self._weights is None,
+                )
         except Exception as error:  # hub raises URLError, ImportError, RuntimeError and others
             raise ValueError(
                 f"could not load {entry} from torch hub {self._repo}: {error}. It needs network "

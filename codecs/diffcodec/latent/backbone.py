@@ -106,8 +106,10 @@ class Backbone(nn.Module):
         kept = self.latents.channels
         in_channels = kept + local_channels
         # A new module: `from_pretrained` with another in_channels leaves the weights uninitialised.
-        new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, padding=old.padding)
-        new.to(old.weight)
+        place = {"device": old.weight.device, "dtype": old.weight.dtype}
+        new = nn.Conv2d(
+            in_channels, old.out_channels, old.kernel_size, padding=old.padding, **place
+        )
         with torch.no_grad():
             new.weight[:, :kept] = old.weight[:, :kept]
             new.get_parameter("bias").copy_(old.bias)

@@ -7,10 +7,11 @@ Source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout (`vae/`, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from diffcodec.configuration import configured
-from diffcodec.diffusion.schedule import scheduler_facts
+from diffcodec.diffusion.schedule import linear_alphas_cumprod, scheduler_facts
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
 from diffcodec.weights import find_pipeline
@@ -89,6 +90,64 @@ def load_pipeline(source: str) -> Pipeline:
         shift=getattr(vae.config, "shift_factor", None) or 0.0,
     )
     return Pipeline(latents, unet.float(), text_encoder.float(), tokenizer, dict(scheduler))
+
+
+_UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
+# What differs: options of the U-Net and of the text encoder, and what is predicted.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "sd15": (
+        {**_UNET, "attention_head_dim": 8, "cross_attention_dim": 768},
+        {
+            **{"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
+            "num_attention_heads": 12,
+        },
+        "eps",
+    ),
+    "sd21": (
+        {
+            **{**_UNET, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024},
+            "use_linear_projection": True,
+        },
+        {
+            **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23},
+            "num_attention_heads": 16,
+        },
+        "v",
+    ),
+}
+
+
+def blank_stable_diffusion(size: str) -> Backbone:
+    """A backbone of Stable Diffusion's sizes with random weights, for what needs no others.
+
+    Args:
+        size: `sd15` or `sd21`. Texts all have the same tokens.
+
+    Raises:
+        ValueError: another size.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}, choose from {', '.join(SIZES)}")
+    of_unet, of_text, prediction = SIZES[size]
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    text = CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **of_text)
+    return Backbone(
+        LatentSpace(vae, scale=0.18215),
+        UNet2DConditionModel(**of_unet),
+        CLIPTextModel(text),
+        lambda texts: torch.zeros(len(texts), 77, dtype=torch.int64),
+        alphas_cumprod=linear_alphas_cumprod(1000, beta_start=0.00085, beta_end=0.012),
+        prediction=prediction,
+    )
 
 
 @configured

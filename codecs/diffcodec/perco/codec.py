@@ -67,6 +67,8 @@ class PerCo(CaptionedCodec):
         grid_steps: timesteps that are trained and sampled.
         finetune: `linear`, `all` or `lora`, see `diffcodec.perco.finetune`.
         lora_rank: of `lora`.
+        checkpointing: make the U-Net's activations again in the backward pass in place of keeping
+            them: less memory for more time, and the same training.
         lr, weight_decay, warmup_steps: of AdamW and its linear warm-up.
         anneal: let the learning rate fall to zero over the run; the paper's is constant.
         caption_drop, local_drop: share of training images whose caption is replaced by the learned
@@ -112,6 +114,7 @@ class PerCo(CaptionedCodec):
         grid_steps: int = GRID_STEPS,
         finetune: str = "linear",
         lora_rank: int = 16,
+        checkpointing: bool = False,
         lr: float = 1e-4,
         weight_decay: float = 0.01,
         warmup_steps: int = 10_000,
@@ -165,6 +168,8 @@ class PerCo(CaptionedCodec):
         self.pretrained = self.model.adopt("the backbone's file") or state is not None
         prepare_unet(backbone.unet, finetune, lora_rank=lora_rank)
         self.quantize = quantize
+        if checkpointing:
+            backbone.unet.enable_gradient_checkpointing()
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.anneal = anneal
         self.caption_drop, self.local_drop = caption_drop, local_drop

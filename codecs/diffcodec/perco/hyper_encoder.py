@@ -76,7 +76,8 @@ class HyperEncoder(nn.Module):
             dimension of its codes; false is Euclidean, as in the public reimplementation's
             checkpoints. The paper does not say which it is.
         decay: of the moving averages that make the codebook.
-        dead_code_threshold: codes whose average use falls below it are replaced; 0: never.
+        dead_code_threshold: codes whose average use falls below it are replaced by vectors of the
+            batch, drawn at random, which on several processes are others than on one; 0: never.
         quantize: false leaves the quantiser out, as the paper compares with (Table 1).
         latent_stride: pixels per latent, a power of two up to 8.
     """

@@ -298,8 +298,11 @@ class LatentDiffusion(nn.Module):
         local = drop(encoding.z_hat, torch.zeros_like(encoding.z_hat), local_drop)
         out = {"commit_loss": encoding.commit_loss}
         if encoding.indices is not None:
-            share = encoding.indices.unique(return_counts=True)[1] / encoding.indices.numel()
-            out["codes_used"] = torch.tensor(len(share) / self.rates[index].num_codes)
+            used = encoding.indices.flatten()
+            share = x0.new_zeros(self.rates[index].num_codes)
+            counted = torch.full_like(used, 1 / len(used), dtype=x0.dtype)
+            share = share.scatter_add(0, used, counted)
+            out["codes_used"] = (share > 0).float().mean()
             out["perplexity"] = torch.special.entr(share).sum().exp()
         sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
         loss, x0_hat = self.process.v_loss(

@@ -102,14 +102,14 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        from diffcodec.weights import find_file
+        from diffcodec.weights import find_file, one_at_a_time
 
         try:
-            self.network = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(find_file(weights)),
-            )
+            file = None if weights is None else str(find_file(weights))
+            with one_at_a_time():
+                self.network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048"], feature_extractor_weights_path=file
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"no weights for the Inception network of FID: {error}") from error
         self.requires_grad_(False).eval()

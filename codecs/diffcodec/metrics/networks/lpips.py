@@ -22,7 +22,7 @@ class Lpips(nn.Module):
     """
 
     def __init__(self, net: str, weights: str | None = None) -> None:
-        from diffcodec.weights import load_checkpoint
+        from diffcodec.weights import load_checkpoint, one_at_a_time
 
         if net not in NETS:
             raise ValueError(f"unknown LPIPS network {net!r}, choose from {NETS}")
@@ -30,7 +30,7 @@ class Lpips(nn.Module):
         try:
             import lpips
 
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), one_at_a_time():
                 warnings.simplefilter("ignore", UserWarning)  # torchvision's old argument names
                 self.model = lpips.LPIPS(net=net, pnet_rand=weights is not None, verbose=False)
             if weights is not None:

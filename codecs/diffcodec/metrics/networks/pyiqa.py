@@ -28,11 +28,12 @@ class PyiqaMetric(nn.Module):
             import pyiqa
         except ImportError as error:
             raise ValueError(f"{name} needs {EXTRA} ({error})") from error
-        from diffcodec.weights import find_file
+        from diffcodec.weights import find_file, one_at_a_time
 
         options = {} if weights is None else {"pretrained_model_path": str(find_file(weights))}
         try:
-            self.metric = pyiqa.create_metric(name, device="cpu", **options)
+            with one_at_a_time():
+                self.metric = pyiqa.create_metric(name, device="cpu", **options)
         except TypeError as error:
             raise ValueError(f"{name} is a closed form and takes no weights: {error}") from error
         except Exception as error:  # its downloads fail by OSError, URLError, RuntimeError, …

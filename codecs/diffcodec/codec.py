@@ -289,7 +289,13 @@ class Codec(Configured, LightningModule, ABC):
         """32 bytes that name this codec, its format settings and its weights."""
         key = self._weights_key()
         if self._fingerprint is None or self._fingerprint[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
+            # Nor under autocast: of bfloat16 products come other tables.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cpu", enabled=False),
+                torch.autocast(self.device.type, enabled=False),
+            ):
                 self.prepare_coding()
             key = self._weights_key()
             self._fingerprint = (key, self._hash())

@@ -64,7 +64,7 @@ def test_pictures_of_tiles_are_as_good_and_show_no_seams(name, photo):
     codec.select(point)
     streams = codec.compress(photo)
     whole = codec.decompress(streams)
-    owner = {"cdc": codec, "perco": getattr(codec, "model", None)}.get(name, None)
+    owner = {"cdc": codec, "perco": getattr(codec, "model", None)}.get(name)
     (owner or codec.prior).window = 256
     tiled = codec.decompress(streams)
     quality = [psnr(to_uint8(photo), to_uint8(x_hat)) for x_hat in (whole, tiled)]

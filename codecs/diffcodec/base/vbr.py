@@ -140,7 +140,8 @@ def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: st
     own = module._gains
     given = state.get(f"{prefix}model.Gain", own)
     state[f"{prefix}model.Gain"] = own  # not those of a checkpoint in half precision
-    if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=1e-3):
+    # A checkpoint in bfloat16 is off by up to 0.2%.
+    if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=4e-3):
         lambdas = (given.double().square() * LAMBDAS["mse"][-1]).tolist()
         raise ValueError(
             f"the weights were trained for lambdas {[float(f'{v:.2g}') for v in lambdas]}, not "

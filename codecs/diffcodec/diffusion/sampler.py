@@ -2,8 +2,8 @@
 
 All are called alike, `(denoiser, x, sigmas, *, noise, **condition)`, and those of `SAMPLERS` may
 stand in for each other. These can also `overwrite` what they are given and what the denoiser
-returns, where nobody else looks at it and no gradients flow: a sampler then holds two or three
-copies of a large image and not five.
+returns, where nobody else looks at it, the denoiser does not return its input and no gradients
+flow: a sampler then holds two or three copies of a large image and not five.
 """
 
 from collections.abc import Callable
@@ -138,8 +138,7 @@ def ancestral_step(
 
 def _towards(x: Tensor, x0: Tensor, ratio: Tensor, *, overwrite: bool) -> Tensor:
     """x0 + ratio (x - x0)."""
-    shared = x.untyped_storage().data_ptr() == x0.untyped_storage().data_ptr()
-    difference = x.sub_(x0) if overwrite and not shared else x - x0
+    difference = x.sub_(x0) if overwrite else x - x0
     return difference.mul_(like(x, ratio)).add_(x0)
 
 

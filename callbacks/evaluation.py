@@ -323,7 +323,10 @@ class Evaluation(Callback):
         pieces = cut(image, self.protocol)
         if not len(pieces):
             return {}
-        return {name: network(pieces).cpu() for name, network in self._embeddings.items()}
+        return {
+            name: torch.cat([network(part).cpu() for part in pieces.split(_PATCHES)])
+            for name, network in self._embeddings.items()
+        }
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self._means(_unique_rows(gather_all(self._rows))).items():
@@ -401,6 +404,7 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
     return next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
 
 
+_PATCHES = 64  # that an embedding takes at once: large images have thousands
 _LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 # Of the config: what decides the figures, and of the datamodule what does not.
 _DECIDING = ("codec", "datamodule", "seed", "threads", "channels_last")

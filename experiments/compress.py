@@ -45,7 +45,7 @@ def compress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> 
     lines = []
     for job in track(jobs, "compressing", disable=len(jobs) < 2, transient=True):
         image = read_rgb(job.source)
-        (stream,) = codec.compress(pil_to_tensor(image)[None].float().div(255))
+        (stream,) = codec.compress(pil_to_tensor(image)[None].float().div_(255))
         job.target.parent.mkdir(parents=True, exist_ok=True)
         job.target.write_bytes(stream)
         bpp = 8 * len(stream) / (image.width * image.height)

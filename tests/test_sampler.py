@@ -5,6 +5,7 @@ from diffcodec.diffusion.denoiser import PREDICTIONS, VPDenoiser
 from diffcodec.diffusion.sampler import SAMPLERS, ddim, find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import (
     TimeTable,
+    karras_sigmas,
     linear_alphas_cumprod,
     sigmas_of,
     spaced_timesteps,
@@ -96,3 +97,19 @@ def test_samplers_are_found_by_name_and_called_alike(name):
 def test_an_unknown_sampler_lists_the_choices():
     with pytest.raises(ValueError, match="sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"):
         find_sampler("heun")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_overwriting_changes_nothing_but_memory(name):
+    sigmas = karras_sigmas(5.0, 6)
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+    sample = find_sampler(name)
+
+    def denoiser(x, sigma):
+        return x / (1 + sigma**2).float() + 0.1
+
+    expected = sample(denoiser, x, sigmas, noise=seeded_noise(0))
+    assert torch.equal(x, kept)
+    out = sample(denoiser, x, sigmas, noise=seeded_noise(0), overwrite=True)
+    assert torch.equal(out, expected)

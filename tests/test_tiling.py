@@ -5,7 +5,7 @@ import torch
 
 from diffcodec.diffusion.sampler import dpmpp_2m
 from diffcodec.diffusion.schedule import karras_sigmas
-from diffcodec.diffusion.tiling import TiledDenoiser
+from diffcodec.diffusion.tiling import TiledDenoiser, blend_tiles, tile_starts
 
 SIGMA = torch.tensor(0.3)
 
@@ -49,12 +49,13 @@ def test_it_is_blended_at_every_step():
 
 
 def test_every_pixel_is_covered_and_neighbours_overlap():
-    tiled = TiledDenoiser(identity, 16, 0.25)
-    for side in range(16, 100):
-        starts = tiled.starts(side)
-        assert starts[0] == 0
-        assert starts[-1] == side - 16
-        assert all(0 < b - a <= 12 for a, b in pairwise(starts))
+    for multiple in (1, 4):
+        for side in range(16, 100, multiple):
+            starts = tile_starts(side, 16, overlap=0.25, multiple=multiple)
+            assert starts[0] == 0
+            assert starts[-1] == side - 16
+            assert all(start % multiple == 0 for start in starts)
+            assert all(0 < b - a <= 12 for a, b in pairwise(starts))
 
 
 def test_gradients_flow_through():
@@ -67,8 +68,48 @@ def test_gradients_flow_through():
 def test_bad_windows_are_refused(window, overlap):
     with pytest.raises(ValueError, match=r"window|overlap"):
         TiledDenoiser(identity, window, overlap)
+    with pytest.raises(ValueError, match="window must be a multiple of 5, got 16"):
+        TiledDenoiser(identity, 16, multiple=5)
 
 
-def test_a_side_shorter_than_the_window_is_refused():
-    with pytest.raises(ValueError, match="a side of 10 is shorter"):
-        TiledDenoiser(identity, 16)(torch.zeros(1, 3, 10, 16), SIGMA)
+def test_a_shorter_side_is_as_long_as_the_tiles():
+    seen = []
+
+    def denoiser(x, sigma):
+        seen.append(tuple(x.shape[-2:]))
+        return x
+
+    for size in ((10, 16), (10, 40), (16, 12)):
+        x = torch.rand(1, 3, *size)
+        torch.testing.assert_close(TiledDenoiser(denoiser, 16)(x, SIGMA), x)
+    assert seen == [(10, 16), *[(10, 16)] * 3, (16, 12)]
+
+
+def test_conditions_of_a_place_go_with_its_tile():
+    grid = torch.rand(1, 2, 5, 12)
+    text = torch.rand(1, 7, 3)
+
+    def denoiser(x, sigma, local, text):
+        assert text.shape == (1, 7, 3)
+        assert x.shape[-2:] == (16, 16)
+        return local[:, :1].repeat_interleave(4, -2).repeat_interleave(4, -1).expand_as(x)
+
+    tiled = TiledDenoiser(denoiser, 16, multiple=4, spatial=["local"])
+    out = tiled(torch.zeros(1, 3, 20, 48), SIGMA, local=grid, text=text)
+    whole = grid[:, :1].repeat_interleave(4, -2).repeat_interleave(4, -1).expand(1, 3, -1, -1)
+    torch.testing.assert_close(out, whole)
+
+
+@pytest.mark.parametrize("scale", [(1, 4), (4, 1)])
+def test_results_of_another_resolution(scale):
+    up, down = scale
+    x = torch.rand(1, 1, 24, 40)
+
+    def of_tile(rows, columns):
+        part = x[..., rows, columns]
+        if down > 1:
+            return torch.nn.functional.avg_pool2d(part, down)
+        return torch.nn.functional.interpolate(part, scale_factor=up)
+
+    out = blend_tiles(of_tile, (24, 40), 16, multiple=4, up=up, down=down)
+    torch.testing.assert_close(out, of_tile(slice(None), slice(None)))

@@ -295,7 +295,13 @@ class Codec(Configured, LightningModule, ABC):
         """32 bytes that name this codec, its format settings and its weights."""
         key = self._weights_key()
         if self._fingerprint is None or self._fingerprint[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
+            # Nor under autocast: of bfloat16 products come other tables.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cpu", enabled=False),
+                torch.autocast(self.device.type, enabled=False),
+            ):
                 self.prepare_coding()
             key = self._weights_key()
             self._fingerprint = (key, self._hash())
@@ -331,9 +337,11 @@ class Codec(Configured, LightningModule, ABC):
         """Images (B, 3, H, W) in [0, 1], any H and W -> one self-contained stream per image.
 
         Raises:
-            ValueError: the tensor is not such images.
+            ValueError: the tensor is not such images, or the weights are not in float32, in which
+                images are coded.
         """
         _check_images(x)
+        _check_weights(self)
         height, width = x.shape[-2:]
         fingerprint = self.fingerprint()
         with torch.autocast(self.device.type, enabled=False):
@@ -380,10 +388,11 @@ class Codec(Configured, LightningModule, ABC):
         seeds = [self.seed_of(c.sections) if seed is None else seed for c in contents]
         with torch.autocast(self.device.type, enabled=False):
             x_hat = self.decode([list(c.sections) for c in contents], height, width, seeds)
-        # What no encoder wrote may overflow in a decoder's networks.
-        if not x_hat.isfinite().all():
+        # What no encoder wrote may overflow in a decoder's networks. By the extremes, and in place:
+        # of a large picture there is no room for many copies.
+        if not torch.stack(x_hat.aminmax()).isfinite().all():
             raise BitstreamError("a stream decodes to values that are no finite numbers")
-        return x_hat.clamp(0, 1)
+        return x_hat.clamp_(0, 1)
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
         """Seed of the decoder's noise where none is given: a function of the stream."""
@@ -517,7 +526,18 @@ class Codec(Configured, LightningModule, ABC):
 
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [0, 1] -> uint8, rounded and clamped: what a saved PNG holds."""
-    return x.mul(255).round().clamp(0, 255).to(torch.uint8)
+    return x.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _check_weights(codec: Codec) -> None:
+    # Another precision makes other entropy tables, or none: streams that nobody else can read.
+    for parameter in codec.parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"images are coded in float32, and the weights are {dtype}: convert the codec by "
+                "codec.float(), or set trainer.precision=32 or bf16-mixed"
+            )
 
 
 def _check_images(x: Tensor) -> None:

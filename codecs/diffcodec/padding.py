@@ -17,6 +17,8 @@ def pad_to_multiple(x: Tensor, multiple: int, *, min_side: int = 0) -> Tensor:
     height, width = x.shape[-2:]
     down = max(-height % multiple, min_side - height)
     right = max(-width % multiple, min_side - width)
+    if not (down or right):
+        return x  # a large image needs no copy
     return F.pad(x, (0, right, 0, down), mode="replicate")
 
 
@@ -32,6 +34,8 @@ def pad_around(x: Tensor, multiple: int) -> Tensor:
     """
     down, right = (-side % multiple for side in x.shape[-2:])
     borders = (right // 2, right - right // 2, down // 2, down - down // 2)
+    if not any(borders):
+        return x
     return F.pad(x, borders, mode="replicate")
 
 

@@ -169,3 +169,12 @@ def test_real_zoo_weights(photo):
     codec = CompressAICodec("bmshj2018-hyperprior", 3, weights="zoo").eval()
     x_hat = codec.decompress(codec.compress(photo))
     assert 10 * torch.log10(1 / (photo - x_hat).square().mean()) > 30
+
+
+def test_tables_that_are_built_under_autocast_are_the_same():
+    torch.manual_seed(0)
+    codec = CompressAICodec("bmshj2018-hyperprior", size=[16, 24]).eval()
+    expected = codec.fingerprint()
+    codec.on_test_epoch_start()  # they are built anew
+    with torch.autocast("cpu", torch.bfloat16):
+        assert codec.fingerprint() == expected

@@ -7,6 +7,7 @@ import torch
 from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc import CDC
 from tests.cdc.tiny import build
+from tests.seams import seam_ratio
 
 
 @pytest.fixture
@@ -215,3 +216,18 @@ def test_a_gpu_and_a_cpu_read_each_others_streams(x):
         torch.testing.assert_close(
             gpu.decompress(streams).cpu(), cpu.decompress(streams), rtol=0, atol=1e-2
         )
+
+
+def test_images_larger_than_the_window_have_the_same_stream_and_no_seams(photo):
+    x = photo[..., :64, :300]
+    whole, tiled = build(), build(window=192)
+    stream = whole.compress(x)
+    assert tiled.compress(x) == stream
+    one, other = whole.decompress(stream), tiled.decompress(stream)
+    assert not torch.equal(one, other)  # attention sees a tile in place of the image
+    assert seam_ratio(other, one, 192, 64) < 3
+
+
+def test_a_window_is_whole_blocks():
+    with pytest.raises(ValueError, match="window must be a multiple of 64, got 100"):
+        CDC(window=100)

@@ -112,3 +112,12 @@ def test_the_code_is_as_short_as_the_entropy(coder, scale):
 def test_a_gpu_writes_what_a_cpu_reads(coder, latents):
     sections, y_hat = LatentCoder(build().compressor.cuda()).encode(*(t.cuda() for t in latents))
     assert torch.equal(coder.decode(sections, 2, 3), y_hat)
+
+
+def test_a_large_image_is_synthesised_in_tiles_to_the_last_bit(monkeypatch):
+    latent_coder = LatentCoder(build().compressor)
+    z = torch.randn(1, len(latent_coder._medians), 20, 33).mul(3).round().double()
+    whole = latent_coder._parameters(z)
+    monkeypatch.setattr("diffcodec.cdc.coder.WINDOW", 12)
+    for one, other in zip(whole, latent_coder._parameters(z), strict=True):
+        assert torch.equal(one, other)

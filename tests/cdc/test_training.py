@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
+from diffcodec.cdc.compressor import MIN_SCALE
 from diffcodec.cdc.training import floored_decay, warmed_up
 from tests.cdc.tiny import build
 from tests.trainers import quiet_trainer
@@ -143,3 +144,23 @@ def test_the_first_steps_may_leave_the_unet_out(loader, tmp_path):
     )
     trainer(tmp_path, max_steps=3).fit(codec, loader)
     assert not torch.equal(codec.unet.conv_out.weight, before["unet.conv_out.weight"])
+
+
+def test_symbols_outside_the_tables_are_counted(loader):
+    codec = build()
+    logged = {}
+    codec.log = lambda name, value, **_: logged.update({name: float(value.detach())})
+    codec.log_dict = lambda *_, **__: None
+    batch = next(iter(loader))
+    with torch.no_grad():
+        codec.compressor.h_s[-1].weight.zero_()
+        codec.compressor.h_s[-1].bias.fill_(MIN_SCALE)
+        for gain, low, high in ((1.0, 0.05, 0.8), (1e4, 0.9, 1.0)):
+            codec.compressor.widen(gain)
+            codec.training_step(batch, 0)
+            latents = codec.compressor(batch["image"] * 2 - 1)
+            assert logged["train/y_max"] == latents.y_hat.abs().max()
+            # At the smallest scale of 0.1 the table ends at one, beyond 6.1 standard deviations.
+            share = ((latents.y_hat - latents.means).round().abs() > 1).float().mean()
+            assert logged["train/y_escaped"] == pytest.approx(float(share))
+            assert low < share <= high

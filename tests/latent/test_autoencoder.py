@@ -3,6 +3,7 @@ import torch
 
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.small_backbone import small_autoencoder
+from tests.seams import seam_ratio
 
 
 @pytest.mark.parametrize("size", [(8, 8), (64, 24)])
@@ -61,3 +62,12 @@ def test_large_images_go_through_in_tiles_and_look_the_same(photo):
 def test_a_window_is_whole_latents():
     with pytest.raises(ValueError, match="window must be a multiple of 8, got 100"):
         LatentSpace(small_autoencoder((16, 16)).vae, patch=4, window=100)
+
+
+@torch.no_grad()
+def test_tiles_have_no_seams(photo):
+    whole = small_autoencoder(weights="perco").eval()
+    tiled = LatentSpace(small_autoencoder(weights="perco").vae, patch=4, window=256).eval()
+    tiled.load_state_dict(whole.state_dict())
+    x = photo[..., :128, :]
+    assert seam_ratio(tiled.round_trip(x), whole.round_trip(x), 256, 8) < 3

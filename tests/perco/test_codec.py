@@ -6,6 +6,7 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.rates import TABLE_2
+from tests.seams import seam_ratio
 
 CAPTION = "a red barn in a field"
 
@@ -312,3 +313,30 @@ def test_rates_above_a_limit_send_no_caption(make_codec):
     for codec in texts:
         codec.select("64x64/256")
     assert texts[0].compress(x) == texts[1].compress(x)
+
+
+def test_images_larger_than_the_window_have_no_seams(make_codec, photo):
+    x = photo[..., :100, :300]
+    whole, tiled = make_codec(noise_seed=0), make_codec(noise_seed=0, window=128)
+    for point in whole.points:
+        whole.select(point)
+        tiled.select(point)
+        stream = whole.compress(x)
+        one, other = whole.decompress(stream), tiled.decompress(stream)
+        assert not torch.equal(one, other)
+        assert seam_ratio(other, one, 128, 64) < 3
+
+
+def test_the_codes_of_tiles_are_those_of_the_whole(make_codec, photo, monkeypatch):
+    codec = make_codec(rates=["64x64/256"])
+    latent = torch.randn(1, 4, 50, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(codec.model.backbone.latents, "encode", lambda x: latent)
+    whole = codec.model.indices(photo[..., :400, :], 0)
+    monkeypatch.setattr("diffcodec.perco.model.HYPER_WINDOW", 40)
+    assert torch.equal(codec.model.indices(photo[..., :400, :], 0), whole)
+    assert whole.unique().numel() > 20
+
+
+def test_a_window_is_whole_codes(make_codec):
+    with pytest.raises(ValueError, match="window must be a multiple of 64, got 100"):
+        make_codec(window=100)

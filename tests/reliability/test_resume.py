@@ -182,6 +182,10 @@ PARTS = {
     ],
     "perco/autoencoder": ["part.latents.channels=[8,8]"],
     "perco/backbone": ["part.backbone.unet_channels=[8,16]"],
+    "perco/index_model": [
+        *("part.codec.backbone.weights=null", "part.codec.backbone.unet_channels=[8,16]"),
+        *("part.codec.rate=[16x16/16,64x64/64]", "part.codec.N=8", "part.codec.M=6"),
+    ],
 }
 
 
@@ -192,5 +196,5 @@ def test_a_part_goes_on_exactly(name, make_datamodule, tmp_path):
         return instantiate(compose_config([f"experiment={name}", *PARTS[name]]).part)
 
     step = random.SystemRandom().randint(1, NUM_STEPS - 1)
-    average = name != "perco/autoencoder"  # whose recipe has none
+    average = name not in ("perco/autoencoder", "perco/index_model")  # whose recipes have none
     assert_resumes_exactly(make, make_datamodule, tmp_path, step, average=average)

@@ -10,7 +10,7 @@ from experiments.cli import compose_config
 def test_what_ships_takes_less_than_6_mib_in_half_precision():
     prior = build_codec(compose_config(["codec=sdedit", "codec/base=jpeg"])).prior
     assert 2 * sum(t.numel() for t in prior.state_dict().values()) < 6 << 20
-    assert prior.window is None
+    assert prior.window == 1024
 
 
 def test_the_network_is_the_same_everywhere_in_a_picture():
@@ -70,3 +70,20 @@ def test_weights_are_loaded_and_missing_ones_are_said(tmp_path, caplog):
 def test_networks_of_nothing_are_refused(options):
     with pytest.raises(ValueError, match="must be at least 1"):
         SmallUNet(*options)
+
+
+@torch.no_grad()
+def test_tiles_are_what_the_whole_image_is():
+    torch.manual_seed(0)
+    networks = [SmallUNet([4, 6], 1), SmallUNet([4, 6], 1)]
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.normal_(std=0.2)
+    whole, tiled = SmallPrior(*networks), SmallPrior(*networks, window=96)
+    x, sigma = torch.randn(1, 3, 100, 204), torch.tensor(0.3)
+    for name in ("denoiser", "consistency"):
+        expected = getattr(whole, name)()(x, sigma)
+        torch.testing.assert_close(getattr(tiled, name)()(x, sigma), expected, rtol=1e-4, atol=1e-5)
+    assert tiled.pad(torch.rand(1, 3, 10, 12)).shape == (1, 3, 12, 12)
+    with pytest.raises(ValueError, match="window must be a multiple of 4, got 90"):
+        SmallPrior(*networks, window=90)

@@ -10,7 +10,7 @@ from compressai.zoo.image import cfgs, model_architectures, model_urls
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
-from diffcodec.base.learned import LearnedCodec
+from diffcodec.base.learned import WINDOW, LearnedCodec
 from diffcodec.points import Point, combine, listed
 from diffcodec.weights import ZOO, load_strict, one_at_a_time
 
@@ -33,6 +33,7 @@ class CompressAICodec(LearnedCodec):
         size: `paper` (the zoo's channels for that quality) or the channels themselves, as in
             `[64, 96]` for N and M.
         weights: null (from scratch), `zoo` (CompressAI's), or a source of `diffcodec.weights`.
+        lr, aux_lr, window: of `LearnedCodec`.
 
     Raises:
         ValueError: one of these is not among its choices.
@@ -48,6 +49,7 @@ class CompressAICodec(LearnedCodec):
         weights: str | None = None,
         lr: float = 1e-4,
         aux_lr: float = 1e-3,
+        window: int = WINDOW,
     ) -> None:
         if architecture not in cfgs:
             raise ValueError(f"unknown architecture {architecture!r}, choose from {sorted(cfgs)}")
@@ -69,6 +71,7 @@ class CompressAICodec(LearnedCodec):
             lr=lr,
             aux_lr=aux_lr,
             points=combine(rate={"quality": qualities}),
+            window=window,
         )
         self._quality = qualities[0]
         self.only_by_source = len(qualities) > 1

@@ -7,7 +7,7 @@ from compressai.losses import RateDistortionLoss
 from compressai.models import Elic2022Chandelier, Elic2022Official
 from torch import Tensor
 
-from diffcodec.base.learned import LearnedCodec
+from diffcodec.base.learned import WINDOW, LearnedCodec
 from diffcodec.points import combine
 
 VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
@@ -38,6 +38,7 @@ class Elic(LearnedCodec):
         weights: null (from scratch), or a source of `diffcodec.weights`, in CompressAI's layout or
             in that of the public ELIC checkpoints.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+        window: of `LearnedCodec`.
 
     Raises:
         ValueError: an unknown variant, groups that do not sum to M, or weights that do not fit.
@@ -54,13 +55,15 @@ class Elic(LearnedCodec):
         weights: str | None = None,
         lr: float = 1e-4,
         aux_lr: float = 1e-3,
+        window: int = WINDOW,
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"unknown variant {variant!r}, choose from {sorted(VARIANTS)}")
         if sum(groups) != M:
             raise ValueError(f"groups {list(groups)} sum to {sum(groups)}, not to M={M}")
         model = VARIANTS[variant](N, M, list(groups))
-        super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"lmbda": lmbda}))
+        points = combine(rate={"lmbda": lmbda})
+        super().__init__(model, lr=lr, aux_lr=aux_lr, points=points, window=window)
         self._groups = tuple(groups)
         self._variant = variant
         self._loss = RateDistortionLoss(lmbda)
@@ -74,6 +77,11 @@ class Elic(LearnedCodec):
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         out: dict[str, Tensor] = self._loss(self.model(x), x)
         return out
+
+    def _symbols_of_sections(self, height: int, width: int) -> list[int]:
+        y, z = super()._symbols_of_sections(height, width)
+        places = y // self.latent_channels
+        return [channels * places // 2 for channels in self._groups for _ in range(2)] + [z]
 
     def _coding_shape(self, height: int, width: int) -> Any:
         # y is four times as large as z; a checkerboard half has half its columns.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from compressai.models import CompressionModel
 from compressai.ops import compute_padding
@@ -21,13 +21,20 @@ from torch.optim import Optimizer
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
+from diffcodec.diffusion.tiling import check_window
 from diffcodec.entropy import guard_rans
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
+from diffcodec.padding import crop_center, pad_around
 from diffcodec.points import Point
+from diffcodec.tiles import in_tiles, reach
 from diffcodec.weights import load_checkpoint, remap, state_dict_of
 
 STRIDE = 64  # of z: every model here halves the image six times
+LATENT_STRIDE = 16  # of y
+WINDOW = 1024
+_PLACES_OF_Y = (STRIDE // LATENT_STRIDE) ** 2  # for one of z
+HYPER_WINDOW = 64  # values of z a side that the hyper-synthesis sees at once
 
 
 class LearnedCodec(Codec):
@@ -42,21 +49,40 @@ class LearnedCodec(Codec):
     `cheng2020_*`, ELIC) also compute parameters in float32 from what was decoded so far: decode
     them where they were encoded.
 
+    Images larger than a window are coded as wholes, but analysis and synthesis compute them in
+    tiles with as much around each as a value of theirs depends on (`diffcodec.tiles`), which is
+    found by trying: 32 pixels and 2 values of y for the hyperpriors, 144 pixels and 11 values for
+    the farthest, ELIC and `cheng2020_attn`. What a tile gives is then what the whole gives, up to
+    the last bit of a float. The hyper-synthesis goes the same way, in float64, so that its tiles
+    differ by no more than its machines.
+
     Args:
         model: the network.
+        window: side in pixels, a multiple of 64, of the tiles; smaller images are taken whole.
         lr: learning rate of the network (Adam), annealed to zero by a cosine over the run.
         aux_lr: learning rate of the quantiles of the factorized prior (auxiliary loss).
         points: operating points.
+
+    Raises:
+        ValueError: the window is no multiple of 64.
     """
 
     num_sections = 2
     differentiable = True
 
     def __init__(
-        self, model: CompressionModel, *, lr: float, aux_lr: float, points: Sequence[Point]
+        self,
+        model: CompressionModel,
+        *,
+        lr: float,
+        aux_lr: float,
+        points: Sequence[Point],
+        window: int = WINDOW,
     ) -> None:
+        check_window(window, STRIDE)
         super().__init__(points)
         self.model = model
+        self.window = window
         self.lr = lr
         self.aux_lr = aux_lr
         # In a tuple, so that it is no submodule: it is derived, not trained and not saved.
@@ -86,7 +112,8 @@ class LearnedCodec(Codec):
         self.model.cpu()
         self.model.update(force=True)
         if hasattr(self.model, "h_s"):
-            self._hyper_synthesis = (_Float64(self.model.h_s),)
+            float64 = _Float64(self.model.h_s)
+            self._hyper_synthesis = (_Tiled(float64, HYPER_WINDOW, up=STRIDE // LATENT_STRIDE),)
         self.model.to(device)
         for module in self.model.modules():
             if isinstance(module, MaskedConv2d | CheckerboardMaskedConv2d):
@@ -94,19 +121,21 @@ class LearnedCodec(Codec):
                 module.weight.mul_(module.mask)
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
-        return [self._encode_image(image) for image in x.split(1)]
+        with self._fitting(*x.shape[-2:]):
+            return [self._encode_image(image) for image in x.split(1)]
 
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
-        return torch.cat([self._decode_image(payload, height, width) for payload in payloads])
+        with self._fitting(height, width):
+            return torch.cat([self._decode_image(payload, height, width) for payload in payloads])
 
     def decode_all(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Decoded:
-        with self._synthesis_inputs() as latents:
-            x_hat = self.decode(payloads, height, width, seeds).clamp(0, 1)
-        return Decoded(x_hat, torch.cat(latents))
+        with self._fitting(height, width), self._synthesis_inputs() as latents:
+            images = [self._decode_image(payload, height, width) for payload in payloads]
+        return Decoded(torch.cat(images).clamp_(0, 1), torch.cat(latents))
 
     @torch.no_grad()
     def simulate(self, x: Tensor) -> Decoded:
@@ -135,26 +164,66 @@ class LearnedCodec(Codec):
         return self._model_decode(payload, height, width)
 
     def _model_encode(self, x: Tensor, **options: Any) -> list[bytes]:
-        pad, _ = compute_padding(*x.shape[-2:], min_div=STRIDE)
         with self._reproducible():
-            out = self.model.compress(F.pad(x, pad, mode="replicate"), **options)
+            out = self.model.compress(pad_around(x, STRIDE), **options)
         return [strings[0] for strings in out["strings"]]
 
     def _model_decode(
         self, payload: list[bytes], height: int, width: int, **options: Any
     ) -> Tensor:
-        pad, unpad = compute_padding(height, width, min_div=STRIDE)
-        padded = (height + pad[2] + pad[3], width + pad[0] + pad[1])
-        # y has the most symbols of all sections: `latent_channels` per 16x16 block.
-        num_symbols = self.latent_channels * padded[0] * padded[1] // 256
-        strings = [[guard_rans(section, num_symbols)] for section in payload]
-        shape = self._coding_shape(padded[0] // STRIDE, padded[1] // STRIDE)
+        size = -(-height // STRIDE), -(-width // STRIDE)  # of z
+        counts = self._symbols_of_sections(*size)
+        strings = [
+            [guard_rans(section, count)] for section, count in zip(payload, counts, strict=True)
+        ]
+        g_s, kept = self.model.g_s, _Keep()
+        # What decompressing needs beside y_hat, of a large image as much as the picture itself, is
+        # gone before the picture is made.
+        self.model.g_s = kept
         try:
             with self._reproducible():
-                out = self.model.decompress(strings, shape, **options)
+                self.model.decompress(strings, self._coding_shape(*size), **options)
         except (RuntimeError, ValueError, IndexError) as error:
             raise BitstreamError(f"the entropy decoder failed: {error}") from error
-        return F.pad(out["x_hat"], unpad)
+        finally:
+            self.model.g_s = g_s
+        del strings
+        return crop_center(g_s(kept.input.pop()).clamp_(0, 1), height, width)
+
+    def _symbols_of_sections(self, height: int, width: int) -> list[int]:
+        """How many symbols each section holds, y first, for a z of that size."""
+        places = height * width
+        return [self.latent_channels * places * _PLACES_OF_Y, self._hyper_channels * places]
+
+    @property
+    def _hyper_channels(self) -> int:
+        """The number of channels of z."""
+        (model,) = (m for m in self.model.modules() if isinstance(m, EntropyBottleneck))
+        return int(model.channels)
+
+    @contextmanager
+    def _fitting(self, height: int, width: int) -> Iterator[None]:
+        """Compute the parts of the model by tiles for as long as an image is larger than them."""
+        if max(height, width) <= self.window:
+            yield
+            return
+        tiled = self._tiles()
+        before = {name: getattr(self.model, name) for name in tiled}
+        for name, part in tiled.items():
+            setattr(self.model, name, part)
+        try:
+            yield
+        finally:
+            for name, whole in before.items():
+                setattr(self.model, name, whole)
+
+    def _tiles(self) -> dict[str, nn.Module]:
+        """Parts of the model that need the most memory -> the same by tiles."""
+        model, window = self.model, self.window
+        return {
+            "g_a": _Tiled(model.g_a, window, down=LATENT_STRIDE),
+            "g_s": _Tiled(model.g_s, window // LATENT_STRIDE, up=LATENT_STRIDE),
+        }
 
     @contextmanager
     def _reproducible(self) -> Iterator[None]:
@@ -229,6 +298,42 @@ class LearnedCodec(Codec):
         self, optimizer: Optimizer, gradient_clip_val: Any = None, *_: Any, **__: Any
     ) -> None:
         clip_network(optimizer, gradient_clip_val)
+
+
+class _Tiled(nn.Module):
+    """A network, computed by tiles of inputs that are larger than a window.
+
+    Args:
+        network: of limited reach.
+        window, up, down: as of `diffcodec.tiles.in_tiles`.
+    """
+
+    def __init__(self, network: nn.Module, window: int, *, up: int = 1, down: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.window = window
+        self.scale = {"up": up, "down": down}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if max(x.shape[-2:]) <= self.window:
+            out: Tensor = self.network(x)
+            return out
+        step = self.scale["down"]
+        most = (self.window - 1) // (2 * step) * step
+        margin = reach(self.network, x, most=most, step=step, **self.scale)
+        return in_tiles(self.network, x, window=self.window, margin=margin, **self.scale)
+
+
+class _Keep(nn.Module):
+    """Keeps what a network would be given, in its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.input.append(x)
+        return x.new_zeros(())
 
 
 class _Float64(nn.Module):

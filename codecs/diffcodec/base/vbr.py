@@ -11,7 +11,7 @@ from compressai.models import MeanScaleHyperpriorVbr
 from torch import Tensor, nn
 
 from diffcodec.base.compressai import LAMBDAS
-from diffcodec.base.learned import LearnedCodec
+from diffcodec.base.learned import WINDOW, LearnedCodec
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Decoded
 from diffcodec.points import combine, listed
@@ -31,6 +31,7 @@ class VariableRateCodec(LearnedCodec):
         draw: how often each level is drawn in training, relatively; null draws all alike.
         weights: null (from scratch) or a source of `diffcodec.weights`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+        window: of `LearnedCodec`.
 
     Raises:
         ValueError: an unknown level, lambdas that do not rise or draws that are no frequencies, or
@@ -50,6 +51,7 @@ class VariableRateCodec(LearnedCodec):
         weights: str | None = None,
         lr: float = 1e-4,
         aux_lr: float = 1e-3,
+        window: int = WINDOW,
     ) -> None:
         if not 1 <= len(lambdas) <= 256 or any(
             not 0 < a < b for a, b in pairwise([*lambdas, float("inf")])
@@ -66,7 +68,8 @@ class VariableRateCodec(LearnedCodec):
         gains = (torch.tensor(lambdas) / LAMBDAS["mse"][-1]).sqrt()
         model.lmbda, model.levels = list(lambdas), count
         model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
-        super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"level": levels}))
+        points = combine(rate={"level": levels})
+        super().__init__(model, lr=lr, aux_lr=aux_lr, points=points, window=window)
         self._draw = torch.tensor(draw, dtype=torch.float32)
         self._gains = gains
         self.register_load_state_dict_pre_hook(_check_gains)
@@ -98,6 +101,9 @@ class VariableRateCodec(LearnedCodec):
         out: dict[str, Tensor] = loss(self.model(x, s=level), x)
         return out
 
+    def _tiles(self) -> dict[str, nn.Module]:
+        return {**super()._tiles(), "QuantABCD": _ByChannel(self.model.QuantABCD)}
+
     def _encode_image(self, x: Tensor) -> list[bytes]:
         return [bytes([self.level]), *self._model_encode(x, s=self.level)]
 
@@ -114,12 +120,28 @@ class VariableRateCodec(LearnedCodec):
         return self._model_decode(sections, height, width, s=tag[0])
 
 
+class _ByChannel(nn.Module):
+    """The network of quantisation offsets, which looks at each value of y alone, by channels.
+
+    Its hidden layer has twelve numbers for each of them.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, M, h, w, 2) -> (1, M, h, w, 1)."""
+        return torch.cat([self.network(channel) for channel in x.split(1, dim=1)], dim=1)
+
+
 def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """The gains follow from the lambdas: those of a checkpoint must agree, where it has any."""
     own = module._gains
     given = state.get(f"{prefix}model.Gain", own)
     state[f"{prefix}model.Gain"] = own  # not those of a checkpoint in half precision
-    if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=1e-3):
+    # A checkpoint in bfloat16 is off by up to 0.2%.
+    if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=4e-3):
         lambdas = (given.double().square() * LAMBDAS["mse"][-1]).tolist()
         raise ValueError(
             f"the weights were trained for lambdas {[float(f'{v:.2g}') for v in lambdas]}, not "

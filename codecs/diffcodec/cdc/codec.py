@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from diffcodec.bitstream import derive_seed, seed_of_sample
-from diffcodec.cdc.coder import LatentCoder
+from diffcodec.cdc.coder import LatentCoder, share_outside
 from diffcodec.cdc.compressor import Compressor
+from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.process import build_process
 from diffcodec.cdc.released import convert, released_state
 from diffcodec.cdc.training import warmed_up
@@ -22,17 +23,21 @@ from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.diffusion.tiling import TiledDenoiser, check_window
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.precision import check_precision, decoding_in
+from diffcodec.tiles import in_tiles, reach
 from diffcodec.weights import load_checkpoint, state_dict_of
 
 STRIDE = 64  # of z
 MULTIPLIERS = (1, 2, 3, 4)
 HYPER_MULTIPLIERS = (4, 4, 4)
 UNET_MULTIPLIERS = (1, 2, 3, 4, 5, 6)
+LATENT_STRIDE = 16  # of y
+WINDOW = 1024
 
 
 class CDC(Codec):
@@ -75,6 +80,10 @@ class CDC(Codec):
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
+        window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
+            the encoder computes tiles with all that it sees around them, so that the stream is the
+            whole's; the decoder, whose attention looks at the whole image, blends the estimates of
+            overlapping tiles at every step.
         weights: null (from scratch), or a source of `diffcodec.weights`: this project's or the
             authors' checkpoints.
 
@@ -110,8 +119,10 @@ class CDC(Codec):
         sampler: str = "ddim",
         decode_precision: str | int = "32",
         compile: bool = False,
+        window: int = WINDOW,
         weights: str | None = None,
     ) -> None:
+        check_window(window, STRIDE)
         process = build_process(prediction, num_timesteps)
         find_sampler(sampler)  # is there
         decode_precision = check_precision(decode_precision)
@@ -147,6 +158,7 @@ class CDC(Codec):
         self.decode_precision = decode_precision
         if compile:
             self.unet.compile()
+        self.window = window
         self._coder: LatentCoder | None = None
         self._perceptual: PerceptualLoss | None = None
         if weights is not None:
@@ -195,10 +207,24 @@ class CDC(Codec):
         coder = self._prepared()
         payloads = []
         for image in x.split(1):
-            y = self.compressor.g_a(pad_to_multiple(image * 2 - 1, STRIDE))
+            y = self._analyse(pad_to_multiple(image, STRIDE))
             sections, _ = coder.encode(y, self.compressor.h_a(y))
             payloads.append(sections)
         return payloads
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        """A padded image (1, 3, H, W) in [0, 1] -> y (1, C, H / 16, W / 16)."""
+
+        def analyse(part: Tensor) -> Tensor:
+            y: Tensor = self.compressor.g_a(part * 2 - 1)
+            return y
+
+        if max(x.shape[-2:]) <= self.window:
+            return analyse(x)
+        scale = {"down": LATENT_STRIDE}
+        most = (self.window - 1) // (2 * LATENT_STRIDE) * LATENT_STRIDE
+        margin = reach(analyse, x, most=most, step=LATENT_STRIDE, **scale)
+        return in_tiles(analyse, x, window=self.window, margin=margin, **scale)
 
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
@@ -208,7 +234,7 @@ class CDC(Codec):
         for payload, seed in zip(payloads, seeds, strict=True):
             y_hat = self._prepared().decode(payload, -(-height // STRIDE), -(-width // STRIDE))
             x0 = self.sample(y_hat.to(self.device), seed)
-            images.append((x0[..., :height, :width] + 1) / 2)
+            images.append(x0[..., :height, :width].add_(1).div_(2))
         return torch.cat(images)
 
     def sample(self, y_hat: Tensor, seed: int) -> Tensor:
@@ -221,19 +247,31 @@ class CDC(Codec):
         num_steps, gamma = settings["steps"], settings["gamma"]
         seed = seed_of_sample(seed, settings.get("sample", 0))
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
-        noise = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
-        contexts = self.compressor.contexts(y_hat)
+        x = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         added = seeded_noise(derive_seed([self.sampler.encode(), str(seed).encode()]))
         with decoding_in(self.decode_precision, y_hat.device):
-            terms = self.unet.context_terms(contexts)
-            denoiser, sigmas = self.process.sampling(
-                lambda x, time: self.unet(x, time, terms).float(), num_steps
-            )
+            known = self._terms(y_hat) if max(size) <= self.window else None
+
+            def network(x: Tensor, time: Tensor, y_hat: Tensor) -> Tensor:
+                # Of a large image all terms would take ten times the memory of its picture.
+                terms = self._terms(y_hat) if known is None else known
+                out: Tensor = self.unet(x, time, terms)
+                return out.float()
+
+            denoiser, sigmas = self.process.sampling(network, num_steps)
+            tiled = TiledDenoiser(denoiser, self.window, multiple=STRIDE, spatial=["y_hat"])
             # gamma is the noise of x_N, at the scale of the variance-preserving process
-            x = like(noise, gamma * (1 + sigmas[0] ** 2).sqrt()) * noise
+            x.mul_(like(x, gamma * (1 + sigmas[0] ** 2).sqrt()))
             done = round(settings.get("progress", 1.0) * num_steps)
-            x = find_sampler(self.sampler)(denoiser, x, sigmas[: done + 1], noise=added)
-            return x / like(x, (1 + sigmas[done] ** 2).sqrt())
+            sample = find_sampler(self.sampler)
+            x = sample(tiled, x, sigmas[: done + 1], noise=added, overwrite=True, y_hat=y_hat)
+            return x.div_(like(x, (1 + sigmas[done] ** 2).sqrt()))
+
+    def _terms(self, y_hat: Tensor) -> list[ContextTerms]:
+        """What the quantised latents add inside the U-Net, of the same shape as in `sample`."""
+        with torch.autocast(y_hat.device.type, enabled=False):  # as the encoder's networks
+            contexts = self.compressor.contexts(y_hat)
+        return self.unet.context_terms(contexts)
 
     def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.
@@ -244,12 +282,18 @@ class CDC(Codec):
 
         Returns:
             `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and
-            `lpips_loss`; scalars.
+            `lpips_loss`; scalars. Beside them `y_max`, the largest value of y_hat, and `y_escaped`,
+            the share of its symbols that no entropy table holds.
         """
         x0 = pad_to_multiple(x * 2 - 1, STRIDE)
         latents = self.compressor(x0)
         contexts = self.compressor.contexts(latents.y_hat)
-        out = {"bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1])}
+        out = {
+            "bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1]),
+            # Tables span a range: what grows without bound leaves it.
+            "y_max": latents.y_hat.detach().abs().max(),
+            "y_escaped": share_outside(latents),
+        }
         if self.context_weight:
             out["context_loss"] = (contexts[0][:, :3].float() - x0).square().mean()
         if not denoise:
@@ -283,10 +327,13 @@ class CDC(Codec):
             "context_loss": self.context_weight,
             "lpips_loss": self.rho,
         }
-        loss = torch.stack([weights[name] * term for name, term in out.items()]).sum()
+        terms = [weights[name] * term for name, term in out.items() if name in weights]
+        loss = torch.stack(terms).sum()
         aux_loss = self.compressor.entropy_bottleneck.loss()
         for name, value in {"loss": loss, **out}.items():
-            self.log(f"train/{name}", value, prog_bar=name != "lpips_loss")
+            self.log(
+                f"train/{name}", value, prog_bar=name in ("loss", "bpp_loss", "diffusion_loss")
+            )
         self.log_dict({"train/aux_loss": aux_loss, "train/lmbda": weights["bpp_loss"]})
         return loss + aux_loss
 

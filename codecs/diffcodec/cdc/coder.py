@@ -3,15 +3,17 @@
 import copy
 import math
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.cdc.compressor import MIN_SCALE, Compressor
+from diffcodec.cdc.compressor import MIN_SCALE, Compressor, Latents
 from diffcodec.entropy import rans_decode, rans_encode
 from diffcodec.exact import ExactConvolutions
+from diffcodec.tiles import in_tiles, reach
 
 NUM_SCALES = 128
 MAX_SCALE = 256.0
@@ -19,10 +21,15 @@ TAIL_MASS = 1e-9
 # Symbols that no sensible network makes: the encoder clamps to them, the decoder refuses beyond.
 MAX_Y_SYMBOL = 1 << 14
 MAX_Z_SYMBOL = 1 << 10
+WINDOW = 64  # values of z a side that the hyper-synthesis sees at once
+_UP = 4  # values of y for one of z
 
 
 class LatentCoder:
     """Codes the latents of one image; built from a compressor's weights, and frozen.
+
+    Images of any size fit: the synthesis, of integers, is the same in tiles as in one, with the two
+    values of z around each that three convolutions at one, two and four times its size can see.
 
     It is no module: what it holds follows from the weights, stays on the CPU and is not saved.
 
@@ -43,11 +50,7 @@ class LatentCoder:
         self._scales = scale_table()
         self._gaussian = GaussianConditional(self._scales, scale_bound=MIN_SCALE)
         _set_gaussian_tables(self._gaussian, self._scales)
-        # A scale goes to the nearest one of the table by ratio.
-        self._borders = torch.tensor(
-            [math.sqrt(a * b) for a, b in pairwise(self._scales)],
-            dtype=torch.float64,
-        )
+        self._borders = _scale_borders()
 
     def tables(self) -> dict[str, Tensor]:
         """The integer tables that the decoder must share."""
@@ -94,7 +97,12 @@ class LatentCoder:
 
     def _parameters(self, z_symbols: Tensor) -> tuple[Tensor, Tensor]:
         # Scales may have any sign.
-        means, scales = self.synthesis(z_symbols + self._medians).chunk(2, dim=1)
+        z_hat = z_symbols + self._medians
+        margin = 0
+        if max(z_hat.shape[-2:]) > WINDOW:
+            margin = reach(self.synthesis, z_hat, most=WINDOW // 2 - 1, up=_UP)
+        out = in_tiles(self.synthesis, z_hat, window=WINDOW, margin=margin, up=_UP)
+        means, scales = out.chunk(2, dim=1)
         return means, torch.bucketize(scales, self._borders).int()
 
 
@@ -102,6 +110,28 @@ def scale_table() -> list[float]:
     """The scales that y is coded with: evenly spaced by ratio, rounded to be exact in binary."""
     ratio = (MAX_SCALE / MIN_SCALE) ** (1 / (NUM_SCALES - 1))
     return [round(MIN_SCALE * ratio**i * 2**16) / 2**16 for i in range(NUM_SCALES)]
+
+
+def share_outside(latents: Latents) -> Tensor:
+    """The share of y's symbols that lie outside their tables, (): each costs an escape code."""
+    index = torch.bucketize(
+        latents.scales.detach().double(), _scale_borders().to(latents.scales.device)
+    )
+    centers = torch.tensor(_centers(scale_table()), device=latents.scales.device)[index]
+    symbols = (latents.y_hat.detach() - latents.means.detach()).round()
+    return (symbols.abs() > centers).float().mean()
+
+
+def _scale_borders() -> Tensor:
+    """Between the scales of the table, (NUM_SCALES - 1,): a scale goes to the nearest by ratio."""
+    borders = [math.sqrt(a * b) for a, b in pairwise(scale_table())]
+    return torch.tensor(borders, dtype=torch.float64)
+
+
+def _centers(scales: list[float]) -> list[int]:
+    """The largest symbol of each scale's table."""
+    multiplier = -NormalDist().inv_cdf(TAIL_MASS / 2)
+    return [math.ceil(scale * multiplier) for scale in scales]
 
 
 def _decode(data: bytes, indexes: Tensor, model: Any, limit: int, name: str) -> Tensor:
@@ -120,8 +150,7 @@ def _channel_indexes(shape: torch.Size) -> Tensor:
 
 def _set_gaussian_tables(model: Any, scales: list[float]) -> None:
     """CompressAI's `GaussianConditional.update`, in float64 and from the math library's erfc."""
-    multiplier = -model._standardized_quantile(TAIL_MASS / 2)
-    centers = [math.ceil(scale * multiplier) for scale in scales]
+    centers = _centers(scales)
     length = 2 * max(centers) + 1
     pmf, tails = [], []
     for scale, center in zip(scales, centers, strict=True):

@@ -26,6 +26,7 @@ from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
+from diffcodec.diffusion.tiling import TiledDenoiser, check_window
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.padding import crop_center, pad_around
@@ -33,6 +34,7 @@ from diffcodec.points import Point, combine, listed, name_lines
 from diffcodec.precision import check_precision, decoding_in
 from diffcodec.weights import load_checkpoint, state_dict_of
 
+WINDOW = 1024
 STRIDE = 64  # of the learned codecs' hyper-latents
 PATCHES = (1, 2, 4, 8)
 VALIDATION_LEVELS = 4
@@ -44,11 +46,15 @@ class Conditions:
 
     Attributes:
         x_hat: the base codec's picture, padded, (1, 3, H, W) in [-1, 1].
-        terms: of the context maps, as `UNet.context_terms` makes them.
+        y_hat, lmbda: of the base, as in `Decoded`.
+        terms: of the context maps, as `UNet.context_terms` makes them; None of an image larger than
+            the window, where they would take ten times the memory of its picture.
     """
 
     x_hat: Tensor
-    terms: list[ContextTerms]
+    y_hat: Tensor | None
+    lmbda: Tensor | None
+    terms: list[ContextTerms] | None
 
 
 class ResidualCDC(Codec):
@@ -88,6 +94,8 @@ class ResidualCDC(Codec):
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
+        window: side in pixels, a multiple of 64, of what the U-Net sees at once: of larger images
+            it blends the estimates of overlapping tiles at every step. The base has its own.
         weights: null (from scratch), or a source of `diffcodec.weights`, of the U-Net and the
             embedder of contexts. The base has its own.
 
@@ -118,8 +126,10 @@ class ResidualCDC(Codec):
         warmup_steps: int = 200,
         decode_precision: str | int = "32",
         compile: bool = False,
+        window: int = WINDOW,
         weights: str | None = None,
     ) -> None:
+        check_window(window, STRIDE)
         find_sampler(sampler)  # is there
         for name, value in {"width": width, "context_channels": context_channels}.items():
             if value < 1:
@@ -170,6 +180,7 @@ class ResidualCDC(Codec):
         self.decode_precision = check_precision(decode_precision)
         if compile:
             self.unet.compile()
+        self.window = window
         self._validation_loss = MeanMetric()
         compressor.select(self.base_point)
         if weights is not None:
@@ -227,19 +238,23 @@ class ResidualCDC(Codec):
             make = partial(self._conditions, payload, height, width, seed)
             conditions = self.once((self.base_point.name, *payload), make)
             x_hat = self.sample(conditions, seed)
-            images.append((crop_center(x_hat, height, width) + 1) / 2)
+            images.append(crop_center(x_hat, height, width).add_(1).div_(2))
         return torch.cat(images)
 
     def _conditions(self, payload: list[bytes], height: int, width: int, seed: int) -> Conditions:
         """What the base decodes of an image, and the contexts made of that."""
         decoded = self.compressor.decode_all([payload], height, width, [seed])
         with decoding_in(self.decode_precision, decoded.x_hat.device):
-            x_hat, contexts = self.contexts(decoded)
-            return Conditions(x_hat, self.unet.context_terms(contexts))
+            x_hat = padded_picture(decoded)
+            terms = None
+            if max(x_hat.shape[-2:]) <= self.window:
+                contexts = self.embedder(x_hat, decoded.lmbda, decoded.y_hat)
+                terms = self.unet.context_terms(contexts)
+            return Conditions(x_hat, decoded.y_hat, decoded.lmbda, terms)
 
     def contexts(self, decoded: Decoded) -> tuple[Tensor, list[Tensor]]:
         """What a base decoded -> its pictures, padded and in [-1, 1], and their context maps."""
-        x_hat = pad_around(decoded.x_hat * 2 - 1, STRIDE)
+        x_hat = padded_picture(decoded)
         return x_hat, self.embedder(x_hat, decoded.lmbda, decoded.y_hat)
 
     def sample(self, conditions: Conditions, seed: int) -> Tensor:
@@ -248,17 +263,30 @@ class ResidualCDC(Codec):
         At the selected number of steps and gamma.
         """
         settings: Any = self.point.decoding
-        x_hat, terms = conditions.x_hat, conditions.terms
+        x_hat, known = conditions.x_hat, conditions.terms
         sigmas = karras_sigmas(
             self.sigma_max, settings["steps"], sigma_min=self.sigma_min, rho=self.rho
         )
         # Another stream of noise than the base's, which may have used this seed.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
+
+        def of_tile(r: Tensor, sigma: Tensor, x_hat: Tensor, y_hat: Tensor | None = None) -> Tensor:
+            terms = known
+            if terms is None:
+                contexts = self.embedder(x_hat, conditions.lmbda, y_hat)
+                terms = self.unet.context_terms(contexts)
+            return denoiser(r, sigma, terms=terms)
+
+        with_latents = {} if conditions.y_hat is None else {"y_hat": conditions.y_hat}
+        tiled = TiledDenoiser(of_tile, self.window, multiple=STRIDE, spatial=["x_hat", "y_hat"])
         with decoding_in(self.decode_precision, x_hat.device):
-            start = settings["gamma"] * self.sigma_max * noise(x_hat)
-            sampler = find_sampler(self.sampler)
-            return x_hat + sampler(denoiser, start, sigmas, noise=noise, terms=terms)
+            start = noise(x_hat).mul_(settings["gamma"] * self.sigma_max)
+            sample = find_sampler(self.sampler)
+            r_hat = sample(
+                tiled, start, sigmas, noise=noise, overwrite=True, x_hat=x_hat, **with_latents
+            )
+            return r_hat.add_(x_hat)
 
     def denoiser(self) -> EDMDenoiser:
         """D(r; sigma, terms) of residuals in [-1, 1]."""
@@ -327,6 +355,11 @@ class ResidualCDC(Codec):
             warmup_steps=self.warmup_steps,
             num_steps=self.trainer.estimated_stepping_batches,
         )
+
+
+def padded_picture(decoded: Decoded) -> Tensor:
+    """The pictures of a base, padded around to multiples of 64 and in [-1, 1]."""
+    return pad_around(decoded.x_hat * 2 - 1, STRIDE)
 
 
 def _build_points(

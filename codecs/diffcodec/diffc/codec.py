@@ -378,21 +378,9 @@ class DiffC(Codec):
             lambda *args, **condition: self.backbone.network(*args, **condition).float()
         )
         if self.window is not None:
-            denoiser = _Windowed(denoiser, self.window)
+            denoiser = TiledDenoiser(denoiser, self.window)
         if caption is None:
             return lambda x, sigma: denoiser(x, sigma, text=self.null_text)
         text = self.backbone.embed_text([caption])
         guided = ClassifierFreeGuidance(denoiser, guidance, {"text": self.null_text})
         return lambda x, sigma: guided(x, sigma, text=text)
-
-
-class _Windowed:
-    """A denoiser that sees latents whole up to a size, and larger ones in tiles."""
-
-    def __init__(self, denoiser: Denoiser, window: int) -> None:
-        self.whole = denoiser
-        self.tiled = TiledDenoiser(denoiser, window)
-
-    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        fits = max(x.shape[-2:]) <= self.tiled.window
-        return (self.whole if fits else self.tiled)(x, sigma, **condition)

@@ -1,7 +1,9 @@
 """Samplers: free functions that walk a denoiser down a list of noise levels.
 
 All are called alike, `(denoiser, x, sigmas, *, noise, **condition)`, and those of `SAMPLERS` may
-stand in for each other.
+stand in for each other. These can also `overwrite` what they are given and what the denoiser
+returns, where nobody else looks at it, the denoiser does not return its input and no gradients
+flow: a sampler then holds two or three copies of a large image and not five.
 """
 
 from collections.abc import Callable
@@ -29,6 +31,7 @@ def ddim(
     sigmas: Tensor,
     *,
     noise: Noise | None = None,
+    overwrite: bool = False,
     **condition: Any,
 ) -> Tensor:
     """Deterministic DDIM (Song et al. 2021, eta = 0): Euler steps in sigma.
@@ -40,11 +43,13 @@ def ddim(
         x: the noisy image at `sigmas[0]`, (B, …).
         sigmas: noise levels, (S + 1,) falling; where the last is 0 the result is D's own estimate.
         noise: is not drawn.
+        overwrite: use the memory of x.
         condition: handed to the denoiser.
     """
     for sigma, sigma_next in pairwise(sigmas):
         x0 = denoiser(x, sigma, **condition)
-        x = x0 + like(x, sigma_next / sigma) * (x - x0)
+        x = _towards(x, x0, sigma_next / sigma, overwrite=overwrite)
+        del x0  # before the next one is made
     return x
 
 
@@ -54,6 +59,7 @@ def dpmpp_2m(
     sigmas: Tensor,
     *,
     noise: Noise | None = None,
+    overwrite: bool = False,
     **condition: Any,
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the same ODE at second order.
@@ -63,7 +69,7 @@ def dpmpp_2m(
     DDIM's.
 
     Args:
-        denoiser, x, noise, condition: as of `ddim`.
+        denoiser, x, noise, overwrite, condition: as of `ddim`.
         sigmas: as of `ddim`, or (S + 1, B): levels for each image.
     """
     previous: Tensor | None = None
@@ -73,29 +79,44 @@ def dpmpp_2m(
         h = (sigma / sigma_next).log()
         held = x0
         if previous is not None and (sigma_next > 0).all():
-            held = x0 + like(x, h / (2 * h_last)) * (x0 - previous)
-        x = held + like(x, sigma_next / sigma) * (x - held)
+            step = previous.sub_(x0).neg_() if overwrite else x0 - previous
+            held = step.mul_(like(x, h / (2 * h_last))).add_(x0)
         previous, h_last = x0, h
+        x = _towards(x, held, sigma_next / sigma, overwrite=overwrite)
+        del x0, held
     return x
 
 
 def euler_sde(
-    denoiser: Denoiser, x: Tensor, sigmas: Tensor, *, noise: Noise, **condition: Any
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Noise,
+    overwrite: bool = False,
+    **condition: Any,
 ) -> Tensor:
     """The reverse SDE by ancestral steps (SDEdit, Eq. 5).
 
     Args:
-        denoiser, x, sigmas, condition: as of `ddim`.
+        denoiser, x, sigmas, overwrite, condition: as of `ddim`.
         noise: what is added after each step but one down to 0.
     """
     for sigma, sigma_next in pairwise(sigmas):
         x0 = denoiser(x, sigma, **condition)
-        x = ancestral_step(x, x0, sigma, sigma_next, noise)
+        x = ancestral_step(x, x0, sigma, sigma_next, noise, overwrite=overwrite)
+        del x0
     return x
 
 
 def ancestral_step(
-    x: Tensor, x0: Tensor, sigma: Tensor, sigma_next: Tensor, noise: Noise
+    x: Tensor,
+    x0: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    noise: Noise,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """A draw of the noisy image at `sigma_next` given the one at `sigma` and the clean one.
 
@@ -105,12 +126,20 @@ def ancestral_step(
     Args:
         x, x0: noisy and clean image, (B, …).
         sigma, sigma_next: noise levels, ().
+        noise: what is added, unless it is a step down to 0.
+        overwrite: use the memory of x.
     """
     ratio = (sigma_next / sigma) ** 2
-    x_next = x0 + like(x, ratio) * (x - x0)
+    x_next = _towards(x, x0, ratio, overwrite=overwrite)
     if sigma_next > 0:
-        x_next = x_next + like(x, sigma_next * (1 - ratio).sqrt()) * noise(x)
+        x_next = noise(x).mul_(like(x, sigma_next * (1 - ratio).sqrt())).add_(x_next)
     return x_next
+
+
+def _towards(x: Tensor, x0: Tensor, ratio: Tensor, *, overwrite: bool) -> Tensor:
+    """x0 + ratio (x - x0)."""
+    difference = x.sub_(x0) if overwrite else x - x0
+    return difference.mul_(like(x, ratio)).add_(x0)
 
 
 def consistency(
@@ -136,7 +165,7 @@ def consistency(
     x0 = denoiser(x, sigmas[0], **condition)
     for sigma in sigmas[1:-1]:
         added = (sigma**2 - sigma_min**2).clamp(min=0).sqrt()
-        x0 = denoiser(x0 + like(x, added) * noise(x), sigma, **condition)
+        x0 = denoiser(noise(x).mul_(like(x, added)).add_(x0), sigma, **condition)
     return x0
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffcodec.diffusion.tiling import blend_tiles, check_window
 from diffcodec.padding import pad_to_multiple
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
@@ -25,8 +26,11 @@ class LatentSpace(nn.Module):
             for Stable Diffusion's.
         shift, scale: latents are (z - shift) * scale; kept with the weights.
         window: side in pixels up to which images are taken whole. Larger ones go through the
-            autoencoder in overlapping tiles of that side, whose borders are blended, so that memory
-            does not grow with the image.
+            autoencoder in overlapping tiles of that side, which are blended: its normalisation and
+            attention see a tile in place of the image.
+
+    Raises:
+        ValueError: the window is no multiple of `stride`.
     """
 
     shift: Tensor
@@ -44,9 +48,8 @@ class LatentSpace(nn.Module):
         super().__init__()
         self.vae: Any = vae
         self.patch = patch
-        if window % self.stride:
-            raise ValueError(f"window must be a multiple of {self.stride}, got {window}")
-        _set_tiles(self.vae, sample=window // patch, latent=window // self.stride)
+        check_window(window, self.stride)
+        self.window = window
         channels = self.channels
         self.register_buffer("shift", torch.full((1, channels, 1, 1), float(shift)))
         self.register_buffer("scale", torch.full((1, channels, 1, 1), float(scale)))
@@ -66,12 +69,26 @@ class LatentSpace(nn.Module):
 
         The mean of the posterior: coding must not be random.
         """
-        z: Tensor = self.posterior(x).mode()
+        z = blend_tiles(
+            lambda rows, columns: self.posterior(x[..., rows, columns]).mode(),
+            (x.shape[-2], x.shape[-1]),
+            self.window,
+            multiple=self.stride,
+            down=self.stride,
+        )
         return (z.to(self.shift.dtype) - self.shift) * self.scale
 
     def decode(self, latent: Tensor) -> Tensor:
         """Inverse of `encode`, not clamped."""
         z = latent / self.scale + self.shift
+        return blend_tiles(
+            lambda rows, columns: self._picture(z[..., rows, columns]),
+            (z.shape[-2], z.shape[-1]),
+            self.window // self.stride,
+            up=self.stride,
+        )
+
+    def _picture(self, z: Tensor) -> Tensor:
         x = self.vae.decode(z.to(self.vae.dtype)).sample.to(z.dtype)
         return (F.pixel_shuffle(x, self.patch) + 1) / 2
 
@@ -99,9 +116,3 @@ class LatentSpace(nn.Module):
         """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
         x = F.pixel_unshuffle(x * 2 - 1, self.patch)
         return self.vae.encode(x.to(self.vae.dtype)).latent_dist
-
-
-def _set_tiles(vae: Any, *, sample: int, latent: int) -> None:
-    """Let a diffusers autoencoder work in tiles of so many values a side, of images and latents."""
-    vae.enable_tiling()
-    vae.tile_sample_min_size, vae.tile_latent_min_size = sample, latent

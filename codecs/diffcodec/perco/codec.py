@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from diffcodec.bitstream import seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
+from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.model_folder import load_saved
@@ -31,6 +32,8 @@ from diffcodec.precision import check_precision
 from diffcodec.sharding import shard
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
+WINDOW = 1024
+MULTIPLE = 64  # pixels of a code at the lowest rates, and of the U-Net's coarsest grid
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
@@ -80,6 +83,9 @@ class PerCo(CaptionedCodec):
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
+        window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
+            the autoencoder's tiles are blended, and those of the U-Net, whose attention grows with
+            the square of their area, at every step; the hyper-encoder's are exact.
         weights: null, or a source of `diffcodec.weights`.
 
     Raises:
@@ -127,8 +133,10 @@ class PerCo(CaptionedCodec):
         sampler: str = "ddim",
         decode_precision: str | int = "32",
         compile: bool = False,
+        window: int = WINDOW,
         weights: str | None = None,
     ) -> None:
+        check_window(window, MULTIPLE)
         if not isinstance(backbone, Backbone):
             raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
         find_sampler(sampler)  # is there
@@ -162,6 +170,7 @@ class PerCo(CaptionedCodec):
             hyper_encoder=options,
             grid_steps=grid_steps,
             index_coder=index_coder,
+            window=window,
         )
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")

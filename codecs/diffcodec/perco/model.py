@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffcodec.bitstream import derive_seed
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.diffusion.tiling import TiledDenoiser
 from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.padding import pad_to_multiple
@@ -22,9 +23,12 @@ from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
 from diffcodec.precision import decoding_in
+from diffcodec.tiles import in_tiles, reach
 from diffcodec.weights import load_strict, state_dict_of
 
 DEFAULT_RATE = "8x8/256"
+# Latents a side that a hyper-encoder sees at once. That of the lowest rate needs 96 around a code.
+HYPER_WINDOW = 512
 
 
 class LatentDiffusion(nn.Module):
@@ -36,6 +40,7 @@ class LatentDiffusion(nn.Module):
         hyper_encoder: options of `HyperEncoder`.
         grid_steps: timesteps that are trained and sampled.
         index_coder: of the codes, one of `diffcodec.perco.index_coder`.
+        window: side in pixels of what the networks see at once.
 
     Raises:
         ValueError: there is no such coder, or there are no codes that it could code.
@@ -49,6 +54,7 @@ class LatentDiffusion(nn.Module):
         hyper_encoder: Mapping[str, Any],
         grid_steps: int,
         index_coder: str = "uniform",
+        window: int,
     ) -> None:
         if index_coder not in INDEX_CODERS:
             raise ValueError(
@@ -62,6 +68,7 @@ class LatentDiffusion(nn.Module):
             )
         super().__init__()
         self.backbone = backbone
+        self.window = backbone.latents.window = window
         self.rates = list(rates)
         self.process = LatentProcess(
             backbone.alphas_cumprod, prediction=backbone.prediction, grid_steps=grid_steps
@@ -171,7 +178,13 @@ class LatentDiffusion(nn.Module):
     def codes(self, x: Tensor, index: int) -> Tensor:
         """Image (1, 3, H, W) in [0, 1] -> the codes of a rate, see `HyperEncoder.codes`."""
         x = pad_to_multiple(x, self.rates[index].pixels_per_code)
-        return self.encoder(index).codes(self.backbone.latents.encode(x))
+        latent, encoder = self.backbone.latents.encode(x), self.encoder(index)
+        if max(latent.shape[-2:]) <= HYPER_WINDOW:
+            return encoder.codes(latent)
+        per_code = self.rates[index].pixels_per_code // self.backbone.latents.stride
+        most = (HYPER_WINDOW - 1) // (2 * per_code) * per_code
+        margin = reach(encoder.backbone, latent, most=most, step=per_code, down=per_code)
+        return in_tiles(encoder.codes, latent, window=HYPER_WINDOW, margin=margin, down=per_code)
 
     def reconstruct(
         self,
@@ -253,8 +266,14 @@ class LatentDiffusion(nn.Module):
         noise = seeded_noise(derive_seed([sampler.encode(), str(seed).encode()]))
         sigmas = self.process.sampling_sigmas(num_steps)
         with decoding_in(precision, text.device):
-            denoiser = self.process.denoiser(
+            whole = self.process.denoiser(
                 lambda *args, **condition: self.backbone.network(*args, **condition).float()
+            )
+            denoiser = TiledDenoiser(
+                whole,
+                self.window // self.backbone.latents.stride,
+                multiple=size[0] // local.shape[-2],  # latents per code
+                spatial=["local"],
             )
             null: dict[str, Tensor] = {"text": self.null_text}
             if guided == "text_and_codes":

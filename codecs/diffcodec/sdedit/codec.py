@@ -7,6 +7,7 @@ bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no n
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,22 +245,24 @@ class SDEdit(Codec):
             payloads, sigmas = _split_indices(payloads)
         elif settings["preset"] is not None:
             sigmas = [self._sigma(self.point)] * len(payloads)
-        x_hat = self._base_picture(payloads, height, width, seeds)
-        if settings["preset"] is None:
-            return x_hat
+        preset = None if settings["preset"] is None else self._presets[settings["preset"]]
+        images = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
-        images = [
-            self.enhance(image, sigma, seed, self._presets[settings["preset"]], settings["blend"])
-            for image, sigma, seed in zip(x_hat.split(1), sigmas, seeds, strict=True)
-        ]
+        for payload, sigma, seed in zip(payloads, sigmas, seeds, strict=True):
+            picture = partial(self._base_picture, payload, height, width, seed)
+            if preset is None:
+                images.append(picture())
+            else:
+                # Handed over as it is made: nothing holds a large one longer than it is needed.
+                images.append(self.enhance(picture(), sigma, seed, preset, settings["blend"]))
         return torch.cat(images)
 
-    def _base_picture(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        """The pictures of the base, in [0, 1]; made once for all points that share its bytes."""
-        key = (self.base.point.name, *(part for payload in payloads for part in payload))
-        return self.once(key, lambda: self.base.decode(payloads, height, width, seeds).clamp(0, 1))
+    def _base_picture(self, payload: list[bytes], height: int, width: int, seed: int) -> Tensor:
+        """The base's picture, in [0, 1]; made once for all points that share its bytes."""
+        return self.once(
+            (self.base.point.name, *payload),
+            lambda: self.base.decode([payload], height, width, [seed]).clamp_(0, 1),
+        )
 
     def enhance(
         self, x_hat: Tensor, sigma: float, seed: int, preset: Preset, blend: float = 1.0
@@ -284,28 +287,33 @@ class SDEdit(Codec):
             torch.inference_mode(torch.is_inference_mode_enabled() and not constrained),
             torch.set_grad_enabled(constrained),
         ):
-            z_hat = self.prior.encode(self.prior.pad(x_hat.clone()))
+            # What was made in inference mode can have no gradients.
+            z_hat = self.prior.encode(self.prior.pad(x_hat.clone() if constrained else x_hat))
             if preset.from_noise:
                 z_hat, sigma = torch.zeros_like(z_hat), self.prior.max_sigma
             # Another stream of noise than the base codec's, which may have used this seed.
             noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
             distance = self._distance(x_hat.clone()) if preset.zeta else None
-            best = float("inf")
-            for _ in range(1 if preset.restart_above is None else preset.max_restarts):
-                start = z_hat + sigma * noise(z_hat)
-                found = preset.solve(
-                    self._network(preset), start, sigma, noise=noise, distance=distance
-                )
-                if preset.restart_above is None or distance is None:
-                    z = found
-                    break
-                with torch.no_grad():
-                    far = float(distance(found.detach()))
-                if far < best:
-                    z, best = found, far
-                if best <= preset.restart_above:
-                    break
-            x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp(0, 1)
+            if blend == 1:
+                del x_hat  # of a large picture there is no room for many copies
+            solve = partial(
+                preset.solve, self._network(preset), sigma=sigma, noise=noise, distance=distance
+            )
+            if preset.restart_above is None or distance is None:
+                start = noise(z_hat).mul_(sigma).add_(z_hat)
+                del z_hat
+                z = solve(start)
+            else:
+                best = float("inf")
+                for _ in range(preset.max_restarts):
+                    found = solve(noise(z_hat).mul_(sigma).add_(z_hat))
+                    with torch.no_grad():
+                        far = float(distance(found.detach()))
+                    if far < best:
+                        z, best = found, far
+                    if best <= preset.restart_above:
+                        break
+            x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp_(0, 1)
         return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
 
     def _distance(self, x_hat: Tensor) -> Callable[[Tensor], Tensor]:

@@ -106,7 +106,7 @@ class Preset:
 
         Args:
             denoiser: D(x; sigma), or the consistency model for `consistency`.
-            x: the noisy image, (1, …).
+            x: the noisy image, (1, …); it may be overwritten.
             sigma: its noise level.
             noise: of the solvers that add some.
             distance: an estimate of the image -> how far it is from the constraint, (); needed
@@ -118,4 +118,4 @@ class Preset:
             return dps(denoiser, x, sigmas, distance=distance, zeta=self.zeta, noise=noise)
         if self.method == "consistency":
             return consistency(denoiser, x, sigmas, noise=noise)
-        return find_sampler(self.method)(denoiser, x, sigmas, noise=noise)
+        return find_sampler(self.method)(denoiser, x, sigmas, noise=noise, overwrite=True)

@@ -34,11 +34,11 @@ class Prior(Configured, nn.Module, ABC):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], sides multiples of `multiple` -> the prior's space."""
-        return x * 2 - 1
+        return (x * 2).sub_(1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Inverse of `encode`, not clamped."""
-        return (z + 1) / 2
+        return (z + 1).div_(2)
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the right and lower border up to what `encode` and the window take."""
@@ -75,7 +75,9 @@ class Prior(Configured, nn.Module, ABC):
         return self._tiled(self.build_consistency())
 
     def _tiled(self, denoiser: Denoiser) -> Denoiser:
-        return denoiser if self.window is None else TiledDenoiser(denoiser, self.window)
+        if self.window is None:
+            return denoiser
+        return TiledDenoiser(denoiser, self.window)
 
     @abstractmethod
     def build_denoiser(self) -> Denoiser:

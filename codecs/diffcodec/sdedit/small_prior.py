@@ -1,13 +1,17 @@
 """The small prior, which this project trained on photographs."""
 
 import logging
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser
+from diffcodec.diffusion.tiling import check_window
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.small_unet import SmallUNet
+from diffcodec.tiles import in_tiles, reach
 
+WINDOW = 1024
 log = logging.getLogger(__name__)
 
 SIGMA_MIN = 0.002
@@ -19,16 +23,28 @@ class SmallPrior(Prior):
     Args:
         denoiser, consistency: the networks.
         max_sigma: the highest noise level that they were trained for.
+        window: side in pixels of the tiles that larger images are computed in. The networks see no
+            farther than their convolutions do, 96 pixels for those that ship, and with as much
+            around each tile its estimate is the whole image's: nothing is blended.
+
+    Raises:
+        ValueError: the window is no multiple of the networks'.
     """
 
     def __init__(
-        self, denoiser: SmallUNet, consistency: SmallUNet, *, max_sigma: float = 1.0
+        self,
+        denoiser: SmallUNet,
+        consistency: SmallUNet,
+        *,
+        max_sigma: float = 1.0,
+        window: int = WINDOW,
     ) -> None:
-        super().__init__()
+        super().__init__(window)
         self.max_sigma = max_sigma
         self.network = denoiser
         self.consistency_network = consistency
         self.multiple = max(denoiser.multiple, consistency.multiple)
+        check_window(window, self.multiple)
         if not (denoiser.arguments()["weights"] and consistency.arguments()["weights"]):
             log.warning(
                 "the small prior has no trained weights: give codec.prior.denoiser.weights= and "
@@ -38,8 +54,38 @@ class SmallPrior(Prior):
     def unets(self) -> list[nn.Module]:
         return [self.network, self.consistency_network]
 
+    @property
+    def min_side(self) -> int:
+        return 0  # smaller images are taken whole
+
+    def _tiled(self, denoiser: Denoiser) -> Denoiser:
+        assert self.window is not None
+        return _ExactTiles(denoiser, self.window, self.multiple)
+
     def build_denoiser(self) -> Denoiser:
         return EDMDenoiser(self.network)
 
     def build_consistency(self) -> Denoiser:
         return ConsistencyDenoiser(self.consistency_network, sigma_min=SIGMA_MIN)
+
+
+class _ExactTiles:
+    """A denoiser of limited reach, computed by tiles of images that are larger than a window."""
+
+    def __init__(self, denoiser: Denoiser, window: int, multiple: int) -> None:
+        self.denoiser = denoiser
+        self.window = window
+        self.multiple = multiple
+        self._margin: int | None = None  # found when it is first needed
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        if max(x.shape[-2:]) <= self.window:
+            return self.denoiser(x, sigma, **condition)
+
+        def network(part: Tensor) -> Tensor:
+            return self.denoiser(part, sigma, **condition)
+
+        if self._margin is None:
+            most = (self.window - 1) // (2 * self.multiple) * self.multiple
+            self._margin = reach(network, x, most=most, step=self.multiple)
+        return in_tiles(network, x, window=self.window, margin=self._margin)

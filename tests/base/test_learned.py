@@ -1,0 +1,85 @@
+"""Images larger than the window: the same streams and latents as without one."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffcodec.base import learned
+from diffcodec.base.compressai import CompressAICodec
+from diffcodec.base.elic import Elic
+from diffcodec.base.learned import LearnedCodec
+from diffcodec.base.vbr import VariableRateCodec
+
+
+def zoo(architecture: str, *size: int) -> Callable[..., LearnedCodec]:
+    return lambda **options: CompressAICodec(architecture, size=[*size], **options)
+
+
+# With a window in which there is room beside what the transforms see.
+BUILDERS: dict[str, tuple[Callable[..., LearnedCodec], int]] = {
+    "bmshj2018-hyperprior": (zoo("bmshj2018-hyperprior", 8, 12), 128),
+    "mbt2018-mean": (zoo("mbt2018-mean", 8, 12), 128),
+    "mbt2018": (zoo("mbt2018", 8, 12), 128),
+    "cheng2020-anchor": (zoo("cheng2020-anchor", 8), 320),
+    "cheng2020-attn": (zoo("cheng2020-attn", 8), 512),
+    "elic": (lambda **options: Elic(N=8, M=20, groups=[4] * 5, **options), 384),
+    "vbr": (lambda **options: VariableRateCodec(8, 12, level=4, **options), 128),
+}
+
+
+def build(name: str, **options) -> LearnedCodec:
+    torch.manual_seed(0)
+    codec = BUILDERS[name][0](**options).eval()
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            if parameter.ndim == 4:
+                parameter.mul_(1.5)
+    return codec
+
+
+def decode(codec: LearnedCodec, stream: bytes) -> tuple[Tensor, Tensor]:
+    """y_hat and x_hat."""
+    (contents,) = codec._unpack([stream])
+    with torch.no_grad():
+        payloads = [list(contents.sections)]
+        decoded = codec.decode_all(payloads, contents.height, contents.width, [0])
+    assert decoded.y_hat is not None
+    return decoded.y_hat, decoded.x_hat
+
+
+SLOW = {"mbt2018", "cheng2020-anchor", "cheng2020-attn", "elic"}  # symbol after symbol, or large
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in BUILDERS]
+)
+def test_tiles_give_the_stream_and_the_latents_of_the_whole(name, photo, monkeypatch):
+    window = BUILDERS[name][1]
+    x = torch.cat([photo, photo.flip(-1)], dim=-1)[..., :65, : window + 90]
+    monkeypatch.setattr(learned, "HYPER_WINDOW", 16)
+    whole, tiled = build(name), build(name, window=window)
+    widths: list[int] = []
+    tiled.model.g_a.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    (stream,) = whole.compress(x)
+    assert tiled.compress(x) == [stream]
+    assert len(widths) > 1
+    assert max(widths) <= window
+    y_hat, x_hat = decode(tiled, stream)
+    expected = decode(whole, stream)
+    assert y_hat.unique().numel() >= 3
+    torch.testing.assert_close(y_hat, expected[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(x_hat, expected[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(tiled.decompress([stream]), x_hat)
+
+
+def test_a_window_is_whole_blocks_of_z():
+    with pytest.raises(ValueError, match="window must be a multiple of 64, got 100"):
+        build("vbr", window=100)
+
+
+def test_a_window_too_small_for_what_a_network_sees_is_refused(photo):
+    codec = build("cheng2020-attn", window=128)
+    with pytest.raises(ValueError, match="use a larger window"):
+        codec.compress(photo[..., :64, :200])

@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ MAX_LINES = 1 << 24
 
 _CHUNK = 1 << 22
 _MAX_LINE = 4096
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_OPENERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _PART = rb"(?!\.{1,2}[/\t\n])[^/\t\r\n\x00]{1,255}+"
 _LINES = re.compile(
     rb"(?:%b(?:/%b)*+(?:\t[1-9][0-9]{0,5}\t[1-9][0-9]{0,5})?\r?\n)*+" % (_PART, _PART)
@@ -98,7 +98,7 @@ def read_index(path: Path) -> Index:
             magic = file.read(max(map(len, _OPENERS)))
         opener = next((opener for m, opener in _OPENERS.items() if magic.startswith(m)), None)
         with path.open("rb") if opener is None else opener(path, "rb") as file:
-            data, starts, hashes = _read_lines(file)  # type: ignore[arg-type]
+            data, starts, hashes = _read_lines(file)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise ValueError(f"cannot read the index {path}: {error}") from error
     if len(starts) == 1:
@@ -118,7 +118,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
     Raises:
         ValueError: a path cannot stand in an index; nothing is left then.
     """
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     opener = openers.get(path.suffix, open)
     partial = path.with_name(f"{path.name}.part")
     count = 0
@@ -131,7 +131,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
                     _LINES.fullmatch(line) and line.count(b"\n") == 1 <= len(line) <= _MAX_LINE
                 ):
                     raise ValueError(f"{name!r} cannot stand in an index")
-                file.write(line)  # type: ignore[arg-type]
+                file.write(line)
                 count += 1
         partial.replace(path)
     finally:

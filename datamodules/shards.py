@@ -139,7 +139,7 @@ def _images(file: Any, shard: str) -> Iterator[ShardImage]:
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "tarinfo": _Header}
     with tarfile.open(fileobj=file, mode="r|", **options) as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # else they are all kept  # type: ignore[attr-defined]
+            vars(tar)["members"] = []  # else they are all kept
             if not member.isreg():
                 continue
             folder, _, name = member.name.rpartition("/")

@@ -46,10 +46,10 @@ class IndexedItems(Sequence[Item]):
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder = folder
-        self.index = index
+        self.listed = index
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.listed)
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -57,8 +57,8 @@ class IndexedItems(Sequence[Item]):
     def __getitem__(self, index: slice) -> "IndexedItems": ...
     def __getitem__(self, index: int | slice) -> "Item | IndexedItems":
         if isinstance(index, slice):
-            return IndexedItems(self.folder, self.index[index])
-        path, size = self.index[index]
+            return IndexedItems(self.folder, self.listed[index])
+        path, size = self.listed[index]
         return Item(path, (self.folder / path,), size=size)
 
 
@@ -313,7 +313,7 @@ def _prefixes(folders: Sequence[Path]) -> list[str]:
 
 def _of_min_side(items: Sequence[Item], pixels: int, limit: int | None) -> Sequence[Item]:
     if isinstance(items, IndexedItems) and items[0].size is not None:
-        return IndexedItems(items.folder, items.index.of_min_side(pixels))
+        return IndexedItems(items.folder, items.listed.of_min_side(pixels))
     # One by one: where there is a limit, only so many headers are read.
     return list(islice((item for item in items if _reaches(item, pixels)), limit))
 

@@ -76,9 +76,14 @@ def estimate(cfg: DictConfig, world_size: int, *, crop: int = CROP) -> Estimate:
         codec = _blank(cfg, size)
         codec.shard(mesh)
         # The tracker looks at calls of modules, where a training calls this method.
-        codec.model.forward = partial(LatentDiffusion.losses, codec.model)  # type: ignore[method-assign]
+        codec.model.forward = partial(LatentDiffusion.losses, codec.model)
         trained = [p for p in codec.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
+        # The first step makes the optimizer's averages at its end; all others have them.
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
         x = torch.rand(batch_size, 3, crop, crop)
         tracker = FSDPMemTracker(codec.model, optimizer)
         tracker.track_inputs((x,))

@@ -24,7 +24,8 @@ def measure_data(datamodule: ImageDataModule, *, num_batches: int) -> dict[str, 
     start = time.perf_counter()
     datamodule.prepare_data()
     loader = datamodule.train_dataloader()
-    times, count, epoch = [], 0, 0
+    times: list[float] = []
+    count, epoch = 0, 0
     while len(times) <= num_batches:
         loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
         for batch in loader:

@@ -14,6 +14,8 @@ def test_eight_gpus_hold_an_eighth_of_the_networks_each():
     # U-Net 866 M, autoencoder 84 M, text encoder 340 M, hyper-encoder: in float32.
     assert one.parts["Sharded Param"] == pytest.approx(4 * 1.295e9, rel=0.02)
     assert eight.parts["Sharded Param"] == pytest.approx(one.parts["Sharded Param"] / 8, rel=0.01)
+    # Two averages of what AdamW trains, the linear layers and the hyper-encoder.
+    assert one.parts["OptState"] > 8 * 0.3e9
     assert eight.peak < one.peak / 2
     assert sum(eight.parts.values()) == pytest.approx(eight.peak, rel=0.01)
 

@@ -147,7 +147,7 @@ class HyperSynthesis(nn.Module):
 
     def __init__(self, M: int, N: int) -> None:
         super().__init__()
-        double = {"kernel_size": 5, "stride": 2, "padding": 2, "output_padding": 1}
+        double: dict[str, Any] = {"kernel_size": 5, "stride": 2, "padding": 2, "output_padding": 1}
         self.conv1 = nn.ConvTranspose2d(N, N, **double)
         self.conv2 = nn.ConvTranspose2d(N, N, **double)
         self.conv3 = nn.ConvTranspose2d(N, M, 3, padding=1)

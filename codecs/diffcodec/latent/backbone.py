@@ -106,7 +106,7 @@ class Backbone(nn.Module):
         kept = self.latents.channels
         in_channels = kept + local_channels
         # A new module: `from_pretrained` with another in_channels leaves the weights uninitialised.
-        place = {"device": old.weight.device, "dtype": old.weight.dtype}
+        place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
         new = nn.Conv2d(
             in_channels, old.out_channels, old.kernel_size, padding=old.padding, **place
         )

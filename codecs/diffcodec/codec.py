@@ -531,7 +531,12 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def _check_weights(codec: Codec) -> None:
     # Another precision makes other entropy tables, or none: streams that nobody else can read.
+    # Parts that are held in bfloat16 to save memory say so, and convert what goes in and out.
+    held = [m for m in codec.modules() if getattr(m, "held_in_bfloat16", False)]
+    converted = {id(p) for m in held for p in m.parameters() if p.dtype == torch.bfloat16}
     for parameter in codec.parameters():
+        if id(parameter) in converted:
+            continue
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(

@@ -340,3 +340,13 @@ def test_the_codes_of_tiles_are_those_of_the_whole(make_codec, photo, monkeypatc
 def test_a_window_is_whole_codes(make_codec):
     with pytest.raises(ValueError, match="window must be a multiple of 64, got 100"):
         make_codec(window=100)
+
+
+@pytest.mark.parametrize("memory", ["frozen", "all"])
+def test_networks_in_half_precision_code(make_backbone, x, memory):
+    codec = PerCo(make_backbone(memory=memory), "16x16/16", N=8, M=6, codebook_dim=4, steps=2)
+    pictures = codec.eval().decompress(codec.compress(x))
+    assert pictures.dtype == torch.float32
+    assert pictures.isfinite().all()
+    with pytest.raises(ValueError, match="the weights are bfloat16"):
+        codec.bfloat16().compress(x)

@@ -271,9 +271,10 @@ class ResidualCDC(Codec):
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
 
-        def of_tile(r: Tensor, sigma: Tensor, x_hat: Tensor, y_hat: Tensor | None = None) -> Tensor:
+        def of_tile(r: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
             terms = known
             if terms is None:
+                x_hat, y_hat = condition["x_hat"], condition.get("y_hat")
                 contexts = self.embedder(x_hat, conditions.lmbda, y_hat)
                 terms = self.unet.context_terms(contexts)
             return denoiser(r, sigma, terms=terms)

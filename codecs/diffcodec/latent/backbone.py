@@ -60,6 +60,7 @@ class Backbone(nn.Module):
         self.prediction = prediction
         self.trained = False
         self.memory = "full"
+        self.held_in_bfloat16 = False
         self.perco_state: dict[str, Tensor] = {}
         self.hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None
 
@@ -133,6 +134,7 @@ class Backbone(nn.Module):
         if memory not in MEMORY:
             raise ValueError(f"unknown memory {memory!r}, choose from {', '.join(MEMORY)}")
         self.memory = memory
+        self.held_in_bfloat16 = memory != "full"
         if memory != "full":
             self.latents.vae.bfloat16()
             self.text_encoder.bfloat16()

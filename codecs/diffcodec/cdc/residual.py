@@ -271,13 +271,13 @@ class ResidualCDC(Codec):
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
 
-        def of_tile(r: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        def of_tile(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
             terms = known
             if terms is None:
                 x_hat, y_hat = condition["x_hat"], condition.get("y_hat")
                 contexts = self.embedder(x_hat, conditions.lmbda, y_hat)
                 terms = self.unet.context_terms(contexts)
-            return denoiser(r, sigma, terms=terms)
+            return denoiser(x, sigma, terms=terms)
 
         with_latents = {} if conditions.y_hat is None else {"y_hat": conditions.y_hat}
         tiled = TiledDenoiser(of_tile, self.window, multiple=STRIDE, spatial=["x_hat", "y_hat"])

@@ -134,7 +134,7 @@ def assert_same(make: Callable[[], LightningModule], make_datamodule: Any, folde
     )
     moved = 0.0
     for name, tensor in one.items():
-        assert float((two[name] - tensor).abs().max()) <= 1e-5, name
+        assert float((two[name].double() - tensor.double()).abs().max()) <= 1e-5, name
         if tensor.is_floating_point() and start[name].shape == tensor.shape:
             moved = max(moved, float((tensor - start[name]).abs().max()))
     assert moved > 1e-4
@@ -142,10 +142,9 @@ def assert_same(make: Callable[[], LightningModule], make_datamodule: Any, folde
 
 # Forked: what is imported is there already.
 TWO_PROCESSES: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
-QUICK = {"perco"}
 # What takes the place of dead codes is drawn from all vectors of a batch, which is another draw.
 EXACT = {"perco": ["codec.dead_code_threshold=0"]}
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +155,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else SLOW) for n in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_train_a_codec_as_one_does(name, make_datamodule, tmp_path):
     torch.manual_seed(0)
     if not is_trained(name):
@@ -170,7 +169,6 @@ def test_two_processes_train_a_codec_as_one_does(name, make_datamodule, tmp_path
     assert_same(make, make_datamodule, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_two_processes_train_a_part_as_one_does(name, make_datamodule, tmp_path):
     def make() -> LightningModule:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
 from diffcodec.bitstream import seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
@@ -190,6 +191,7 @@ class PerCo(CaptionedCodec):
         self.sampler = sampler
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
+        self._trained_rates: set[int] = set()  # since the last step of the optimizer
         if compile:
             backbone.compile()
         if weights is not None:
@@ -345,6 +347,7 @@ class PerCo(CaptionedCodec):
         # By the step, so that all processes draw the same: codebooks are averaged over them.
         generator = torch.Generator().manual_seed(self.global_step)
         index = int(torch.randint(len(self.rates), (), generator=generator))
+        self._trained_rates.add(index)
         x = batch["image"]
         out = self.model.losses(
             x,
@@ -362,6 +365,14 @@ class PerCo(CaptionedCodec):
         if several_processes() and not isinstance(self.model, FSDPModule):
             loss = loss + spread_over(self)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # On several processes the others have gradients, too, of zero: AdamW would go on with its
+        # averages, where it leaves them alone on one process.
+        for index in set(range(len(self.rates))) - self._trained_rates:
+            for parameter in self.model.encoder(index).parameters():
+                parameter.grad = None
+        self._trained_rates.clear()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(

@@ -82,6 +82,16 @@ def test_rans_round_trip_with_outliers(gaussian):
     assert torch.equal(rans_decode(data, indexes, gaussian), symbols)
 
 
+def test_many_symbols_are_coded_in_parts(gaussian, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    indexes = torch.randint(64, (100,), generator=generator)
+    symbols = (torch.randn(100, generator=generator) * 30).round().int()
+    data = rans_encode(symbols, indexes, gaussian)
+    monkeypatch.setattr("diffcodec.entropy._SYMBOLS_AT_ONCE", 7)
+    assert rans_encode(symbols, indexes, gaussian) == data
+    assert torch.equal(rans_decode(data, indexes, gaussian), symbols)
+
+
 def test_rans_of_nothing(gaussian):
     empty = torch.zeros(0, dtype=torch.int32)
     data = rans_encode(empty, empty, gaussian)

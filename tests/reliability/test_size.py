@@ -19,7 +19,7 @@ LIMIT_MIB = 4096
 CASES = {
     "mbt2018_mean_vbr": ("level=3", ["codec=mbt2018_mean_vbr"]),
     "cdc": ("lmbda=0.01,gamma=0.8", ["codec=cdc", "codec.steps=2"]),
-    "perco": ("rate=32x32/256", ["codec=perco", "codec.steps=2"]),
+    "perco": ("rate=16x16/1024", ["codec=perco", "codec.steps=2"]),
     "sdedit fast": ("fast,level=4", ["codec=sdedit"]),
     "sdedit medium": ("medium,level=4", ["codec=sdedit", "codec.preset.medium.steps=3"]),
 }

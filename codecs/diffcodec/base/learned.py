@@ -8,6 +8,7 @@ y_hat -> g_s -> x_hat
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.optim import Optimizer
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.tiling import check_window
-from diffcodec.entropy import guard_rans
+from diffcodec.entropy import guard_rans, rans_decode, rans_encode
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import crop_center, pad_around
@@ -211,11 +212,17 @@ class LearnedCodec(Codec):
         before = {name: getattr(self.model, name) for name in tiled}
         for name, part in tiled.items():
             setattr(self.model, name, part)
+        gaussian = getattr(self.model, "gaussian_conditional", None)
+        if gaussian is not None:  # CompressAI's own methods hold all symbols as Python's integers
+            gaussian.compress = partial(_compress, gaussian)
+            gaussian.decompress = partial(_decompress, gaussian)
         try:
             yield
         finally:
             for name, whole in before.items():
                 setattr(self.model, name, whole)
+            if gaussian is not None:
+                del gaussian.compress, gaussian.decompress
 
     def _tiles(self) -> dict[str, nn.Module]:
         """Parts of the model that need the most memory -> the same by tiles."""
@@ -322,6 +329,25 @@ class _Tiled(nn.Module):
         most = (self.window - 1) // (2 * step) * step
         margin = reach(self.network, x, most=most, step=step, **self.scale)
         return in_tiles(self.network, x, window=self.window, margin=margin, **self.scale)
+
+
+def _compress(
+    model: EntropyModel, inputs: Tensor, indexes: Tensor, means: Tensor | None = None
+) -> list[bytes]:
+    symbols = model.quantize(inputs, "symbols", means)
+    return [rans_encode(s, i, model) for s, i in zip(symbols, indexes, strict=True)]
+
+
+def _decompress(
+    model: EntropyModel,
+    strings: Sequence[bytes],
+    indexes: Tensor,
+    dtype: torch.dtype = torch.float,
+    means: Tensor | None = None,
+) -> Tensor:
+    symbols = [rans_decode(s, i, model) for s, i in zip(strings, indexes, strict=True)]
+    out: Tensor = model.dequantize(torch.stack(symbols), means, dtype)
+    return out
 
 
 class _Keep(nn.Module):

@@ -332,7 +332,7 @@ def test_weights_of_another_size_are_refused(tmp_path):
 
 
 def test_neither_random_weights_nor_a_random_base_pass_unnoticed():
-    cfg = compose_config(["codec=cdc", "codec/compressor=mbt2018_mean_vbr", "codec.width=4"])
+    cfg = compose_config(["codec=cdc", "codec.weights=null", "codec.width=4"])
     codec = build_codec(cfg)
     with pytest.raises(ValueError, match=r"no trained weights.*give codec\.weights="):
         refuse_untrained(codec, cfg)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PERCO = ("codec/backbone=small", "codec/captioner=palette", "codec.rate=[8x8/256,16x16/1024]")
-CDC = ("codec.weights=cdc", "codec.width=null", "codec.lmbda=0.01")
+CDC = ("codec.weights=cdc_own", "codec.width=null", "codec.lmbda=0.01")
 SDEDIT = ("codec/prior=small", "codec/base=mbt2018_mean_vbr", "codec.strength=0.1")
 
 
@@ -156,6 +156,25 @@ def test_cdc_fig_5(run, folder):
     assert len(curves(made)) == 4
     assert len(rates) == 1
     assert (made / "reconstructions" / "sheet.png").is_file()
+
+
+def test_cdc_fig_7(folder, tmp_path):
+    """A training for each rho, measured when it is over: without LPIPS, whose VGG is a download."""
+    small = [*("codec.width=4", "trainer=cpu", "logger=none", "callbacks.progress=null")]
+    evaluate = " ".join(["experiment=paper/cdc_x_rho0", *folder, "codec.steps=2", "trainer=cpu"])
+    for lmbda in ("0.0032", "0.0128"):
+        command(
+            *("agent", "experiment=cdc/x_rho0", f"codec.lmbda={lmbda}", "codec.rho=0", *small),
+            *("trainer.max_steps=2", "callbacks.average=null", *folder),
+            *("datamodule.train.path=images", "datamodule.val.path=images"),
+            f"evaluate={evaluate} 'callbacks.evaluation.metrics=[psnr-rgb,fd_random]'",
+            f"hydra.run.dir={tmp_path / lmbda}",
+        )
+    made = sorted(tmp_path.glob("*/paper_cdc_x_rho0/curve.json"))
+    assert len(made) == 2
+    output = tmp_path / "comparison"
+    command("compare", *map(str, made), "--by", "rho", "--output", str(output))
+    assert (output / "overview.png").is_file()
 
 
 def test_cdc_figs_14_and_15(run, folder):

@@ -23,7 +23,7 @@ from tests.test_contract import NAMES, OVERRIDES, UNAVAILABLE, VARIANTS
 from tests.trainers import quiet_trainer
 
 NUM_STEPS = 8
-WITH_AVERAGE = {"perco", "residual_cdc_jpeg"}  # as in their recipes
+WITH_AVERAGE = {"perco", "cdc_jpeg"}  # as in their recipes
 
 
 def build(name: str) -> LightningModule:
@@ -116,7 +116,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-QUICK = {"cdc", "mbt2018_mean_vbr", "perco", "residual_cdc_jpeg"}
+QUICK = {"cdc_own", "mbt2018_mean_vbr", "perco", "cdc_jpeg"}
 SLOW = pytest.mark.slow
 
 

@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 30
 # Of the default run: what decodes in milliseconds, and what takes a diffusion model's steps.
 COUNT = {"avif": 600, "webp": 150, "jpeg": 150, "jpeg2000": 150}
 OTHERS = 60
-SLOW_SHARE = {"cdc", "diffc", "perco", "residual_cdc", "residual_cdc_jpeg", "sdedit"}
+SLOW_SHARE = {"cdc_own", "diffc", "perco", "cdc", "cdc_jpeg", "sdedit"}
 SLOW_RUN = {True: 1500, False: 7000}
 """Inputs to what takes a diffusion model's steps and to what does not, in the slow run."""
 

@@ -195,7 +195,13 @@ class ResidualCDC(Codec):
         Raises:
             ValueError: it cannot be had, or does not fit this configuration.
         """
-        load_saved(self, state_dict_of(load_checkpoint(source)), source=source)
+        state = state_dict_of(load_checkpoint(source))
+        if not any(name.startswith("embedder.") for name in state):
+            raise ValueError(
+                f"{source} does not hold CDC's decoder over another codec: if it is the paper's "
+                "design, set codec/compressor=own"
+            )
+        load_saved(self, state, source=source)
 
     @property
     def base_point(self) -> Point:

@@ -203,7 +203,7 @@ def test_a_compiled_decoder_reads_the_same(name, photo, symbols):
 
 VECTOR_UNITS = """
 import diffcodec
-print(diffcodec.load("mbt2018_mean_vbr").fingerprint().hex(), diffcodec.load("cdc").fingerprint().hex())
+print(*(diffcodec.load(name).fingerprint().hex() for name in ("mbt2018_mean_vbr", "cdc")))
 """
 
 

@@ -8,7 +8,10 @@ with a learned entropy model is found by its config.
 """
 
 import copy
+import os
 import random
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -195,6 +198,23 @@ def test_a_compiled_decoder_reads_the_same(name, photo, symbols):
     assert symbols.take()[1] == written
     assert (eager - compiled).abs().mean((1, 2, 3)).max() < MEAN_CLOSE
     assert codec.compress(x) == streams
+
+
+VECTOR_UNITS = """
+import diffcodec
+print(*(diffcodec.load(name).fingerprint().hex() for name in ("mbt2018_mean_vbr", "cdc")))
+"""
+
+
+@pytest.mark.slow
+def test_processors_with_other_vector_units_build_the_same_tables():
+    def fingerprints(units: str) -> str:
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": units}
+        command = [sys.executable, "-W", "ignore", "-c", VECTOR_UNITS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()[-1]
+
+    assert fingerprints("default") == fingerprints("avx2")
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ y_hat -> g_s -> x_hat
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from compressai.models import CompressionModel
+from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
 from compressai.ops import compute_padding
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -111,7 +113,10 @@ class LearnedCodec(Codec):
         # Always on the CPU: tables that a GPU rounds otherwise would be another format.
         device = self.device
         self.model.cpu()
-        self.model.update(force=True)
+        self.model.update(scale_table=_scale_table(), force=True)
+        for module in self.model.modules():
+            if isinstance(module, EntropyModel):
+                _rebuild_tables(module)
         if hasattr(self.model, "h_s"):
             float64 = _Float64(self.model.h_s)
             self._hyper_synthesis = (_Tiled(float64, HYPER_WINDOW, up=STRIDE // LATENT_STRIDE),)
@@ -329,6 +334,29 @@ class _Tiled(nn.Module):
         most = (self.window - 1) // (2 * step) * step
         margin = reach(self.network, x, most=most, step=step, **self.scale)
         return in_tiles(self.network, x, window=self.window, margin=margin, **self.scale)
+
+
+def _scale_table() -> list[float]:
+    """CompressAI's scales, evenly spaced by ratio, from the math library's exponential."""
+    low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
+    steps = SCALES_LEVELS - 1
+    return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]
+
+
+@torch.no_grad()
+def _rebuild_tables(model: EntropyModel) -> None:
+    """Make an entropy model's tables of float64.
+
+    CPUs with other vector units round float32 otherwise, and one of a thousand entries of 16 bits
+    would differ: each would refuse the other's streams.
+    """
+    exact: Any = copy.deepcopy(model).double()
+    if isinstance(model, EntropyBottleneck):
+        exact.update(force=True)
+    else:
+        exact.update()
+    for name in ("_quantized_cdf", "_offset", "_cdf_length"):
+        setattr(model, name, getattr(exact, name))
 
 
 def _compress(

@@ -40,8 +40,8 @@ class SharedDraws(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         options = dict(kwargs or {})
-        if options.get("generator") is not None:
-            return func(*args, **options)
+        if options.pop("generator", None) is not None:
+            return func(*args, **(kwargs or {}))
         if func in (torch.rand, torch.randn):
             size = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
             options.pop("device", None)
@@ -125,25 +125,39 @@ def weights(
     return torch.load(path, weights_only=True)
 
 
-def assert_same(make: Callable[[], LightningModule], make_datamodule: Any, folder: Path) -> None:
+def assert_same(
+    make: Callable[[], LightningModule],
+    make_datamodule: Any,
+    folder: Path,
+    *,
+    ignored: tuple[str, ...] = (),
+) -> None:
     torch.manual_seed(0)
     start = make().state_dict()
     one = weights(make, make_datamodule(batch_size=BATCH_SIZE), folder / "one.pt")
     two = weights(
         make, make_datamodule(batch_size=BATCH_SIZE // 2), folder / "two.pt", **TWO_PROCESSES
     )
-    moved = 0.0
+    moved = worst = 0.0
     for name, tensor in one.items():
-        assert float((two[name].double() - tensor.double()).abs().max()) <= 1e-5, name
+        if name.endswith(ignored):
+            continue
+        worst = max(worst, float((two[name].double() - tensor.double()).abs().max()))
         if tensor.is_floating_point() and start[name].shape == tensor.shape:
             moved = max(moved, float((tensor - start[name]).abs().max()))
-    assert moved > 1e-4
+    assert worst <= 1e-5
+    assert worst < moved / 20
 
 
 # Forked: what is imported is there already.
 TWO_PROCESSES: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
 # What takes the place of dead codes is drawn from all vectors of a batch, which is another draw.
 EXACT = {"perco": ["codec.dead_code_threshold=0"]}
+# Its loss depends on whether the rate of a process's images is above the target.
+NOT_EXACT = {"hific"}
+# The quantiles that ship are where their loss, an absolute value, has its least: rounding decides
+# which way they go.
+IGNORED = {"mbt2018_mean_vbr": ("entropy_bottleneck.quantiles",)}
 pytestmark = pytest.mark.slow
 
 
@@ -160,13 +174,15 @@ def test_two_processes_train_a_codec_as_one_does(name, make_datamodule, tmp_path
     torch.manual_seed(0)
     if not is_trained(name):
         pytest.skip("is not trained")
+    if name in NOT_EXACT:
+        pytest.skip("trains otherwise on several processes, and says so")
 
     def make() -> LightningModule:
         named = VARIANTS.get(name, [f"codec={name}"])
         overrides = [*named, *OVERRIDES.get(name, []), *EXACT.get(name, [])]
         return instantiate(compose_config(overrides).codec)
 
-    assert_same(make, make_datamodule, tmp_path)
+    assert_same(make, make_datamodule, tmp_path, ignored=IGNORED.get(name, ()))
 
 
 @pytest.mark.parametrize("name", PARTS)

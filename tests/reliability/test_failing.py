@@ -19,10 +19,10 @@ def test_one_that_fails_ends_all(rank, crops, tmp_path):
         *("fit=true", "trainer=ddp_cpu", "trainer.max_steps=1000", "logger=none", "threads=1"),
         *("datamodule=folder", f"datamodule.root={crops}", "datamodule.batch_size=1"),
         *("datamodule.train_transform.transforms.0.size=64", "callbacks.progress=null"),
-        *("+callbacks.fail._target_=tests.reliability.failing.FailsOn",),
+        *("+callbacks.fail._target_=failing.FailsOn",),
         *(f"+callbacks.fail.rank={rank}", f"hydra.run.dir={tmp_path}"),
     ]
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "codecs")))
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "codecs", Path(__file__).parent)))
     process = subprocess.Popen(
         command,
         cwd=ROOT,

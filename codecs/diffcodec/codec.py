@@ -392,7 +392,8 @@ class Codec(Configured, LightningModule, ABC):
         # of a large picture there is no room for many copies.
         if not torch.stack(x_hat.aminmax()).isfinite().all():
             raise BitstreamError("a stream decodes to values that are no finite numbers")
-        return x_hat.clamp_(0, 1)
+        # In place where it can be: a picture may be as large as memory allows.
+        return x_hat.clamp_(0, 1) if x_hat.is_contiguous() else x_hat.clamp(0, 1)
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
         """Seed of the decoder's noise where none is given: a function of the stream."""

@@ -331,9 +331,9 @@ def test_the_codes_of_tiles_are_those_of_the_whole(make_codec, photo, monkeypatc
     codec = make_codec(rates=["64x64/256"])
     latent = torch.randn(1, 4, 50, 64, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(codec.model.backbone.latents, "encode", lambda x: latent)
-    whole = codec.model.indices(photo[..., :400, :], 0)
+    whole = codec.model.codes(photo[..., :400, :], 0)
     monkeypatch.setattr("diffcodec.perco.model.HYPER_WINDOW", 40)
-    assert torch.equal(codec.model.indices(photo[..., :400, :], 0), whole)
+    assert torch.equal(codec.model.codes(photo[..., :400, :], 0), whole)
     assert whole.unique().numel() > 20
 
 

@@ -87,6 +87,7 @@ def test_stable_diffusion_is_one_override(name):
     assert OmegaConf.to_container(cfg.codec.backbone) == {
         "_target_": "diffcodec.perco.released.stable_diffusion",
         "source": "x",
+        "memory": "full",
     }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffcodec.configuration import config_of
 from diffcodec.diffusion.denoiser import Denoiser
@@ -28,6 +28,9 @@ class FlatPrior(Prior):
 
     def build_consistency(self) -> Denoiser:
         raise ValueError("there is none")
+
+    def unets(self) -> list[nn.Module]:
+        return []
 
     def __init__(self) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ def test_it_samples_again_until_it_is_near_and_keeps_the_best(ivc, x):
     distances = [
         float((target - once.base.reconstruct(picture)).norm()) for picture in (first, best)
     ]
-    assert distances[1] <= distances[0] * 1.001
+    assert distances[1] <= distances[0] * 1.01  # of clamped pictures, by which none was chosen
     easy = ivc(preset={"restart_above": 1e9, "max_restarts": 3})
     assert torch.equal(easy.decompress(streams), first)
     assert len(easy.prior.seen) == len(once.prior.seen)

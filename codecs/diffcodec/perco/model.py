@@ -113,6 +113,8 @@ class LatentDiffusion(nn.Module):
         state = self.backbone.perco_state
         if "null_text" in state:
             load_strict(self, {**self.state_dict(), "null_text": state["null_text"]}, source=source)
+        if not self.encoder(0).quantize:
+            return False  # its hyper-encoders are trained for codes
         found = 0
         for of_rates in ("hyper_encoders", "index_models"):
             for name, module in getattr(self, of_rates).items():

@@ -99,14 +99,21 @@ def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> byte
     return encoded
 
 
-def rans_decode(data: bytes, indexes: Tensor, model: "EntropyModel") -> Tensor:
-    """Inverse of `rans_encode`: int32 symbols of the shape of `indexes`, on its device."""
+def rans_decode(
+    data: bytes, indexes: Tensor, model: "EntropyModel", *, guarded: bool = False
+) -> Tensor:
+    """Inverse of `rans_encode`: int32 symbols of the shape of `indexes`, on its device.
+
+    Args:
+        data: of the encoder; with `guarded` what `guard_rans` made of that.
+        indexes, model: as of `rans_encode`.
+    """
     if indexes.numel() == 0:
         return torch.zeros(indexes.shape, dtype=torch.int32, device=indexes.device)
     from compressai.ans import RansDecoder
 
     decoder: Any = RansDecoder()
-    decoder.set_stream(guard_rans(data, indexes.numel()))
+    decoder.set_stream(data if guarded else guard_rans(data, indexes.numel()))
     tables = _tables(model)
     symbols = [
         torch.tensor(decoder.decode_stream(part.tolist(), *tables), dtype=torch.int32)

@@ -373,7 +373,8 @@ def _decompress(
     dtype: torch.dtype = torch.float,
     means: Tensor | None = None,
 ) -> Tensor:
-    symbols = [rans_decode(s, i, model) for s, i in zip(strings, indexes, strict=True)]
+    pairs = zip(strings, indexes, strict=True)
+    symbols = [rans_decode(string, index, model, guarded=True) for string, index in pairs]
     out: Tensor = model.dequantize(torch.stack(symbols), means, dtype)
     return out
 

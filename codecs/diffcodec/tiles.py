@@ -19,6 +19,24 @@ Network = Callable[[Tensor], Tensor]
 _FIRST_PROBE = 8  # steps on either side
 
 
+def by_tiles(network: Network, x: Tensor, *, window: int, up: int = 1, down: int = 1) -> Tensor:
+    """As `in_tiles`, with margins as wide as the network sees, which is found by trying.
+
+    Raises:
+        ValueError: it sees farther than a window has room for.
+    """
+    if max(x.shape[-2:]) <= window:
+        return network(x)
+    most = widest_margin(window, down)
+    margin = reach(network, x, most=most, step=down, up=up, down=down)
+    return in_tiles(network, x, window=window, margin=margin, up=up, down=down)
+
+
+def widest_margin(window: int, step: int = 1) -> int:
+    """The widest margins, multiples of `step`, that leave something of a window between them."""
+    return (window - 1) // (2 * step) * step
+
+
 def in_tiles(
     network: Network, x: Tensor, *, window: int, margin: int, up: int = 1, down: int = 1
 ) -> Tensor:

@@ -30,7 +30,7 @@ from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import crop_center, pad_around
 from diffcodec.points import Point
-from diffcodec.tiles import in_tiles, reach
+from diffcodec.tiles import by_tiles
 from diffcodec.weights import load_checkpoint, remap, state_dict_of
 
 STRIDE = 64  # of z: every model here halves the image six times
@@ -317,7 +317,7 @@ class _Tiled(nn.Module):
 
     Args:
         network: of limited reach.
-        window, up, down: as of `diffcodec.tiles.in_tiles`.
+        window, up, down: as of `diffcodec.tiles.by_tiles`.
     """
 
     def __init__(self, network: nn.Module, window: int, *, up: int = 1, down: int = 1) -> None:
@@ -327,13 +327,7 @@ class _Tiled(nn.Module):
         self.scale = {"up": up, "down": down}
 
     def forward(self, x: Tensor) -> Tensor:
-        if max(x.shape[-2:]) <= self.window:
-            out: Tensor = self.network(x)
-            return out
-        step = self.scale["down"]
-        most = (self.window - 1) // (2 * step) * step
-        margin = reach(self.network, x, most=most, step=step, **self.scale)
-        return in_tiles(self.network, x, window=self.window, margin=margin, **self.scale)
+        return by_tiles(self.network, x, window=self.window, **self.scale)
 
 
 def _scale_table() -> list[float]:

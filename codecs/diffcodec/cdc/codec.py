@@ -29,7 +29,7 @@ from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perceptual import PerceptualLoss
 from diffcodec.precision import check_precision, decoding_in
-from diffcodec.tiles import in_tiles, reach
+from diffcodec.tiles import by_tiles
 from diffcodec.weights import load_checkpoint, state_dict_of
 
 STRIDE = 64  # of z
@@ -219,12 +219,7 @@ class CDC(Codec):
             y: Tensor = self.compressor.g_a(part * 2 - 1)
             return y
 
-        if max(x.shape[-2:]) <= self.window:
-            return analyse(x)
-        scale = {"down": LATENT_STRIDE}
-        most = (self.window - 1) // (2 * LATENT_STRIDE) * LATENT_STRIDE
-        margin = reach(analyse, x, most=most, step=LATENT_STRIDE, **scale)
-        return in_tiles(analyse, x, window=self.window, margin=margin, **scale)
+        return by_tiles(analyse, x, window=self.window, down=LATENT_STRIDE)
 
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]

@@ -13,7 +13,7 @@ from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc.compressor import MIN_SCALE, Compressor, Latents
 from diffcodec.entropy import rans_decode, rans_encode
 from diffcodec.exact import ExactConvolutions
-from diffcodec.tiles import in_tiles, reach
+from diffcodec.tiles import by_tiles
 
 NUM_SCALES = 128
 MAX_SCALE = 256.0
@@ -97,11 +97,7 @@ class LatentCoder:
 
     def _parameters(self, z_symbols: Tensor) -> tuple[Tensor, Tensor]:
         # Scales may have any sign.
-        z_hat = z_symbols + self._medians
-        margin = 0
-        if max(z_hat.shape[-2:]) > WINDOW:
-            margin = reach(self.synthesis, z_hat, most=WINDOW // 2 - 1, up=_UP)
-        out = in_tiles(self.synthesis, z_hat, window=WINDOW, margin=margin, up=_UP)
+        out = by_tiles(self.synthesis, z_symbols + self._medians, window=WINDOW, up=_UP)
         means, scales = out.chunk(2, dim=1)
         return means, torch.bucketize(scales, self._borders).int()
 

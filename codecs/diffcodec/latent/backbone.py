@@ -60,9 +60,13 @@ class Backbone(nn.Module):
         self.prediction = prediction
         self.trained = False
         self.memory = "full"
-        self.held_in_bfloat16 = False
         self.perco_state: dict[str, Tensor] = {}
         self.hyper_encoder_weights: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+
+    @property
+    def held_in_bfloat16(self) -> bool:
+        """Whether networks hold their weights in bfloat16, and convert what goes in and out."""
+        return self.memory != "full"
 
     @property
     def local_channels(self) -> int:
@@ -134,7 +138,6 @@ class Backbone(nn.Module):
         if memory not in MEMORY:
             raise ValueError(f"unknown memory {memory!r}, choose from {', '.join(MEMORY)}")
         self.memory = memory
-        self.held_in_bfloat16 = memory != "full"
         if memory != "full":
             self.latents.vae.bfloat16()
             self.text_encoder.bfloat16()

@@ -23,7 +23,7 @@ from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
 from diffcodec.precision import decoding_in
-from diffcodec.tiles import in_tiles, reach
+from diffcodec.tiles import in_tiles, reach, widest_margin
 from diffcodec.weights import load_strict, state_dict_of
 
 DEFAULT_RATE = "8x8/256"
@@ -184,7 +184,7 @@ class LatentDiffusion(nn.Module):
         if max(latent.shape[-2:]) <= HYPER_WINDOW:
             return encoder.codes(latent)
         per_code = self.rates[index].pixels_per_code // self.backbone.latents.stride
-        most = (HYPER_WINDOW - 1) // (2 * per_code) * per_code
+        most = widest_margin(HYPER_WINDOW, per_code)
         margin = reach(encoder.backbone, latent, most=most, step=per_code, down=per_code)
         return in_tiles(encoder.codes, latent, window=HYPER_WINDOW, margin=margin, down=per_code)
 

@@ -9,7 +9,7 @@ from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoi
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.small_unet import SmallUNet
-from diffcodec.tiles import in_tiles, reach
+from diffcodec.tiles import in_tiles, reach, widest_margin
 
 WINDOW = 1024
 log = logging.getLogger(__name__)
@@ -86,6 +86,6 @@ class _ExactTiles:
             return self.denoiser(part, sigma, **condition)
 
         if self._margin is None:
-            most = (self.window - 1) // (2 * self.multiple) * self.multiple
+            most = widest_margin(self.window, self.multiple)
             self._margin = reach(network, x, most=most, step=self.multiple)
         return in_tiles(network, x, window=self.window, margin=self._margin)

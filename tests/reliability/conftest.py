@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from skimage import data
 
@@ -17,6 +18,15 @@ def crops(tmp_path_factory) -> Path:
         left, top = 60 * number, 40 * number
         image.crop((left, top, left + 90, top + 80)).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Sums in the same order, whatever the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

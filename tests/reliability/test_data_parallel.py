@@ -158,15 +158,7 @@ NOT_EXACT = {"hific"}
 # The quantiles that ship are where their loss, an absolute value, has its least: rounding decides
 # which way they go.
 IGNORED = {"mbt2018_mean_vbr": ("entropy_bottleneck.quantiles",)}
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("name", NAMES)

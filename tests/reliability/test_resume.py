@@ -22,6 +22,7 @@ from experiments.cli import compose_config
 from tests.test_contract import NAMES, OVERRIDES, UNAVAILABLE, VARIANTS
 from tests.trainers import quiet_trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NUM_STEPS = 8
 WITH_AVERAGE = {"perco", "cdc_jpeg"}  # as in their recipes
 
@@ -106,14 +107,6 @@ def assert_resumes_exactly(make, make_datamodule, folder: Path, step: int, **opt
         for key, values in one.items():
             for name, value in values.items():
                 assert torch.equal(value, two[key][name]), (key, name)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 QUICK = {"cdc_own", "mbt2018_mean_vbr", "perco", "cdc_jpeg"}

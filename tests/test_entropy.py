@@ -1,9 +1,12 @@
 import contextlib
 import math
 import time
+from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
 import torch
+from compressai._CXX import pmf_to_quantized_cdf
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.models.base import get_scale_table
 from hypothesis import given
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from diffcodec.bitstream import BitstreamError
 from diffcodec.entropy import (
     MAX_TEXT_BYTES,
+    build_tables,
     decode_indices,
     decode_text,
     encode_indices,
@@ -90,6 +94,21 @@ def test_many_symbols_are_coded_in_parts(gaussian, monkeypatch):
     monkeypatch.setattr("diffcodec.entropy._SYMBOLS_AT_ONCE", 7)
     assert rans_encode(symbols, indexes, gaussian) == data
     assert torch.equal(rans_decode(data, indexes, gaussian), symbols)
+
+
+def test_gaussian_tables_are_those_of_the_error_function_in_float64():
+    model = GaussianConditional(None)
+    model.update_scale_table(get_scale_table())
+    build_tables(model)
+    beyond = -NormalDist().inv_cdf(model.tail_mass / 2)
+    for i, scale in enumerate(model.scale_table.tolist()):
+        center = math.ceil(scale * beyond)
+        tails = [math.erfc((k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(center + 2)]
+        side = [inner - outer for inner, outer in pairwise(tails)]
+        expected = pmf_to_quantized_cdf([*side[:0:-1], *side, 2 * tails[-1]], 16)
+        assert model._offset[i] == -center
+        assert model._cdf_length[i] == len(expected)
+        assert model._quantized_cdf[i, : len(expected)].tolist() == expected
 
 
 def test_rans_of_nothing(gaussian):

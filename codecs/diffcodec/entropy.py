@@ -1,5 +1,6 @@
 """Symbols <-> bytes: uniform indices, CompressAI's range coder, text."""
 
+import copy
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,38 @@ def _tables(model: "EntropyModel") -> _Tables:
     lists = cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
     _lists[model] = [t.clone() for t in tensors], lists
     return lists
+
+
+@torch.no_grad()
+def build_tables(model: "EntropyModel") -> None:
+    """Build the integer tables of a CompressAI entropy model, in float64.
+
+    Of float32 processors with other vector units make other tables: one entry of 16 bits in a
+    thousand differs, and each would refuse the streams of the other. CompressAI's own `update` of a
+    Gaussian conditional rounds to float32 whatever the model's type is.
+
+    Args:
+        model: an `EntropyBottleneck`, or a `GaussianConditional` that has a scale table, on the
+            CPU. It gets `_quantized_cdf`, `_offset` and `_cdf_length`.
+    """
+    from compressai.entropy_models import GaussianConditional
+
+    exact: Any = copy.deepcopy(model).double()
+    if isinstance(model, GaussianConditional):
+        scales = exact.scale_table[:, None]
+        # The largest symbol of each scale's table: beyond lies a share of `tail_mass`.
+        centers = (scales * -exact._standardized_quantile(exact.tail_mass / 2)).ceil().int()
+        size = 2 * int(centers.max()) + 1
+        distance = (torch.arange(size) - centers).abs()
+        below = exact._standardized_cumulative((-0.5 - distance) / scales)
+        pmf = exact._standardized_cumulative((0.5 - distance) / scales) - below
+        lengths = (2 * centers + 1).flatten()
+        exact._quantized_cdf = exact._pmf_to_cdf(pmf, 2 * below[:, :1], lengths, size)
+        exact._offset, exact._cdf_length = -centers.flatten(), lengths + 2
+    else:
+        exact.update(force=True)
+    for name in ("_quantized_cdf", "_offset", "_cdf_length"):
+        setattr(model, name, getattr(exact, name))
 
 
 FREQUENCY_BITS = 16  # of the range coder

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.tiling import check_window
-from diffcodec.entropy import guard_rans, rans_decode, rans_encode
+from diffcodec.entropy import build_tables, guard_rans, rans_decode, rans_encode
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import crop_center, pad_around
@@ -116,7 +116,7 @@ class LearnedCodec(Codec):
         self.model.update(scale_table=_scale_table(), force=True)
         for module in self.model.modules():
             if isinstance(module, EntropyModel):
-                _rebuild_tables(module)
+                build_tables(module)
         if hasattr(self.model, "h_s"):
             float64 = _Float64(self.model.h_s)
             self._hyper_synthesis = (_Tiled(float64, HYPER_WINDOW, up=STRIDE // LATENT_STRIDE),)
@@ -335,22 +335,6 @@ def _scale_table() -> list[float]:
     low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
     steps = SCALES_LEVELS - 1
     return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]
-
-
-@torch.no_grad()
-def _rebuild_tables(model: EntropyModel) -> None:
-    """Make an entropy model's tables of float64.
-
-    CPUs with other vector units round float32 otherwise, and one of a thousand entries of 16 bits
-    would differ: each would refuse the other's streams.
-    """
-    exact: Any = copy.deepcopy(model).double()
-    if isinstance(model, EntropyBottleneck):
-        exact.update(force=True)
-    else:
-        exact.update()
-    for name in ("_quantized_cdf", "_offset", "_cdf_length"):
-        setattr(model, name, getattr(exact, name))
 
 
 def _compress(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc.compressor import MIN_SCALE, Compressor, Latents
-from diffcodec.entropy import rans_decode, rans_encode
+from diffcodec.entropy import build_tables, rans_decode, rans_encode
 from diffcodec.exact import ExactConvolutions
 from diffcodec.tiles import by_tiles
 
@@ -41,15 +41,11 @@ class LatentCoder:
         from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 
         self.synthesis = ExactConvolutions(compressor.h_s, name="hyper-synthesis")
-        # In float64 a probability that some machine rounds otherwise is as good as impossible,
-        # in float32 the 16-bit tables of two machines do differ.
-        self._prior: EntropyBottleneck = copy.deepcopy(compressor.entropy_bottleneck).cpu().double()
-        with torch.no_grad():
-            self._prior.update(force=True)
+        self._prior: EntropyBottleneck = copy.deepcopy(compressor.entropy_bottleneck).cpu()
+        build_tables(self._prior)
         self._medians = compressor.medians().cpu().double()[:, None, None]
-        self._scales = scale_table()
-        self._gaussian = GaussianConditional(self._scales, scale_bound=MIN_SCALE)
-        _set_gaussian_tables(self._gaussian, self._scales)
+        self._gaussian = GaussianConditional(scale_table(), scale_bound=MIN_SCALE)
+        build_tables(self._gaussian)
         self._borders = _scale_borders()
 
     def tables(self) -> dict[str, Tensor]:
@@ -142,26 +138,3 @@ def _decode(data: bytes, indexes: Tensor, model: Any, limit: int, name: str) -> 
 
 def _channel_indexes(shape: torch.Size) -> Tensor:
     return torch.arange(shape[1]).reshape(1, -1, 1, 1).expand(shape)
-
-
-def _set_gaussian_tables(model: Any, scales: list[float]) -> None:
-    """CompressAI's `GaussianConditional.update`, in float64 and from the math library's erfc."""
-    centers = _centers(scales)
-    length = 2 * max(centers) + 1
-    pmf, tails = [], []
-    for scale, center in zip(scales, centers, strict=True):
-        # One side of the symmetric distribution: P(|symbol| >= k - 0.5) / 2 for k = 0, 1, …
-        tail = [0.5 * math.erfc((k - 0.5) / scale * math.sqrt(0.5)) for k in range(center + 2)]
-        side = [a - b for a, b in pairwise(tail)]
-        row = [*side[:0:-1], *side]
-        pmf.append(row + [0.0] * (length - len(row)))
-        tails.append([2 * tail[center + 1]])
-    lengths = torch.tensor([2 * center + 1 for center in centers], dtype=torch.int32)
-    model._quantized_cdf = model._pmf_to_cdf(
-        torch.tensor(pmf, dtype=torch.float64),
-        torch.tensor(tails, dtype=torch.float64),
-        lengths,
-        length,
-    )
-    model._offset = -torch.tensor(centers, dtype=torch.int32)
-    model._cdf_length = lengths + 2

@@ -106,8 +106,11 @@ class AutoencoderTraining(LightningModule):
 
     @torch.no_grad()
     def _track(self, z: Tensor) -> None:
-        mean = z.float().mean((0, 2, 3), keepdim=True)
-        std = z.float().std((0, 2, 3), keepdim=True)
+        z, over = z.float(), (0, 2, 3)
+        moments = torch.stack([z.mean(over, keepdim=True), z.square().mean(over, keepdim=True)])
+        # Of the images of all processes.
+        mean, power = self.trainer.strategy.reduce(moments, reduce_op="mean")
+        std = (power - mean**2).clamp(min=0).sqrt()
         first = self.global_step == 0
         self.latents.shift.lerp_(mean, 1.0 if first else self.momentum)
         # 1 / std is what is kept: its average leans to small deviations, but little.

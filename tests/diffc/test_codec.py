@@ -304,11 +304,13 @@ def picture(codec: DiffC, stream: bytes, decoder: str = "mean") -> torch.Tensor:
 
 
 @pytest.mark.parametrize("decoder", ["flow", "mean"])
-def test_half_precision_decodes_the_same_picture(shipped, shipped_stream, decoder):
-    expected = picture(shipped, shipped_stream, decoder)
+def test_half_precision_decodes_the_same_picture(shipped, crop, decoder):
+    # A small one: where a CPU has no instructions for it, half precision takes ten times as long.
+    stream = stream_of(shipped, crop[..., :96, :96], "bpp=0.06")
+    expected = picture(shipped, stream, decoder)
     other = copy.copy(shipped)
     other.decode_precision = "bf16"
-    assert psnr(expected, picture(other, shipped_stream, decoder)) > 45
+    assert psnr(expected, picture(other, stream, decoder)) > 45
 
 
 def test_the_number_of_threads_does_not_change_the_picture(shipped, shipped_stream):
@@ -323,6 +325,7 @@ def test_the_number_of_threads_does_not_change_the_picture(shipped, shipped_stre
     assert psnr(*pictures) > 60
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_pictures_get_better_level_by_level(shipped, photo):
     crops = [photo[..., i : i + 128, j : j + 128] for i, j in ((0, 128), (200, 60), (330, 300))]

@@ -1,12 +1,13 @@
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from skimage import data
+
+from tests.warm import run_module
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,9 +37,9 @@ class Runner:
     def __init__(self, root: Path, images: Path) -> None:
         self.root, self.images = root, images
 
-    def command(self, name: str, *overrides: str) -> list[str]:
+    def arguments(self, name: str, *overrides: str) -> list[str]:
         return [
-            *(sys.executable, "-m", "experiments.run", "trainer=cpu", "logger=none"),
+            *("trainer=cpu", "logger=none"),
             *("datamodule=folder", f"datamodule.root={self.images}"),
             f"callbacks.evaluation.metrics=[{','.join(METRICS)}]",
             f"hydra.run.dir={self.root / name}",
@@ -49,14 +50,7 @@ class Runner:
         self, name: str, *overrides: str, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """The finished process."""
-        done = subprocess.run(
-            self.command(name, *overrides),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
+        done = run_module("experiments.run", *self.arguments(name, *overrides))
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
 

@@ -6,19 +6,13 @@ import pytest
 
 from experiments.build import build_codec
 from experiments.cli import CONFIG_DIR, check_overrides, compose_config
+from tests.warm import run_module
 
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, module: str = "experiments.run") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_module(module, *arguments)
 
 
 @pytest.mark.parametrize(

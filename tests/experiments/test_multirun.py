@@ -4,16 +4,17 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from tests.warm import run_module
+
 ROOT = Path(__file__).parents[2]
 
 
 def multirun(runner, sweep: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = runner.command("unused", f"hydra.sweep.dir={sweep}", *overrides)
-    command = [part for part in command if not part.startswith("hydra.run.dir=")]
-    return subprocess.run(
-        [*command[:3], "-m", *command[3:]],
-        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 500, "check": False},
-    )
+    arguments = runner.arguments("unused", f"hydra.sweep.dir={sweep}", *overrides)
+    arguments = [part for part in arguments if not part.startswith("hydra.run.dir=")]
+    return run_module("experiments.run", "-m", *arguments)
 
 
 def curves(sweep: Path) -> dict[str, dict]:
@@ -35,6 +36,7 @@ def test_one_curve_per_codec_and_a_table_although_one_fails(runner, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # whose own processes import everything anew
 def test_submitit_starts_the_runs(runner, tmp_path):
     done = multirun(runner, tmp_path, "codec=jpeg", "hydra/launcher=submitit_local")
     assert done.returncode == 0, done.stdout + done.stderr

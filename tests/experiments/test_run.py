@@ -2,6 +2,7 @@ import csv
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def trained(runner):
         "trained",
         *("logger=wandb", "codec.level=[0,5]", "trainer.precision=bf16-mixed", *SHORT),
         "callbacks.reconstructions.max_images=2",
+        "datamodule.train_transform.transforms.0.size=64",
     )
     return runner.root / "trained", curve, output
 
@@ -146,7 +148,8 @@ def test_a_part_is_trained_and_validated_but_not_measured(runner):
 
 
 def test_ctrl_c_leaves_a_checkpoint(runner):
-    command = runner.command("stopped", "trainer.max_steps=100000", *SHORT[1:])
+    arguments = runner.arguments("stopped", "trainer.max_steps=100000", *SHORT[1:])
+    command = [sys.executable, "-m", "experiments.run", *arguments]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -1,9 +1,6 @@
 """W&B sweeps: valid files, command lines that compose, and one that really runs."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from experiments.agent import split_evaluations, translate
 from experiments.cli import CONFIG_DIR, compose_config
 from tests.wandb_file import read_records
+from tests.warm import run_module
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((Path(CONFIG_DIR) / "sweep").glob("*.yaml"))
@@ -124,19 +122,13 @@ def test_a_sweep_of_two_points_runs_end_to_end(folder, tmp_path, monkeypatch):
     commands = list(agent_arguments(config, monkeypatch))[:2]
     for number, arguments in enumerate(commands):
         environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codecs'}",
             "WANDB_SWEEP_ID": "sweep1",
             "WANDB_RUN_ID": f"run{number}",
             "WANDB_MODE": "offline",
         }
         own = ["datamodule=folder", f"datamodule.root={folder}", "trainer=cpu"]
         own += ["callbacks.evaluation.metrics=[psnr-rgb,fd_random]"]
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.agent", *arguments, *own],
-            **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
-            **{"timeout": 300, "check": False},
-        )
+        done = run_module("experiments.agent", *arguments, *own, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     runs = {}
     for path in tmp_path.glob("outputs/sweep/sweep1/*/wandb/offline-run-*/run-*.wandb"):

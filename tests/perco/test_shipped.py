@@ -52,7 +52,7 @@ def test_more_bits_give_a_truer_picture(photos):
 
 
 def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
-    codec = build("codec.num_samples=3")
+    codec = build("codec.num_samples=3", "codec.steps=5")
     spread = {}
     for rate in codec.rates:
         pictures = [
@@ -65,7 +65,7 @@ def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
 
 
 def test_another_caption_changes_the_picture_less_as_the_rate_grows(photos):
-    codec = build()
+    codec = build("codec.steps=5")
     change = {}
     for point in codec.points:
         own = torch.cat([decode(codec, point, x) for x in photos])

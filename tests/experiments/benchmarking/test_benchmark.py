@@ -1,23 +1,19 @@
 """The command line, on a small codec."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.wandb_file import read_records
+from tests.warm import run_module
 
 ROOT = Path(__file__).parents[3]
 
 
 def run(folder, *arguments):
-    command = [sys.executable, "-m", "experiments.benchmark", "trainer=cpu", "repetitions=2"]
-    return subprocess.run(
-        [*command, "sizes=[64,64x96]", f"hydra.run.dir={folder}", *arguments],
-        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 500, "check": False},
-    )
+    own = ["trainer=cpu", "repetitions=2", "sizes=[64,64x96]", f"hydra.run.dir={folder}"]
+    return run_module("experiments.benchmark", *own, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 import csv
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from PIL import Image
 from diffcodec.curves import curve_from_json
 from diffcodec.points import Point, combine
 from experiments.comparison.runs import Run
+from tests.warm import run_module
 
 ROOT = Path(__file__).parents[3]
 
@@ -112,15 +111,7 @@ def compared(outputs, tmp_path_factory) -> Path:
 
 def compare(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m experiments.compare`."""
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.compare", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'codecs'}"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    return run_module("experiments.compare", *arguments)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,16 @@ def _offer_codecs_as_bases() -> None:
 _offer_codecs_as_bases()
 
 
+def _training_precision(accelerator: str) -> str:
+    from diffcodec.precision import training_precision  # with it comes torch
+
+    return training_precision(accelerator)
+
+
+# ${training_precision:${trainer.accelerator}} in a recipe for any machine.
+OmegaConf.register_new_resolver("training_precision", _training_precision, replace=True)
+
+
 def is_choice(group: str, name: str) -> bool:
     """Whether a config group, as in `codec/base`, has a choice of that name."""
     path = f"{group}/{name}.yaml"

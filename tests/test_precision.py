@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffcodec.precision import check_precision, decoding_in
+from diffcodec.precision import check_precision, decoding_in, training_precision
+from experiments.cli import compose_config
 
 
 @pytest.mark.parametrize(("value", "name"), [(32, "32"), ("32", "32"), ("bf16", "bf16")])
@@ -19,3 +20,21 @@ def test_only_bf16_rounds():
     for precision, dtype in (("32", torch.float32), ("bf16", torch.bfloat16)):
         with decoding_in(precision, x.device):
             assert layer(x).dtype == dtype
+
+
+@pytest.mark.parametrize(("has_instructions", "name"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_trains_in_bfloat16_where_the_processor_computes_with_it(
+    monkeypatch, has_instructions, name
+):
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instructions, raising=False
+    )
+    assert training_precision("cpu") == name
+    assert compose_config(["experiment=cdc/small", "trainer=cpu"]).trainer.precision == name
+
+
+def test_trains_in_bfloat16_on_a_gpu_that_computes_with_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for supported, name in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, s=supported, **__: s)
+        assert training_precision("auto") == name

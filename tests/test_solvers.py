@@ -34,15 +34,11 @@ def pushed(solver, mean, std, sigma, num_steps, *, draws=False):
     slope = float(ends[1] - ends[0])
     added = 0.0
     if draws:
-        for kick in range(num_steps - 1):
-            calls = iter(range(num_steps))
-            out = solver(
-                P0.denoise,
-                torch.zeros(1, dtype=torch.float64),
-                sigmas,
-                noise=lambda x, calls=calls, kick=kick: torch.full_like(x, next(calls) == kick),
-            )
-            added += float(out - ends[0]) ** 2
+        # One element for each draw, which it alone is given.
+        kicks = iter(torch.eye(num_steps - 1, dtype=torch.float64))
+        start = torch.zeros(num_steps - 1, dtype=torch.float64)
+        out = solver(P0.denoise, start, sigmas, noise=lambda _: next(kicks))
+        added = float((out - ends[0]).square().sum())
     return float(ends[0]) + slope * mean, math.sqrt(slope**2 * (std**2 + sigma**2) + added)
 
 

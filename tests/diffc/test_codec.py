@@ -74,7 +74,7 @@ def test_an_image_is_encoded_once_for_all_rates(make_codec, photo, channel, monk
 
 @pytest.mark.parametrize("channel", ["nearest", "poisson"])
 def test_a_stream_cut_anywhere_decodes_or_is_refused(make_codec, photo, channel):
-    codec = make_codec(1.0, channel=channel, decoder="mean")
+    codec = make_codec(0.6, channel=channel, decoder="mean")
     (stream,) = codec.compress(photo[..., 200:232, 200:232])
     least = next(n for n in range(len(stream)) if decodes(codec, stream[:n]))
     assert least < 15
@@ -196,7 +196,7 @@ def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
             assert torch.equal(picture, pictures[j]) == same
 
 
-@pytest.mark.parametrize("size", [(1, 1), (9, 200), (33, 65)])
+@pytest.mark.parametrize("size", [(1, 1), (9, 100), (33, 40)])
 @pytest.mark.parametrize("window", [None, 2, 8])
 def test_any_size(make_codec, photo, size, window):
     codec = make_codec(0.5, window=window)

@@ -56,7 +56,7 @@ def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
     spread = {}
     for rate in codec.rates:
         pictures = [
-            torch.cat([decode(codec, f"rate={rate.name},sample={i}", x) for x in photos])
+            torch.cat([decode(codec, f"rate={rate.name},sample={i}", x) for x in photos[:2]])
             for i in range(3)
         ]
         distances = [(a - b).square().mean() for a, b in combinations(pictures, 2)]
@@ -68,8 +68,8 @@ def test_another_caption_changes_the_picture_less_as_the_rate_grows(photos):
     codec = build("codec.steps=5")
     change = {}
     for point in codec.points:
-        own = torch.cat([decode(codec, point, x) for x in photos])
-        swapped = [decode(codec, point, x, captions=["a bright red wall"]) for x in photos]
+        own = torch.cat([decode(codec, point, x) for x in photos[:2]])
+        swapped = [decode(codec, point, x, captions=["a bright red wall"]) for x in photos[:2]]
         change[point.name] = float((torch.cat(swapped) - own).square().mean())
     assert change[codec.points[0].name] > 2 * change[codec.points[-1].name], change
 

@@ -27,8 +27,17 @@ NUM_STEPS = 8
 WITH_AVERAGE = {"perco", "cdc_jpeg"}  # as in their recipes
 
 
+SMALL = {
+    "perco": [
+        *("codec.backbone.weights=null", "codec.backbone.unet_channels=[8,16]"),
+        *("codec.rate=[16x16/16,64x64/64]", "codec.N=8", "codec.M=6"),
+    ],
+}
+
+
 def build(name: str) -> LightningModule:
     overrides = [*VARIANTS.get(name, [f"codec={name}"]), *OVERRIDES.get(name, [])]
+    overrides += SMALL.get(name, [])
     return instantiate(compose_config(overrides).codec)
 
 

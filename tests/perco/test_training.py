@@ -53,6 +53,16 @@ def test_what_is_trained_changes_and_nothing_else(make_codec, tmp_path):
         assert f"model.hyper_encoders.{rate}.quantizer._codebook.embed" in moved
 
 
+def test_validation_draws_the_same_every_time(make_codec, tmp_path):
+    codec = make_codec(["8x8/16", "16x16/16"], captioner=PaletteCaptioner())
+    trainer = quiet_trainer(tmp_path)
+    losses = [trainer.validate(codec, loader(), verbose=False)[0]["val/v_loss"] for _ in range(2)]
+    assert losses[0] == losses[1] > 0
+    with torch.no_grad():
+        codec.model.backbone.unet.conv_out.weight.mul_(2)
+    assert trainer.validate(codec, loader(), verbose=False)[0]["val/v_loss"] != losses[0]
+
+
 def test_the_hyper_encoder_is_trained_without_quantisation(make_codec, tmp_path):
     codec = make_codec(["16x16/16"], quantize=False, lr=1e-2, warmup_steps=2).train()
     before = {k: v.clone() for k, v in codec.state_dict().items()}

@@ -14,8 +14,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
-from diffcodec.bitstream import seed_of_sample
+from diffcodec.bitstream import derive_seed, seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
@@ -35,6 +36,7 @@ from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
 WINDOW = 1024
 MULTIPLE = 64  # pixels of a code at the lowest rates, and of the U-Net's coarsest grid
+VALIDATION_DRAWS = 4  # timesteps and noises of each image
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
@@ -191,6 +193,7 @@ class PerCo(CaptionedCodec):
         self.sampler = sampler
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
+        self._validation_loss = MeanMetric()
         self._trained_rates: set[int] = set()  # since the last step of the optimizer
         if compile:
             backbone.compile()
@@ -365,6 +368,24 @@ class PerCo(CaptionedCodec):
         if several_processes() and not isinstance(self.model, FSDPModule):
             loss = loss + spread_over(self)
         return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """As `Codec.validation_step`, and the loss at fixed draws, as `val/v_loss`."""
+        images = batch["image"]
+        captions = self.captioner(images, batch) if len(batch["index"]) else []
+        for index, x, caption in zip(
+            batch["index"].tolist(), images.split(1), captions, strict=True
+        ):
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                torch.manual_seed(derive_seed([f"validation {index}".encode()]))
+                several = x.expand(VALIDATION_DRAWS, -1, -1, -1)
+                out = self.model.losses(
+                    several, [caption] * VALIDATION_DRAWS, index % len(self.rates)
+                )
+            self._validation_loss.update(out["v_loss"])
+        if captions:
+            self.log("val/v_loss", self._validation_loss, prog_bar=True)
+        return super().validation_step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # On several processes the others have gradients, too, of zero: AdamW would go on with its

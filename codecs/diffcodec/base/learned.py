@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel
+from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from compressai.models import CompressionModel
 from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
@@ -113,8 +113,9 @@ class LearnedCodec(Codec):
         # Always on the CPU: tables that a GPU rounds otherwise would be another format.
         device = self.device
         self.model.cpu()
-        self.model.update(scale_table=_scale_table(), force=True)
         for module in self.model.modules():
+            if isinstance(module, GaussianConditional):
+                module.scale_table = torch.tensor(_scale_table())
             if isinstance(module, EntropyModel):
                 build_tables(module)
         if hasattr(self.model, "h_s"):

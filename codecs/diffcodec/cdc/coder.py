@@ -44,7 +44,9 @@ class LatentCoder:
         self._prior: EntropyBottleneck = copy.deepcopy(compressor.entropy_bottleneck).cpu()
         build_tables(self._prior)
         self._medians = compressor.medians().cpu().double()[:, None, None]
-        self._gaussian = GaussianConditional(scale_table(), scale_bound=MIN_SCALE)
+        self._gaussian = GaussianConditional(
+            scale_table(), scale_bound=MIN_SCALE, tail_mass=TAIL_MASS
+        )
         build_tables(self._gaussian)
         self._borders = _scale_borders()
 

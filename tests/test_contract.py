@@ -160,7 +160,8 @@ def test_another_process_decodes_the_same_pictures(case, fresh_decoder, photo, t
 
 
 def test_a_large_image(codec, photo):
-    codec.select(codec.points[0])
+    # A progressive codec takes the longer, the more it sends; the others show all that they have.
+    codec.select(codec.points[0 if codec.progressive else -1])
     x = torch.cat([photo, photo.flip(-1)[..., :256]], dim=-1)
     (stream,) = codec.compress(x)
     assert codec.decompress([stream]).shape == (1, 3, 512, 768)

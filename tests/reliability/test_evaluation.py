@@ -54,7 +54,9 @@ def figures(results):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 7, 20])
+@pytest.mark.parametrize(
+    "count", [1, 7, 20, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 10))]
+)
 def test_the_same_command_goes_on(count, make_datamodule, tmp_path):
     whole = evaluate(tmp_path / "whole", make_datamodule(), Kill())
     folder = tmp_path / "killed"

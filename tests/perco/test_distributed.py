@@ -1,8 +1,5 @@
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch.multiprocessing as mp
 
 from diffcodec.perco.hyper_encoder import HyperEncoder
 from diffcodec.perco.rates import Rate
+from tests.warm import run_module
 
 
 def _train(rank: int, port: int, share: bool, results: dict) -> None:
@@ -48,9 +46,8 @@ def test_codebooks_stay_the_same_on_two_processes(share):
         assert torch.equal(results[0], results[1]) == share
 
 
-ROOT = Path(__file__).parents[2]
 SMALL_RUN = (
-    *("codec=perco", "codec.steps=1", "codec.backbone.vae_channels=[16,16]"),
+    *("codec=perco", "codec.steps=1", "codec.backbone.weights=null"),
     *("codec.backbone.unet_channels=[16,32]", "logger=none", "callbacks.progress=null"),
     "callbacks.evaluation.metrics=[psnr-rgb,ms-ssim-rgb,fd_random]",
     "allow_untrained=true",
@@ -59,10 +56,9 @@ SMALL_RUN = (
 
 
 def _run(folder: Path, *overrides: str) -> dict:
-    command = [sys.executable, "-m", "experiments.run", *SMALL_RUN, f"hydra.run.dir={folder}"]
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "codecs")))
-    environment = {**os.environ, "PYTHONPATH": paths}
-    subprocess.run([*command, *overrides], check=True, cwd=ROOT, env=environment, timeout=500)
+    options = (*SMALL_RUN, f"hydra.run.dir={folder}", *overrides)
+    done = run_module("experiments.run", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((folder / "curve.json").read_text())["results"]
 
 

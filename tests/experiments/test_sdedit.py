@@ -1,15 +1,11 @@
 """The enhancer through the real runner: several curves in one run, under inference mode."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.wandb_file import read_records
-
-ROOT = Path(__file__).parents[2]
+from tests.warm import run_module
 
 TINY = (
     *(
@@ -101,15 +97,9 @@ def test_slow_on_jpeg_is_one_line_before_anything_runs(runner):
 
 @pytest.mark.slow
 def test_the_defaults_are_more_realistic_than_their_base_at_every_rate(tmp_path):
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "experiments.run", "codec=sdedit", "logger=none"),
-            f"hydra.run.dir={tmp_path}",
-        ],
-        cwd=ROOT,
-        check=True,
-        timeout=500,
-    )
+    options = ("codec=sdedit", "logger=none", f"hydra.run.dir={tmp_path}")
+    done = run_module("experiments.run", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
     results = {
         name: json.loads((tmp_path / name / "curve.json").read_text())["results"]
         for name in ("fast", "medium", "base")

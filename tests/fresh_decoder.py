@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ class FreshDecoder:
     """The other process, started once for many codecs, because its imports take seconds.
 
     It uses one thread: who compares pictures bit for bit has to use one, too.
+
+    Args:
+        environment: variables that it has beside those of this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        own = {"OMP_NUM_THREADS": "1", **(environment or {})}
         paths = [str(ROOT), str(ROOT / "codecs"), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **own, "PYTHONPATH": os.pathsep.join(paths)},
             text=True,
         )
 

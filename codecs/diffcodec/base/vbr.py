@@ -1,5 +1,6 @@
 """The variable-rate mean-scale hyperprior: one network, a gain per rate, a whole curve."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -65,7 +66,8 @@ class VariableRateCodec(LearnedCodec):
         if len(draw) != count or min(draw) < 0 or sum(draw) <= 0:
             raise ValueError(f"draw {list(draw)} must be {count} frequencies, one per lambda")
         model = MeanScaleHyperpriorVbr(N, M)
-        gains = (torch.tensor(lambdas) / LAMBDAS["mse"][-1]).sqrt()
+        # Not torch's float32 square roots: their last bit depends on the processor.
+        gains = torch.tensor([math.sqrt(lmbda / LAMBDAS["mse"][-1]) for lmbda in lambdas])
         model.lmbda, model.levels = list(lambdas), count
         model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
         points = combine(rate={"level": levels})

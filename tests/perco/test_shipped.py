@@ -1,7 +1,5 @@
 """What the shipped weights must do, on photographs that they have not seen."""
 
-from itertools import combinations
-
 import numpy as np
 import pytest
 import torch
@@ -52,30 +50,29 @@ def test_more_bits_give_a_truer_picture(photos):
 
 
 def test_samples_of_one_stream_differ_less_as_the_rate_grows(photos):
-    codec = build("codec.num_samples=3", "codec.steps=5")
+    codec = build("codec.num_samples=2", "codec.steps=5")
     spread = {}
     for rate in codec.rates:
-        pictures = [
+        a, b = (
             torch.cat([decode(codec, f"rate={rate.name},sample={i}", x) for x in photos[:2]])
-            for i in range(3)
-        ]
-        distances = [(a - b).square().mean() for a, b in combinations(pictures, 2)]
-        spread[rate.name] = float(torch.stack(distances).mean())
+            for i in range(2)
+        )
+        spread[rate.name] = float((a - b).square().mean())
     assert list(spread.values()) == sorted(spread.values(), reverse=True), spread
 
 
 def test_another_caption_changes_the_picture_less_as_the_rate_grows(photos):
     codec = build("codec.steps=5")
-    change = {}
-    for point in codec.points:
+    change = []
+    for point in (codec.points[0], codec.points[-1]):
         own = torch.cat([decode(codec, point, x) for x in photos[:2]])
         swapped = [decode(codec, point, x, captions=["a bright red wall"]) for x in photos[:2]]
-        change[point.name] = float((torch.cat(swapped) - own).square().mean())
-    assert change[codec.points[0].name] > 2 * change[codec.points[-1].name], change
+        change.append(float((torch.cat(swapped) - own).square().mean()))
+    assert change[0] > 2 * change[1]
 
 
 def test_codes_say_more_than_a_caption(photos):
-    codec = build("codec.condition=[both,text,local]", "codec.rate=[32x32/256]")
+    codec = build("codec.condition=[both,text,local]", "codec.rate=[32x32/256]", "codec.steps=5")
     score = {}
     for condition in ("both", "text", "local"):
         point = f"rate=32x32/256,condition={condition}"

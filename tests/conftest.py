@@ -20,8 +20,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first: workers then end at about the same time."""
-    items.sort(key=lambda item: item.path.parent.name != "experiments")
+    """The files that take a minute first: workers then end at about the same time."""
+    items.sort(
+        key=lambda item: (
+            not (item.path.parent.name == "experiments" or item.path.name == "test_contract.py")
+        )
+    )
 
 
 @pytest.fixture(scope="session")

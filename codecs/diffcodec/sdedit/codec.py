@@ -303,6 +303,7 @@ class SDEdit(Codec):
                 start = noise(z_hat).mul_(sigma).add_(z_hat)
                 del z_hat
                 z = solve(start)
+                del start
             else:
                 best = float("inf")
                 for _ in range(preset.max_restarts):

@@ -126,6 +126,8 @@ def _meta(meta: Any, source: str) -> dict[str, Any]:
         value = meta.get(key)
         if value is not None and not isinstance(value, types):
             raise ValueError(f"{source} is no curve: its meta/{key} is a {type(value).__name__}")
+        if isinstance(value, int | float) and not _is_number(value):
+            raise ValueError(f"{source} is no curve: its meta/{key} is no finite number")
     callbacks = (meta.get("config") or {}).get("callbacks")
     if callbacks is not None and not isinstance(callbacks, Mapping):
         raise ValueError(f"{source} is no curve: its meta/config/callbacks is no mapping")

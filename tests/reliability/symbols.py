@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from compressai import ans
 from compressai.entropy_models import entropy_models
 
 from diffcodec import entropy
+
+# The tables of symbols that say nothing: few others leave CompressAI's coder too little room.
+FILLING = entropy._frequency_tables(torch.full((entropy._MIN_SYMBOLS, 1), entropy.MAX_FREQUENCIES))[
+    1
+]
 
 
 class Symbols:
@@ -39,7 +45,7 @@ def watched() -> Iterator[Symbols]:
         def call(*args: Any, **named: Any) -> Any:
             result = function(*args, **named)
             if name == "encode_with_indexes":
-                symbols.written += args[1]
+                symbols.written += [] if args[3] == FILLING else args[1]
             elif name == "encode_indices":
                 symbols.written += args[0]
             else:

@@ -207,7 +207,7 @@ def test_indices_of_images(tmp_path, count, seed):
         for name, size in index or ():
             assert (tmp_path / name).resolve().is_relative_to(tmp_path.resolve())
             assert size is None or min(size) > 0
-    assert min(ends.values()) > count / 10, ends
+    assert min(ends.values()) > count / 20, ends
 
 
 def a_shard(form: int) -> bytes:

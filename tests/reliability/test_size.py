@@ -25,7 +25,11 @@ CASES = {
     ),
     "perco": ("rate=16x16/1024", ["codec=perco", "codec.steps=2"]),
     "sdedit fast": ("fast,level=4", ["codec=sdedit"]),
-    "sdedit medium": ("medium,level=4", ["codec=sdedit", "codec.preset.medium.steps=3"]),
+    "sdedit medium": (
+        "medium,level=4",
+        # What ships has strengths for its own number of steps.
+        ["codec=sdedit", "codec.preset.medium.steps=3", "codec.strength=0.19"],
+    ),
 }
 
 

@@ -79,8 +79,8 @@ def dpmpp_2m(
         h = (sigma / sigma_next).log()
         held = x0
         if previous is not None and (sigma_next > 0).all():
-            step = previous.sub_(x0).neg_() if overwrite else x0 - previous
-            held = step.mul_(like(x, h / (2 * h_last))).add_(x0)
+            held = previous.sub_(x0).neg_() if overwrite else x0 - previous
+            held = held.mul_(like(x, h / (2 * h_last))).add_(x0)
         previous, h_last = x0, h
         x = _towards(x, held, sigma_next / sigma, overwrite=overwrite)
         del x0, held

@@ -190,7 +190,28 @@ def build_tables(model: "EntropyModel") -> None:
 
 FREQUENCY_BITS = 16  # of the range coder
 MAX_FREQUENCIES = (1 << FREQUENCY_BITS) - 1  # what the frequencies of a symbol sum to
-_MIN_SYMBOLS = 4
+
+
+class FrequencyTables:
+    """Distributions of symbols, as CompressAI's range coder takes them.
+
+    Args:
+        frequencies: (n, V) integers, each at least 1; a row sums to `MAX_FREQUENCIES`.
+    """
+
+    def __init__(self, frequencies: Tensor) -> None:
+        assert bool((frequencies.sum(1) == MAX_FREQUENCIES).all())
+        count, self.num_symbols = frequencies.shape
+        # The last symbol of CompressAI's tables stands for all that they do not hold.
+        cdfs = torch.zeros(count, self.num_symbols + 2, dtype=torch.int64)
+        cdfs[:, 1:-1] = frequencies.cumsum(1)
+        cdfs[:, -1] = 1 << FREQUENCY_BITS
+        sizes = [self.num_symbols + 2] * count
+        # Indexes, distributions, their sizes and offsets.
+        self.lists = list(range(count)), cdfs.tolist(), sizes, [0] * count
+
+    def __len__(self) -> int:
+        return len(self.lists[0])
 
 
 class FrequencyEncoder:
@@ -202,24 +223,23 @@ class FrequencyEncoder:
         self._encoder: Any = BufferedRansEncoder()
         self._num_symbols = 0
 
-    def write(self, symbols: Tensor, frequencies: Tensor) -> None:
+    def write(self, symbols: Tensor, tables: FrequencyTables) -> None:
         """Append symbols.
 
         Args:
             symbols: (n,) integers in [0, V).
-            frequencies: (n, V) integers, each at least 1; a row sums to `MAX_FREQUENCIES`.
+            tables: n distributions of V symbols.
         """
         if len(symbols):
-            self._encoder.encode_with_indexes(symbols.tolist(), *_frequency_tables(frequencies))
+            self._encoder.encode_with_indexes(symbols.tolist(), *tables.lists)
         self._num_symbols += len(symbols)
 
     def to_bytes(self) -> bytes:
         """All of them."""
         # CompressAI's coder has room for a word per symbol and writes two after the last one:
         # a few symbols of no information, which nobody reads, make the room.
-        if self._num_symbols < _MIN_SYMBOLS:
-            certain = torch.full((_MIN_SYMBOLS, 1), MAX_FREQUENCIES)
-            self.write(torch.zeros(_MIN_SYMBOLS, dtype=torch.int64), certain)
+        if self._num_symbols < len(FILLING):
+            self.write(torch.zeros(len(FILLING), dtype=torch.int64), FILLING)
         data: bytes = self._encoder.flush()
         return data
 
@@ -241,34 +261,25 @@ class FrequencyDecoder:
         self._decoder: Any = RansDecoder()
         self._decoder.set_stream(guard_rans(data, num_symbols))
 
-    def read(self, frequencies: Tensor) -> Tensor:
+    def read(self, tables: FrequencyTables) -> Tensor:
         """The next symbols, (n,) int64.
 
         Args:
-            frequencies: (n, V) of the encoder.
+            tables: n distributions, of the encoder.
 
         Raises:
             BitstreamError: a symbol is not in [0, V).
         """
-        if not len(frequencies):
+        if not len(tables):
             return torch.zeros(0, dtype=torch.int64)
-        found = self._decoder.decode_stream(*_frequency_tables(frequencies))
-        if not (min(found) >= 0 and max(found) < frequencies.shape[1]):
-            raise BitstreamError(f"a symbol is not one of {frequencies.shape[1]}")
+        found = self._decoder.decode_stream(*tables.lists)
+        if not (min(found) >= 0 and max(found) < tables.num_symbols):
+            raise BitstreamError(f"a symbol is not one of {tables.num_symbols}")
         return torch.tensor(found)
 
 
-def _frequency_tables(
-    frequencies: Tensor,
-) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-    """Rows of frequencies -> what CompressAI's coder takes: indexes, cdfs, their sizes, offsets."""
-    count, num_symbols = frequencies.shape
-    assert bool((frequencies.sum(1) == MAX_FREQUENCIES).all())
-    # The last symbol of CompressAI's tables stands for all that they do not hold.
-    cdfs = torch.zeros(count, num_symbols + 2, dtype=torch.int64)
-    cdfs[:, 1:-1] = frequencies.cumsum(1)
-    cdfs[:, -1] = 1 << FREQUENCY_BITS
-    return list(range(count)), cdfs.tolist(), [num_symbols + 2] * count, [0] * count
+# Of symbols that say nothing.
+FILLING = FrequencyTables(torch.full((4, 1), MAX_FREQUENCIES))
 
 
 def encode_text(text: str) -> bytes:

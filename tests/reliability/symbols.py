@@ -5,16 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from compressai import ans
 from compressai.entropy_models import entropy_models
 
 from diffcodec import entropy
-
-# The tables of symbols that say nothing: few others leave CompressAI's coder too little room.
-FILLING = entropy._frequency_tables(torch.full((entropy._MIN_SYMBOLS, 1), entropy.MAX_FREQUENCIES))[
-    1
-]
 
 
 class Symbols:
@@ -45,7 +39,8 @@ def watched() -> Iterator[Symbols]:
         def call(*args: Any, **named: Any) -> Any:
             result = function(*args, **named)
             if name == "encode_with_indexes":
-                symbols.written += [] if args[3] == FILLING else args[1]
+                filling = args[3] is entropy.FILLING.lists[1]  # symbols that say nothing
+                symbols.written += [] if filling else args[1]
             elif name == "encode_indices":
                 symbols.written += args[0]
             else:

@@ -20,6 +20,7 @@ from diffcodec.entropy import (
     MAX_FREQUENCIES,
     FrequencyDecoder,
     FrequencyEncoder,
+    FrequencyTables,
     decode_indices,
     encode_indices,
 )
@@ -110,7 +111,7 @@ class AdaptiveCoder(CodeCoder):
 
     @abstractmethod
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
-        """The distributions of some codes, (n, V), as `FrequencyEncoder` takes them.
+        """The distributions of some codes, (n, V), as `FrequencyTables` takes them.
 
         Args:
             indices: (h, w).
@@ -127,7 +128,7 @@ class AdaptiveCoder(CodeCoder):
             number: of the group.
 
         Yields:
-            Where the codes are, (h, w) of bool, and what `FrequencyEncoder` takes for them, row by
+            Where the codes are, (h, w) of bool, and what `FrequencyTables` takes for them, row by
             row of the grid.
         """
         height, width = indices.shape
@@ -143,7 +144,7 @@ class AdaptiveCoder(CodeCoder):
         encoder = FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
-                encoder.write(indices[where], frequencies)
+                encoder.write(indices[where], FrequencyTables(frequencies))
         return encoder.to_bytes()
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
@@ -151,8 +152,9 @@ class AdaptiveCoder(CodeCoder):
         decoder, encoder = FrequencyDecoder(data, height * width), FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
-                indices[where] = decoder.read(frequencies)
-                encoder.write(indices[where], frequencies)
+                tables = FrequencyTables(frequencies)
+                indices[where] = decoder.read(tables)
+                encoder.write(indices[where], tables)
         # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
         if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
@@ -225,7 +227,7 @@ def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCode
 
 
 def to_frequencies(weights: Tensor) -> Tensor:
-    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyEncoder` takes, about in proportion.
+    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyTables` takes, about in proportion.
 
     In integers throughout. What is left over by rounding goes to the largest.
     """

@@ -21,12 +21,15 @@ from tests.test_contract import NAMES, UNAVAILABLE, build_lively
 HEIGHT, WIDTH = 40, 24
 MAX_SECONDS = 10.0
 MAX_BYTES = 1 << 30
-# Of the default run: what decodes in milliseconds, and what takes a diffusion model's steps.
+# Of the default run: what decodes in milliseconds.
 COUNT = {"avif": 600, "webp": 150, "jpeg": 150, "jpeg2000": 150}
 OTHERS = 60
-SLOW_SHARE = {"cdc_own", "diffc", "perco", "cdc", "cdc_jpeg", "sdedit"}
+# Fewer for what takes a diffusion model's steps, or a context model's for every latent.
+SLOW_SHARE = {
+    *("cdc_own", "diffc", "perco", "cdc", "cdc_jpeg", "sdedit"),
+    *("mbt2018", "cheng2020_anchor", "cheng2020_attn", "elic"),
+}
 SLOW_RUN = {True: 1500, False: 7000}
-"""Inputs to what takes a diffusion model's steps and to what does not, in the slow run."""
 
 
 @pytest.fixture(scope="module", autouse=True)

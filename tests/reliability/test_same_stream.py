@@ -27,7 +27,7 @@ from tests.test_contract import NAMES, UNAVAILABLE, build_lively
 
 SIDE = 48
 MEAN_CLOSE = 1 / 255  # rounding in networks; another latent changes pictures tenfold
-COUNT = 1300
+COUNT = 1420
 # Decoding of these takes long: symbol after symbol, or a diffusion.
 COUNTS = {
     **{"mbt2018": 150, "cheng2020_anchor": 150, "cheng2020_attn": 150, "elic": 150},

@@ -201,13 +201,14 @@ def test_indices_of_images(tmp_path, count, seed):
     whole = [lines, *(module.compress(lines) for module in (gzip, bz2, lzma))]
     ends = {"refused": 0, "read": 0}
     for _ in range(count):
-        path.write_bytes(mutated(rng.choice(whole), rng))
+        # Hardly any compressed list can be read once it is changed: most are plain.
+        path.write_bytes(mutated(rng.choice((lines, rng.choice(whole))), rng))
         index = attempt(read_index, path)
         ends["refused" if index is None else "read"] += 1
         for name, size in index or ():
             assert (tmp_path / name).resolve().is_relative_to(tmp_path.resolve())
             assert size is None or min(size) > 0
-    assert min(ends.values()) > count / 20, ends
+    assert min(ends.values()) > count / 10, ends
 
 
 def a_shard(form: int) -> bytes:

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from diffcodec.exact import ExactConvolutions
@@ -29,10 +31,10 @@ NETWORKS = {
 @torch.no_grad()
 def test_the_reach_is_enough_and_found_by_trying(name):
     network, up, down, step, expected = NETWORKS[name]
-    scale = {"up": up, "down": down}
+    scale = {"step": step, "up": up, "down": down}
     x = torch.randn(1, 2, 72, 52, dtype=torch.float64)
     network = network.double()
-    margin = reach(network, x, most=16, step=step, **scale)
+    margin = reach(network, x, most=16, **scale)
     assert margin == expected
     whole = network(x)
     tiled = in_tiles(network, x, window=36, margin=margin, **scale)
@@ -59,6 +61,33 @@ def test_a_small_input_is_one_call():
 
     in_tiles(network, torch.zeros(1, 1, 16, 10), window=16, margin=4)
     assert seen == [(1, 1, 16, 10)]
+
+
+@given(
+    steps=st.tuples(*[st.integers(1, 60)] * 2),
+    step=st.sampled_from([1, 3, 8]),
+    window=st.integers(3, 30),
+    margin=st.integers(0, 14),
+)
+def test_tiles_are_few_of_one_size_and_leave_nothing_out(steps, step, window, margin):
+    margin = min(margin, (window - 1) // 2) * step
+    height, width = (side * step for side in steps)
+    x = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width)
+    window *= step
+    seen = []
+
+    def network(part):
+        seen.append((*part.shape[-2:], *divmod(int(part[0, 0, 0, 0]), width)))
+        return part
+
+    assert torch.equal(in_tiles(network, x, window=window, margin=margin, step=step), x)
+    (size,) = {part[:2] for part in seen}
+    assert max(size) <= window
+    assert all(place % step == 0 for part in seen for place in part)
+    least = 1
+    for side in (height, width):
+        least *= max(1, -(-(side - 2 * margin) // (window - 2 * margin)))
+    assert len(seen) <= least
 
 
 def test_what_looks_at_the_whole_image_is_refused():

@@ -9,6 +9,7 @@ are not of this kind: `diffcodec.diffusion.tiling` blends them.
 """
 
 from collections.abc import Callable
+from itertools import pairwise, starmap
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def by_tiles(network: Network, x: Tensor, *, window: int, up: int = 1, down: int
         return network(x)
     most = widest_margin(window, down)
     margin = reach(network, x, most=most, step=down, up=up, down=down)
-    return in_tiles(network, x, window=window, margin=margin, up=up, down=down)
+    return in_tiles(network, x, window=window, margin=margin, step=down, up=up, down=down)
 
 
 def widest_margin(window: int, step: int = 1) -> int:
@@ -38,18 +39,26 @@ def widest_margin(window: int, step: int = 1) -> int:
 
 
 def in_tiles(
-    network: Network, x: Tensor, *, window: int, margin: int, up: int = 1, down: int = 1
+    network: Network,
+    x: Tensor,
+    *,
+    window: int,
+    margin: int,
+    step: int = 1,
+    up: int = 1,
+    down: int = 1,
 ) -> Tensor:
     """What a network makes of an input, by tiles where it is larger than a window.
 
     Args:
         network: of limited reach.
         x: (B, C, H, W).
-        window: side of the tiles, of which every network call sees one with its margins.
+        window: side of the largest tiles; every network call sees one, margins and all.
         margin: what is seen around a tile on each side and thrown away again: at least the
             network's `reach`, which makes the seams exact.
-        up, down: values of the output for a value of the input, and the other way round; window,
-            margin, H and W are multiples of `down`.
+        step: where the input may be cut: at multiples of it, which window, margin, H and W are.
+        up, down: values of the output for a value of the input, and the other way round; `step` is
+            a multiple of `down`.
 
     Raises:
         ValueError: nothing of a window is left between its margins.
@@ -57,26 +66,42 @@ def in_tiles(
     height, width = x.shape[-2:]
     if max(height, width) <= window:
         return network(x)
-    stride = window - 2 * margin
-    if stride < 1:
+    if window <= 2 * margin:
         raise ValueError(f"a window of {window} leaves nothing between margins of {margin}")
     out: Tensor | None = None
-    for top in range(0, height, stride):
-        for left in range(0, width, stride):
-            bottom, right = min(top + stride, height), min(left + stride, width)
-            above, before = max(0, top - margin), max(0, left - margin)
-            part = network(x[..., above : bottom + margin, before : right + margin])
+    vertical, horizontal = (_along(side, window, margin, step) for side in (height, width))
+    for rows, own_rows in vertical:
+        for columns, own_columns in horizontal:
+            part = network(x[..., rows, columns])
             if out is None:
                 out = part.new_empty(*part.shape[:-2], height * up // down, width * up // down)
-            rows = slice(top * up // down, bottom * up // down)
-            columns = slice(left * up // down, right * up // down)
-            out[..., rows, columns] = part[
-                ...,
-                (top - above) * up // down : (bottom - above) * up // down,
-                (left - before) * up // down : (right - before) * up // down,
-            ]
+            inner_rows = _scaled(own_rows, up, down, rows.start)
+            inner_columns = _scaled(own_columns, up, down, columns.start)
+            inner = part[..., inner_rows, inner_columns]
+            out[..., _scaled(own_rows, up, down), _scaled(own_columns, up, down)] = inner
     assert out is not None
     return out
+
+
+def _along(side: int, window: int, margin: int, step: int) -> list[tuple[slice, slice]]:
+    """Of each tile along a side: what its network sees, and what of that is the tile's own.
+
+    All see as much, which is the least that as few tiles as possible need. With tiles of one size a
+    network is planned or compiled once, and memory that one tile gave back fits the next.
+    """
+    if side <= window:
+        return [(slice(0, side), slice(0, side))]
+    count = -(-(side - 2 * margin) // (window - 2 * margin))
+    size = -(-(side + 2 * margin * (count - 1)) // (count * step)) * step
+    starts = [*range(0, side - size, size - 2 * margin), side - size]
+    bounds = [0, *(start + margin for start in starts[1:]), side]
+    seen = (slice(start, start + size) for start in starts)
+    return list(zip(seen, starmap(slice, pairwise(bounds)), strict=True))
+
+
+def _scaled(place: slice, up: int, down: int, origin: int = 0) -> slice:
+    """The values of the output for values of the input, counted from an origin in the input."""
+    return slice((place.start - origin) * up // down, (place.stop - origin) * up // down)
 
 
 @torch.no_grad()

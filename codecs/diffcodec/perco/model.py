@@ -185,8 +185,9 @@ class LatentDiffusion(nn.Module):
             return encoder.codes(latent)
         per_code = self.rates[index].pixels_per_code // self.backbone.latents.stride
         most = widest_margin(HYPER_WINDOW, per_code)
-        margin = reach(encoder.backbone, latent, most=most, step=per_code, down=per_code)
-        return in_tiles(encoder.codes, latent, window=HYPER_WINDOW, margin=margin, down=per_code)
+        scale = {"step": per_code, "down": per_code}
+        margin = reach(encoder.backbone, latent, most=most, **scale)
+        return in_tiles(encoder.codes, latent, window=HYPER_WINDOW, margin=margin, **scale)
 
     def reconstruct(
         self,

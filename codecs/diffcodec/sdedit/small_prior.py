@@ -88,4 +88,4 @@ class _ExactTiles:
         if self._margin is None:
             most = widest_margin(self.window, self.multiple)
             self._margin = reach(network, x, most=most, step=self.multiple)
-        return in_tiles(network, x, window=self.window, margin=self._margin)
+        return in_tiles(network, x, window=self.window, margin=self._margin, step=self.multiple)

@@ -34,9 +34,9 @@ class Block(nn.Module):
         nn.init.zeros_(self.affine.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv1(F.silu(_normalised(x)))
+        h = self.conv1(F.silu(_normalised(x), inplace=True))
         scale, shift = self.affine(embedding)[..., None, None].chunk(2, dim=1)
-        h = self.conv2(F.silu(_normalised(h) * (1 + scale) + shift))
+        h = self.conv2(F.silu(_normalised(h) * (1 + scale) + shift, inplace=True))
         out: Tensor = self.skip(x) + h
         return out
 
@@ -99,13 +99,13 @@ class SmallUNet(Configured, nn.Module):
         skips = []
         for stage, blocks in enumerate(self.down):
             if stage:
+                skips.append(h)
                 h = self.shrink[stage - 1](F.pixel_unshuffle(h, 2))
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
-            skips.append(h)
         for stage in reversed(range(len(self.up))):
             h = F.pixel_shuffle(self.grow[stage](h), 2)
-            h = torch.cat([h, skips[stage]], dim=1)
+            h = torch.cat([h, skips.pop()], dim=1)
             for block in self.up[stage]:  # type: ignore[attr-defined]
                 h = block(h, embedding)
         return F.pixel_shuffle(self.conv_out(F.silu(_normalised(h))), PATCH)

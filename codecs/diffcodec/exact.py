@@ -70,12 +70,13 @@ class ExactConvolutions:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output, exact float64 on the CPU, for an input (B, C, H, W) anywhere."""
-        x = x.detach().cpu().double().contiguous()
+        # Convolutions of doubles are faster with the channels last.
+        x = x.detach().cpu().double().contiguous(memory_format=torch.channels_last)
         for layer in self._layers:
             limit = 2.0 ** (RANGE_BITS + layer.fraction_bits)
-            x = (x * 2.0**layer.fraction_bits).round().clamp(-limit, limit)
-            x = layer(x) * 2.0 ** -(WEIGHT_BITS + layer.fraction_bits)
-            x = torch.where(x < 0, x * layer.slope, x)
+            x = (x * 2.0**layer.fraction_bits).round_().clamp_(-limit, limit)
+            x = layer(x).mul_(2.0 ** -(WEIGHT_BITS + layer.fraction_bits))
+            x = F.leaky_relu(x, layer.slope, inplace=True)
         return x
 
 
@@ -84,7 +85,7 @@ def _integer_layer(
 ) -> _Layer:
     transposed = isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
-    weight = (conv.weight.detach().cpu().double() * 2.0**WEIGHT_BITS).round().contiguous()
+    weight = (conv.weight.detach().cpu().double() * 2.0**WEIGHT_BITS).round()
     bias = conv.bias.detach().cpu().double()
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"the {name} has weights that are not finite")
@@ -100,7 +101,7 @@ def _integer_layer(
         )
     slope = after[0].negative_slope if after and isinstance(after[0], nn.LeakyReLU) else 1.0
     return _Layer(
-        weight=weight,
+        weight=weight.contiguous(memory_format=torch.channels_last),
         bias=bias,
         fraction_bits=fraction_bits,
         stride=conv.stride[0],

@@ -39,8 +39,7 @@ def watched() -> Iterator[Symbols]:
         def call(*args: Any, **named: Any) -> Any:
             result = function(*args, **named)
             if name == "encode_with_indexes":
-                filling = args[3] is entropy.FILLING.lists[1]  # symbols that say nothing
-                symbols.written += [] if filling else args[1]
+                symbols.written += args[1]
             elif name == "encode_indices":
                 symbols.written += args[0]
             else:
@@ -57,7 +56,17 @@ def watched() -> Iterator[Symbols]:
     class Decoder(ans.RansDecoder):  # type: ignore[misc]
         decode_stream = wrap(ans.RansDecoder.decode_stream, "decode_stream")
 
-    undo: list[tuple[Any, str, Any]] = []
+    write = entropy.FrequencyEncoder.write
+
+    def write_frequencies(encoder: Any, codes: Any, frequencies: Any) -> None:
+        before = list(symbols.written)
+        write(encoder, codes, frequencies)
+        # What it hands to CompressAI's coder are intervals, and not the symbols themselves.
+        filling = frequencies is entropy.FILLING  # symbols that say nothing
+        symbols.written = before + ([] if filling else codes.tolist())
+
+    undo: list[tuple[Any, str, Any]] = [(entropy.FrequencyEncoder, "write", write)]
+    entropy.FrequencyEncoder.write = write_frequencies  # type: ignore[method-assign]
     for name in ("encode_with_indexes", "decode_with_indexes"):
         original = getattr(entropy_models._EntropyCoder, name)
         undo.append((entropy_models._EntropyCoder, name, original))

@@ -6,6 +6,7 @@ range coder. What the network predicts is computed in integers, as are the frequ
 so that encoder and decoder agree on every machine.
 """
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,14 +14,14 @@ from decimal import Decimal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.entropy import (
     MAX_FREQUENCIES,
     FrequencyDecoder,
     FrequencyEncoder,
-    FrequencyTables,
     decode_indices,
     encode_indices,
 )
@@ -111,7 +112,7 @@ class AdaptiveCoder(CodeCoder):
 
     @abstractmethod
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
-        """The distributions of some codes, (n, V), as `FrequencyTables` takes them.
+        """The distributions of some codes, (n, V), as `FrequencyEncoder` takes them.
 
         Args:
             indices: (h, w).
@@ -128,7 +129,7 @@ class AdaptiveCoder(CodeCoder):
             number: of the group.
 
         Yields:
-            Where the codes are, (h, w) of bool, and what `FrequencyTables` takes for them, row by
+            Where the codes are, (h, w) of bool, and what `FrequencyEncoder` takes for them, row by
             row of the grid.
         """
         height, width = indices.shape
@@ -144,7 +145,7 @@ class AdaptiveCoder(CodeCoder):
         encoder = FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
-                encoder.write(indices[where], FrequencyTables(frequencies))
+                encoder.write(indices[where], frequencies)
         return encoder.to_bytes()
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
@@ -152,9 +153,8 @@ class AdaptiveCoder(CodeCoder):
         decoder, encoder = FrequencyDecoder(data, height * width), FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, frequencies in self.frequencies(indices, number):
-                tables = FrequencyTables(frequencies)
-                indices[where] = decoder.read(tables)
-                encoder.write(indices[where], tables)
+                indices[where] = decoder.read(frequencies)
+                encoder.write(indices[where], frequencies)
         # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
         if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
@@ -191,17 +191,52 @@ class ModelCoder(AdaptiveCoder):
     def __init__(self, model: IndexModel) -> None:
         super().__init__(model.num_codes)
         self._embedding = model.embedding.weight.detach().cpu().double()
-        self._body = ExactConvolutions(model.body, name="model of the codes")
-        self._head = ExactConvolutions(model.head, name="model of the codes")
+        *body, last, activation = model.body
+        assert isinstance(last, nn.Conv2d)
+        self._body = ExactConvolutions(nn.Sequential(*body), name="model of the codes")
+        head = nn.Sequential(_of_patches(last), activation, *model.head)
+        self._head = ExactConvolutions(head, name="model of the codes")
 
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
+        if not known.any():
+            return self._predict_first(where)
         # With all that the network sees of the rest, a strip's result is the whole grid's.
         seen = slice(max(0, rows.start - REACH), rows.stop + REACH)
         visible = torch.where(known[seen], indices[seen], self._num_codes)
+        return self._distributions(visible, where[seen])
+
+    def _predict_first(self, where: Tensor) -> Tensor:
+        """What is made of no neighbours: of a place counts only how near the borders are."""
+        rows, columns = (_nearness(side) for side in where.shape)
+        unknown = torch.full((int(rows[-1]) + 1, int(columns[-1]) + 1), self._num_codes)
+        found = self._distributions(unknown, torch.ones_like(unknown, dtype=torch.bool))
+        i, j = where.nonzero(as_tuple=True)
+        return found[rows[i] * unknown.shape[1] + columns[j]]
+
+    def _distributions(self, visible: Tensor, where: Tensor) -> Tensor:
+        """The distributions (n, V) at n places of a grid (h, w), whose unknown codes are V."""
         embedded = self._embedding[visible].permute(2, 0, 1)
-        features = self._body(embedded[None])[0][:, where[seen]]
-        logits = self._head(features[None, :, :, None])[0, :, :, 0].T
+        features = F.pad(self._body(embedded[None])[0], (1, 1, 1, 1))
+        height, width = where.shape
+        # The last layers are computed where they are asked for, which is half of a grid at most.
+        corners = itertools.product(range(3), repeat=2)
+        patches = [features[:, i : i + height, j : j + width][:, where] for i, j in corners]
+        logits = self._head(torch.cat(patches)[None, :, :, None])[0, :, :, 0].T
         return to_frequencies(_exponentials(logits))
+
+
+def _of_patches(conv: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of 3x3 as one of 1x1 over the nine neighbours, line by line, as channels."""
+    flat = nn.Conv2d(9 * conv.in_channels, conv.out_channels, 1)
+    weight = conv.weight.permute(0, 2, 3, 1).reshape(flat.weight.shape)
+    flat.weight, flat.bias = nn.Parameter(weight.detach()), conv.bias
+    return flat
+
+
+def _nearness(side: int) -> Tensor:
+    """Numbers for the places along a side: all that see no border have the same."""
+    places = torch.arange(side)
+    return places.clamp(max=REACH) + (places - max(REACH, side - 1 - REACH)).clamp(min=0)
 
 
 def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCoder:
@@ -227,7 +262,7 @@ def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCode
 
 
 def to_frequencies(weights: Tensor) -> Tensor:
-    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyTables` takes, about in proportion.
+    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyEncoder` takes, about in proportion.
 
     In integers throughout. What is left over by rounding goes to the largest.
     """

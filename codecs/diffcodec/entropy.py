@@ -2,7 +2,6 @@
 
 import copy
 import zlib
-from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -191,8 +190,6 @@ def build_tables(model: "EntropyModel") -> None:
 
 FREQUENCY_BITS = 16  # of the range coder
 MAX_FREQUENCIES = (1 << FREQUENCY_BITS) - 1  # what the frequencies of a symbol sum to
-
-
 # Of symbols that say nothing: one alone has all the frequencies there are.
 FILLING = torch.full((4, 1), MAX_FREQUENCIES)
 
@@ -217,14 +214,12 @@ class FrequencyEncoder:
         ends = _ends(frequencies)
         # The encoder needs no more of a distribution than where the symbol begins and ends: it is
         # the second of three, and the last entry stands for what a table does not hold.
-        table = torch.zeros(len(symbols), 4, dtype=torch.int64)
-        table[:, 2] = ends.gather(1, symbols[:, None])[:, 0]
-        table[:, 1] = table[:, 2] - frequencies.gather(1, symbols[:, None])[:, 0]
-        table[:, 3] = 1 << FREQUENCY_BITS
+        cdfs = torch.zeros(len(symbols), 4, dtype=torch.int64)
+        cdfs[:, 2] = ends.gather(1, symbols[:, None])[:, 0]
+        cdfs[:, 1] = cdfs[:, 2] - frequencies.gather(1, symbols[:, None])[:, 0]
+        cdfs[:, 3] = 1 << FREQUENCY_BITS
         if len(symbols):
-            self._encoder.encode_with_indexes(
-                [1] * len(symbols), *_lists_of(table.tolist(), size=table.shape[1])
-            )
+            self._encoder.encode_with_indexes([1] * len(symbols), *_lists_of(cdfs))
         self._num_symbols += len(symbols)
 
     def to_bytes(self) -> bytes:
@@ -266,13 +261,10 @@ class FrequencyDecoder:
         count, num_symbols = frequencies.shape
         if not count:
             return torch.zeros(0, dtype=torch.int64)
-        cdfs = torch.zeros(count, num_symbols + 2, dtype=torch.int32)
+        cdfs = torch.zeros(count, num_symbols + 2, dtype=torch.int64)
         cdfs[:, 1:-1] = _ends(frequencies)
         cdfs[:, -1] = 1 << FREQUENCY_BITS  # of the entry for what a table does not hold
-        # Arrays of integers become the coder's own twice as fast as lists of Python's.
-        data, row = cdfs.numpy().tobytes(), cdfs.element_size() * cdfs.shape[1]
-        tables = [array("i", data[i : i + row]) for i in range(0, len(data), row)]
-        found = self._decoder.decode_stream(*_lists_of(tables, size=cdfs.shape[1]))
+        found = self._decoder.decode_stream(*_lists_of(cdfs))
         if not (min(found) >= 0 and max(found) < num_symbols):
             raise BitstreamError(f"a symbol is not one of {num_symbols}")
         return torch.tensor(found)
@@ -285,10 +277,10 @@ def _ends(frequencies: Tensor) -> Tensor:
     return ends
 
 
-def _lists_of(tables: Sequence[Sequence[int]], *, size: int) -> tuple[Any, ...]:
-    """What the coder takes of tables, one for each symbol: indexes, tables, sizes and offsets."""
-    count = len(tables)
-    return list(range(count)), tables, [size] * count, [0] * count
+def _lists_of(cdfs: Tensor) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """What the coder takes of a table for each symbol: indexes, tables, their sizes and offsets."""
+    count, size = cdfs.shape
+    return list(range(count)), cdfs.tolist(), [size] * count, [0] * count
 
 
 def encode_text(text: str) -> bytes:

@@ -25,6 +25,7 @@ RANGE_BITS = 11  # activations are clamped to +-2^11
 MAX_FRACTION_BITS = 20  # of an activation; more would gain nothing
 MIN_FRACTION_BITS = 4
 EXACT_BITS = 53  # integers that float64 holds
+_GATHERED = 1 << 19  # doubles
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,19 @@ class _Layer:
             return F.conv_transpose2d(
                 x, self.weight, bias, self.stride, self.padding, self.output_padding
             )
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding)
+        if self.padding:
+            x = F.pad(x, (0, 0, self.padding, self.padding))
+        # Torch gathers the inputs of every sum before it adds them up, for doubles: by a few rows at
+        # a time that stays in the cache, and half of the time is saved.
+        *_, kernel = self.weight.shape
+        height = (x.shape[2] - kernel) // self.stride + 1
+        at_once = max(1, _GATHERED // (x.shape[3] * self.weight[0].numel()))
+        strips = []
+        for first in range(0, height, at_once):
+            last = min(first + at_once, height) - 1
+            rows = x[:, :, first * self.stride : last * self.stride + kernel]
+            strips.append(F.conv2d(rows, self.weight, bias, self.stride, (0, self.padding)))
+        return torch.cat(strips, dim=2)
 
 
 class ExactConvolutions:

@@ -12,6 +12,8 @@ from diffcodec.perco.index_coder import (
     INDEX_CODERS,
     HalfPrecision,
     ModelCoder,
+    TableCoder,
+    _Halves,
     index_coder,
     to_frequencies,
 )
@@ -111,8 +113,8 @@ def test_bytes_do_not_depend_on_threads_strips_or_where_the_model_was(model, mon
     assert torch.equal(by_strips.decode(by_strips.encode(indices), 21, 13), indices)
     # Strips change the order of the codes within a group, and nothing of their probabilities.
     whole, parts = (
-        frequencies(ModelCoder(model), indices, 1 << 21, monkeypatch),
-        frequencies(by_strips, indices, 24 * 13 * 2, monkeypatch),
+        all_weights(ModelCoder(model), indices, 1 << 21, monkeypatch),
+        all_weights(by_strips, indices, 24 * 13 * 2, monkeypatch),
     )
     assert torch.equal(whole, parts)
     channels_last = IndexModel(24, channels=8)
@@ -122,26 +124,48 @@ def test_bytes_do_not_depend_on_threads_strips_or_where_the_model_was(model, mon
     assert ModelCoder(channels_last).encode(indices) == expected
 
 
-def frequencies(coder, indices, values, monkeypatch) -> torch.Tensor:
+def all_weights(coder, indices, values, monkeypatch) -> torch.Tensor:
     monkeypatch.setattr(module, "_VALUES_PER_STRIP", values)
     out = torch.zeros(*indices.shape, 24, dtype=torch.int64)
     for number in range(NUM_GROUPS):
-        for where, rows in coder.frequencies(indices, number):
+        for where, rows in coder.weights(indices, number):
             out[where] = rows
     return out
 
 
 def test_probabilities_are_the_softmax_of_the_network(model):
-    indices = grid(8, 8)
-    group = groups(8, 8)
+    indices = grid(11, 13)  # with places that see no border
+    group = groups(11, 13)
     coder = ModelCoder(model)
     with torch.no_grad():
         for number in range(NUM_GROUPS):
-            ((where, found),) = coder.frequencies(indices, number)
+            ((where, found),) = coder.weights(indices, number)
             expected = model(indices[None], group < number)[0].softmax(0)[:, where].T
-            # Logits are rounded to 1/32, and no frequency is below 1.
-            close = (found / MAX_FREQUENCIES - expected).abs()
-            assert (close <= expected / 30 + 24 / MAX_FREQUENCIES).all()
+            # Logits are rounded to 1/32.
+            close = (found / found.sum(1, keepdim=True) - expected).abs()
+            assert (close <= expected / 30 + 1e-8).all()
+
+
+def test_a_stream_is_refused_where_the_halves_are_of_no_code(model):
+    # 9 codes are upper halves 0, 1 and 2 of four codes each, and the last has one code alone.
+    coder = TableCoder(torch.ones(9, dtype=torch.int64))
+    data = coder.encode(torch.full((1, 1), 9))
+    with pytest.raises(BitstreamError, match=r"a code is not in \[0, 9\)"):
+        coder.decode(data, 1, 1)
+
+
+@pytest.mark.parametrize("num_codes", [1, 2, 3, 9, 24, 256, 1000])
+def test_halves_hold_the_probabilities_of_all_codes(num_codes):
+    weights = torch.randint(1, 1 << 20, (5, num_codes))
+    halves = _Halves(weights)
+    p = torch.zeros(5, num_codes)
+    for code in range(num_codes):
+        upper = torch.full((5,), code // halves.size)
+        lower = halves.of_lower(upper)[:, code % halves.size]
+        p[:, code] = halves.of_upper[:, code // halves.size] * lower / MAX_FREQUENCIES**2
+    expected = weights / weights.sum(1, keepdim=True)
+    assert (p - expected).abs().max() < 3 * num_codes / MAX_FREQUENCIES
+    assert p.sum(1).min() > 1 - 3 * num_codes / MAX_FREQUENCIES
 
 
 @given(st.lists(st.integers(0, 2**31), min_size=2, max_size=300).filter(any))

@@ -241,10 +241,11 @@ class PerCo(CaptionedCodec):
         load_saved(self, state, source=source)
 
     def format_config(self) -> dict[str, Any]:
+        coder = self.model.index_coder
         config: dict[str, Any] = {
             "rates": [rate.name for rate in self.rates],
             "text_coder": self.text_coder,
-            **({} if self.model.index_coder == "uniform" else {"indices": self.model.index_coder}),
+            **({} if coder == "uniform" else {"indices": f"{coder}, in halves"}),
             **({} if self.quantize else {"quantize": False}),
             "timesteps": self.model.process.timesteps.tolist(),
             "prediction": self.model.process.prediction,

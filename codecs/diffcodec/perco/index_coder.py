@@ -3,7 +3,9 @@
 `uniform` is the paper's: log2 V bits for each code. The other two need what training has counted
 (`table`) or learned (`model`), see `diffcodec.perco.index_model`, and are coded with CompressAI's
 range coder. What the network predicts is computed in integers, as are the frequencies made of it,
-so that encoder and decoder agree on every machine.
+so that encoder and decoder agree on every machine. A code is coded in halves: the upper half of its
+binary digits, then the lower half given those, because the coder copies whole tables, and two of 16
+entries are less than one of 256.
 """
 
 import itertools
@@ -112,25 +114,25 @@ class AdaptiveCoder(CodeCoder):
 
     @abstractmethod
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
-        """The distributions of some codes, (n, V), as `FrequencyEncoder` takes them.
+        """How likely each code is in some places: weights (n, V), integers of 30 bits.
 
         Args:
             indices: (h, w).
             known: which of them may be looked at, (h, w) of bool.
-            rows: of the grid, in which the codes are.
+            rows: of the grid, in which the places are.
             where: they are, (h, w) of bool, with n true.
         """
 
-    def frequencies(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The distributions of the codes of a group, in strips of the grid.
+    def weights(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """How likely each code is in the places of a group, in strips of the grid.
 
         Args:
             indices: (h, w), of which the groups before that one are known.
             number: of the group.
 
         Yields:
-            Where the codes are, (h, w) of bool, and what `FrequencyEncoder` takes for them, row by
-            row of the grid.
+            Where the places are, (h, w) of bool, and weights (n, V) for them, row by row of the
+            grid: integers in proportion to the probabilities.
         """
         height, width = indices.shape
         group = groups(height, width)
@@ -144,21 +146,55 @@ class AdaptiveCoder(CodeCoder):
         indices = codes.cpu()
         encoder = FrequencyEncoder()
         for number in range(NUM_GROUPS):
-            for where, frequencies in self.frequencies(indices, number):
-                encoder.write(indices[where], frequencies)
+            for where, weights in self.weights(indices, number):
+                self._write(encoder, indices[where], _Halves(weights))
         return encoder.to_bytes()
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
         indices = torch.zeros(height, width, dtype=torch.int64)
-        decoder, encoder = FrequencyDecoder(data, height * width), FrequencyEncoder()
+        decoder, encoder = FrequencyDecoder(data, 2 * height * width), FrequencyEncoder()
         for number in range(NUM_GROUPS):
-            for where, frequencies in self.frequencies(indices, number):
-                indices[where] = decoder.read(frequencies)
-                encoder.write(indices[where], frequencies)
+            for where, weights in self.weights(indices, number):
+                halves = _Halves(weights)
+                upper = decoder.read(halves.of_upper)
+                found = halves.size * upper + decoder.read(halves.of_lower(upper))
+                if (found >= self._num_codes).any():
+                    raise BitstreamError(f"a code is not in [0, {self._num_codes})")
+                indices[where] = found
+                self._write(encoder, found, halves)
         # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
         if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
         return indices
+
+    def _write(self, encoder: FrequencyEncoder, codes: Tensor, halves: "_Halves") -> None:
+        upper, lower = codes // halves.size, codes % halves.size
+        encoder.write(upper, halves.of_upper)
+        encoder.write(lower, halves.of_lower(upper))
+
+
+class _Halves:
+    """The distributions of both halves of some codes.
+
+    Args:
+        weights: (n, V), as of `AdaptiveCoder.weights`.
+
+    Attributes:
+        size: the number of lower halves for each upper one.
+        of_upper: frequencies (n, U), as `FrequencyEncoder` takes them.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        num_codes = weights.shape[1]
+        self.size = 1 << ((num_codes - 1).bit_length() + 1) // 2
+        # Where V is no multiple, the last upper half has lower ones that no code has.
+        padded = F.pad(weights.clamp(min=1), (0, -num_codes % self.size), value=1)
+        self._weights = padded.unflatten(1, (-1, self.size))
+        self.of_upper = to_frequencies(self._weights.sum(2))
+
+    def of_lower(self, upper: Tensor) -> Tensor:
+        """Frequencies (n, size) for upper halves (n,)."""
+        return to_frequencies(self._weights[torch.arange(len(upper)), upper])
 
 
 class TableCoder(AdaptiveCoder):
@@ -169,13 +205,12 @@ class TableCoder(AdaptiveCoder):
     """
 
     def __init__(self, counts: Tensor) -> None:
-        # 2^31 at most, so that products with frequencies are exact.
-        counts = counts.cpu() * (1 << _WEIGHT_BITS) // int(counts.max())
-        self._frequencies = to_frequencies(counts[None])
+        # 2^30 at most, so that products with frequencies are exact.
+        self._weights = counts.cpu() * (1 << _WEIGHT_BITS) // int(counts.max())
         super().__init__(len(counts))
 
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
-        return self._frequencies.expand(int(where.sum()), -1)
+        return self._weights.expand(int(where.sum()), -1)
 
 
 class ModelCoder(AdaptiveCoder):
@@ -203,26 +238,26 @@ class ModelCoder(AdaptiveCoder):
         # With all that the network sees of the rest, a strip's result is the whole grid's.
         seen = slice(max(0, rows.start - REACH), rows.stop + REACH)
         visible = torch.where(known[seen], indices[seen], self._num_codes)
-        return self._distributions(visible, where[seen])
+        return self._weigh(visible, where[seen])
 
     def _predict_first(self, where: Tensor) -> Tensor:
         """What is made of no neighbours: of a place counts only how near the borders are."""
         rows, columns = (_nearness(side) for side in where.shape)
         unknown = torch.full((int(rows[-1]) + 1, int(columns[-1]) + 1), self._num_codes)
-        found = self._distributions(unknown, torch.ones_like(unknown, dtype=torch.bool))
+        found = self._weigh(unknown, torch.ones_like(unknown, dtype=torch.bool))
         i, j = where.nonzero(as_tuple=True)
         return found[rows[i] * unknown.shape[1] + columns[j]]
 
-    def _distributions(self, visible: Tensor, where: Tensor) -> Tensor:
-        """The distributions (n, V) at n places of a grid (h, w), whose unknown codes are V."""
+    def _weigh(self, visible: Tensor, where: Tensor) -> Tensor:
+        """Weights (n, V) for n places of a grid (h, w), whose unknown codes are V."""
         embedded = self._embedding[visible].permute(2, 0, 1)
-        features = F.pad(self._body(embedded[None])[0], (1, 1, 1, 1))
+        features = F.pad(self._body(embedded[None])[0], (1, 1, 1, 1)).permute(1, 2, 0)
         height, width = where.shape
         # The last layers are computed where they are asked for, which is half of a grid at most.
         corners = itertools.product(range(3), repeat=2)
-        patches = [features[:, i : i + height, j : j + width][:, where] for i, j in corners]
-        logits = self._head(torch.cat(patches)[None, :, :, None])[0, :, :, 0].T
-        return to_frequencies(_exponentials(logits))
+        patches = [features[i : i + height, j : j + width][where] for i, j in corners]
+        logits = self._head(torch.cat(patches, dim=1).T[None, :, :, None])[0, :, :, 0].T
+        return _exponentials(logits)
 
 
 def _of_patches(conv: nn.Conv2d) -> nn.Conv2d:
@@ -262,7 +297,7 @@ def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCode
 
 
 def to_frequencies(weights: Tensor) -> Tensor:
-    """Weights (n, V), integers in [0, 2^31] -> what `FrequencyEncoder` takes, about in proportion.
+    """Weights (n, V) of at most 2^47 -> what `FrequencyEncoder` takes, about in proportion.
 
     In integers throughout. What is left over by rounding goes to the largest.
     """
@@ -274,9 +309,9 @@ def to_frequencies(weights: Tensor) -> Tensor:
 
 def _exponentials(logits: Tensor) -> Tensor:
     """exp(logit - largest), (n, V), as integers of 30 bits."""
-    steps = (logits * _LOGIT_STEP).round().long()
-    below = steps.amax(1, keepdim=True) - steps
-    return _WEIGHTS[below.clamp(max=len(_WEIGHTS) - 1)]
+    steps = (logits * _LOGIT_STEP).round_()
+    below = steps.amax(1, keepdim=True).sub(steps).clamp_(max=len(_WEIGHTS) - 1)
+    return _WEIGHTS[below.long()]
 
 
 def _strips(height: int, width: int, num_codes: int) -> Iterator[slice]:

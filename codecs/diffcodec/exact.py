@@ -49,8 +49,8 @@ class _Layer:
             )
         if self.padding:
             x = F.pad(x, (0, 0, self.padding, self.padding))
-        # Torch gathers the inputs of every sum before it adds them up, for doubles: by a few rows at
-        # a time that stays in the cache, and half of the time is saved.
+        # For doubles torch gathers the inputs of every sum before it adds them up. A few rows at a
+        # time they stay in the cache, which saves up to half of the time.
         *_, kernel = self.weight.shape
         height = (x.shape[2] - kernel) // self.stride + 1
         at_once = max(1, _GATHERED // (x.shape[3] * self.weight[0].numel()))

@@ -24,7 +24,7 @@ from experiments.cli import compose_config
 
 def peak_mib() -> float:
     """The most memory that this program has had so far."""
-    # The peak that `resource.getrusage` tells begins with that of the process that started this one.
+    # What `resource.getrusage` tells begins with the peak of the process that started this one.
     status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024

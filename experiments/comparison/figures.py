@@ -45,9 +45,15 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = measured(curves)
     written = []
-    # A panel that compares nothing is left out; one Fréchet distance is enough beside the others.
+    # A panel that compares nothing is left out, as where only published curves have the metric.
     least = min(2, len(curves))
-    shared = [m.key for m in metrics if sum(bool(c.pairs(m.key, rate)) for c in curves) >= least]
+    own = [curve for curve in curves if not curve.published] or curves
+    shared = [
+        m.key
+        for m in metrics
+        if sum(bool(c.pairs(m.key, rate)) for c in curves) >= least
+        and any(c.pairs(m.key, rate) for c in own)
+    ]
     overview = headlines(shared)
     if overview:
         written.append(save(_panels(curves, overview, rate), folder / "overview"))

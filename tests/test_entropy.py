@@ -7,6 +7,7 @@ from statistics import NormalDist
 import pytest
 import torch
 from compressai._CXX import pmf_to_quantized_cdf
+from compressai.ans import RansDecoder
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.models.base import get_scale_table
 from hypothesis import given
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.entropy import (
+    MAX_SYMBOL,
     MAX_TEXT_BYTES,
     build_tables,
     decode_indices,
     decode_text,
     encode_indices,
     encode_text,
+    guard_rans,
     indices_num_bytes,
     rans_decode,
     rans_encode,
@@ -135,6 +138,62 @@ def test_foreign_bytes_decode_to_something_or_are_refused(data):
     model.update_scale_table(get_scale_table())
     indexes = torch.full((200,), 63)
     assert rans_decode(data, indexes, model).shape == (200,)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=40),
+            st.tuples(
+                st.sampled_from(["ff", "0f000000", "ffffff7f", "f0", "00"]), st.integers(0, 60)
+            ).map(lambda run: bytes.fromhex(run[0]) * run[1]),
+        ),
+        max_size=4,
+    ).map(b"".join),
+    st.integers(1, 60),
+    # The last entry is of what a table does not hold.
+    st.sampled_from([(1,), (65535,), (30000,), (1, 2, 3), (16384, 32768, 49152)]),
+)
+def test_the_decoder_reads_no_farther_than_the_guard(data, count, ends):
+    cdf = [0, *ends, 1 << 16]
+    data = data[: 8 * count + 64]
+    guarded = guard_rans(data, count)
+
+    def read(after: bytes) -> list[int]:
+        decoder = RansDecoder()
+        decoder.set_stream(guarded + after * 64 * (len(data) + count + 64))
+        return decoder.decode_stream([0] * count, [cdf], [len(cdf)], [0])
+
+    assert read(b"\0") == read(b"\xff") == read(b"\x7f")
+
+
+def test_a_stream_of_ones_is_read_within_its_guard():
+    # Every half byte asks for 15 digits more, and each digit is half a byte.
+    data = b"\xff" * 4096
+    guarded = guard_rans(data, 512)
+    results = []
+    for after in (b"\0", b"\xff"):
+        decoder = RansDecoder()
+        decoder.set_stream(guarded + after * 64 * len(data))
+        results.append(decoder.decode_stream([0] * 4, [[0, 1, 1 << 16]], [3], [0]))
+    assert results[0] == results[1]
+
+
+def test_a_stream_too_long_for_its_symbols_is_refused(gaussian):
+    with pytest.raises(BitstreamError, match="3 symbols take 88 bytes at most, got 89"):
+        guard_rans(bytes(89), 3)
+    # What costs most: all digits that an integer can have.
+    symbols = torch.full((500,), -MAX_SYMBOL)
+    indexes = torch.zeros(500, dtype=torch.int64)
+    data = rans_encode(symbols, indexes, gaussian)
+    assert torch.equal(rans_decode(data, indexes, gaussian), symbols.int())
+
+
+@pytest.mark.parametrize("value", [MAX_SYMBOL + 1, -MAX_SYMBOL - 1, -(2**31)])
+def test_symbols_that_the_encoder_would_never_finish_are_refused(gaussian, value):
+    symbols = torch.tensor([0, value])
+    with pytest.raises(ValueError, match=f"{value}.* and at most 67108864 can be coded"):
+        rans_encode(symbols, torch.zeros(2, dtype=torch.int64), gaussian)
 
 
 def test_tables_must_have_been_built():

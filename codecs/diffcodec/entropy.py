@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressai.entropy_models import EntropyModel
 
 MAX_TEXT_BYTES = 1 << 16
+MAX_SYMBOL = 1 << 26
 _SYMBOLS_AT_ONCE = 1 << 20
 
 
@@ -87,9 +88,13 @@ def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> byte
         symbols: integers of any shape.
         indexes: of the same shape: which of the model's distributions each symbol has.
         model: an updated `EntropyBottleneck` or `GaussianConditional`.
+
+    Raises:
+        ValueError: a symbol is too large.
     """
     if symbols.numel() == 0:
         return b""  # CompressAI's coder crashes on no symbols
+    check_symbols(symbols)
     from compressai.ans import BufferedRansEncoder
 
     encoder: Any = BufferedRansEncoder()
@@ -98,6 +103,25 @@ def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> byte
         encoder.encode_with_indexes(part.tolist(), own.tolist(), *tables)
     encoded: bytes = encoder.flush()
     return encoded
+
+
+def check_symbols(symbols: Tensor) -> None:
+    """Refuse symbols that CompressAI's encoder would never finish: beyond 28 bits it hangs.
+
+    Args:
+        symbols: integers of any shape; of values that are not finite come the largest.
+
+    Raises:
+        ValueError: one is not within +-2^26.
+    """
+    if symbols.numel() == 0:
+        return
+    low, high = (int(value) for value in symbols.aminmax())
+    if low < -MAX_SYMBOL or high > MAX_SYMBOL:
+        raise ValueError(
+            f"the latents reach from {low} to {high} quantization steps, and at most {MAX_SYMBOL} "
+            "can be coded: the weights are not finite, or the model has diverged"
+        )
 
 
 def rans_decode(
@@ -129,12 +153,24 @@ def _parts(values: Tensor) -> Sequence[Tensor]:
 
 
 def guard_rans(data: bytes, num_symbols: int) -> bytes:
-    """Append zeros, so that the decoder cannot read past the end of a stream that was cut short.
+    """Append zeros, so that the decoder cannot read past the end of any stream.
 
-    CompressAI's decoder checks no bounds. A symbol takes at most one 32-bit word to renormalise
-    plus the words of its bypass digits; zeros end a run of bypass digits at once.
+    CompressAI's decoder checks no bounds. Every symbol takes up to a word of 32 bits, and one that
+    its table does not hold two more in the mean. Such a symbol is written as a number of digits of
+    4 bits, then these digits. The number is a sum of digits that ends with the first one below 15:
+    each half byte of a hostile stream can ask for 15 digits, and none of the zeros can.
+
+    Args:
+        data: a stream, of whoever wrote it.
+        num_symbols: how many are read from it at most.
+
+    Raises:
+        BitstreamError: it is longer than so many symbols can be.
     """
-    return data + bytes(8 * num_symbols + 64)
+    longest = 8 * num_symbols + 64  # of a symbol 16 bits, the number of its digits, and 8 of them
+    if len(data) > longest:
+        raise BitstreamError(f"{num_symbols} symbols take {longest} bytes at most, got {len(data)}")
+    return data + bytes(16 * len(data) + 8 * num_symbols + 1024)
 
 
 _Tables = tuple[list[list[int]], list[int], list[int]]

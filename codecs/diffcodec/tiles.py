@@ -121,7 +121,7 @@ def reach(
         up, down: as of `in_tiles`; `step` is a multiple of `down`.
 
     Raises:
-        ValueError: it is more than `most`.
+        ValueError: it is more than `most`, or the network's values are not finite.
     """
     half = min(_FIRST_PROBE * step, most)
     while True:
@@ -133,6 +133,8 @@ def reach(
         if found >= half and half < most:
             half = min(2 * half, most)
             continue
+        if not network(x.new_zeros(1, x.shape[1], half, half)).isfinite().all():
+            raise ValueError("the weights are not finite, or the model has diverged")
         raise ValueError(f"the network sees farther than {most} values: use a larger window")
 
 

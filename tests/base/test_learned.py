@@ -83,3 +83,16 @@ def test_a_window_too_small_for_what_a_network_sees_is_refused(photo):
     codec = build("cheng2020-attn", window=128)
     with pytest.raises(ValueError, match="use a larger window"):
         codec.compress(photo[..., :64, :200])
+
+
+@pytest.mark.parametrize("side", [64, 576])
+@pytest.mark.parametrize("name", ["bmshj2018-hyperprior", "mbt2018", "elic", "vbr"])
+def test_a_model_that_has_diverged_is_refused_and_does_not_hang(name, side):
+    if side > 64 and name in ("mbt2018", "elic"):
+        pytest.skip("their context models take long for an image above the window")
+    codec = build(name, window=BUILDERS[name][1])
+    with torch.no_grad():
+        for parameter in codec.model.g_a.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"the weights are not finite, or the model has diverged"):
+        codec.compress(torch.rand(1, 3, side, side))

@@ -38,5 +38,10 @@ def mutated_sections(sections: Sequence[bytes], rng: random.Random) -> list[byte
         return [rng.randbytes(rng.choice((0, 1, 3, 40, 400))) for _ in out]
     # The sections differ in length a thousandfold: each is as likely as the others.
     at = rng.randrange(len(out))
-    out[at] = mutated(out[at], rng)
+    if kind == 2:
+        # Digits that ask CompressAI's decoder for more digits, in bytes and in words.
+        digits = rng.choice((b"\xff", b"\x0f\0\0\0")) * rng.choice((8, 64, 512))
+        out[at] = out[at][: rng.randrange(len(out[at]) + 1)] + digits
+    else:
+        out[at] = mutated(out[at], rng)
     return out

@@ -25,7 +25,13 @@ from torch.optim import Optimizer
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.tiling import check_window
-from diffcodec.entropy import build_tables, guard_rans, rans_decode, rans_encode
+from diffcodec.entropy import (
+    build_tables,
+    check_symbols,
+    guard_rans,
+    rans_decode,
+    rans_encode,
+)
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import crop_center, pad_around
@@ -171,7 +177,7 @@ class LearnedCodec(Codec):
         return self._model_decode(payload, height, width)
 
     def _model_encode(self, x: Tensor, **options: Any) -> list[bytes]:
-        with self._reproducible():
+        with self._reproducible(), self._checked_symbols():
             out = self.model.compress(pad_around(x, STRIDE), **options)
         return [strings[0] for strings in out["strings"]]
 
@@ -250,6 +256,18 @@ class LearnedCodec(Codec):
             yield
         finally:
             self.model.h_s = h_s
+
+    @contextmanager
+    def _checked_symbols(self) -> Iterator[None]:
+        """Refuse what the entropy coder cannot code, see `check_symbols`."""
+        models = [m for m in self.model.modules() if isinstance(m, EntropyModel)]
+        for model in models:
+            model.quantize = partial(_quantize, model)
+        try:
+            yield
+        finally:
+            for model in models:
+                del model.quantize
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """As `Codec.reconstruct`, by the model's own forward pass.
@@ -336,6 +354,15 @@ def _scale_table() -> list[float]:
     low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
     steps = SCALES_LEVELS - 1
     return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]
+
+
+def _quantize(
+    model: EntropyModel, inputs: Tensor, mode: str, means: Tensor | None = None
+) -> Tensor:
+    out: Tensor = type(model).quantize(model, inputs, mode, means)
+    if mode == "symbols":
+        check_symbols(out)
+    return out
 
 
 def _compress(

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,15 +54,16 @@ def to_rich(table: Table) -> "RichTable":
 
 def to_markdown(table: Table) -> str:
     """A pipe table, with footnotes below."""
-    head = [heading for _, heading in table.columns]
+    head = [_markdown(heading) for _, heading in table.columns]
+    rows = [[replace(cell, text=_markdown(cell.text)) for cell in row] for row in table.rows]
     lines = [
-        f"**{table.title}**",
+        f"**{_markdown(table.title)}**",
         "",
         _pipes(head),
         _pipes(["---", *["---:"] * (len(head) - 1)]),
-        *(_pipes([_with_notes(cell, "<sup>{}</sup>") for cell in row]) for row in table.rows),
+        *(_pipes([_with_notes(cell, "<sup>{}</sup>") for cell in row]) for row in rows),
         "",
-        *(f"<sup>{i}</sup> {text}  " for i, text in enumerate(table.footnotes, 1)),
+        *(f"<sup>{i}</sup> {_markdown(text)}  " for i, text in enumerate(table.footnotes, 1)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -116,9 +118,12 @@ def _with_notes(cell: Cell, mark: str) -> str:
 
 
 def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown(text: str) -> str:
     # What renders Markdown takes HTML, too.
-    plain = (cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells)
-    return "| " + " | ".join(plain) + " |"
+    return text.replace("|", r"\|").replace("<", "&lt;")
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -84,7 +84,8 @@ def test_renderings_hold_the_same_numbers(table, curves):
     assert "| good_100% | 0.1–0.4 |" in markdown
     assert r"good\_100\% & 0.1--0.4 &" in latex
     assert latex.count(r" \\") == 1 + len(curves) + len(table.footnotes)
-    assert "<sup>1</sup> " in markdown
+    assert "\n<sup>1</sup> " in markdown
+    assert "| <sup>1</sup> |" in markdown
     rows = list(csv.DictReader(io.StringIO(to_csv(csv_rows(table)))))
     assert float(rows[1]["bd_psnr-rgb"]) == pytest.approx(1)
     assert rows[2]["bd_psnr-rgb"] == ""

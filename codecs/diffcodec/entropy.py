@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffcodec.bitstream import BitstreamError
 
@@ -158,7 +159,8 @@ def guard_rans(data: bytes, num_symbols: int) -> bytes:
     CompressAI's decoder checks no bounds. Every symbol takes up to a word of 32 bits, and one that
     its table does not hold two more in the mean. Such a symbol is written as a number of digits of
     4 bits, then these digits. The number is a sum of digits that ends with the first one below 15:
-    each half byte of a hostile stream can ask for 15 digits, and none of the zeros can.
+    each half byte of a hostile stream can ask for 15 digits. The zeros ask for none, but for the
+    few that the 64 bits of the decoder's state still hold at the stream's end.
 
     Args:
         data: a stream, of whoever wrote it.
@@ -247,15 +249,13 @@ class FrequencyEncoder:
             frequencies: of all V in the place of each, (n, V) integers, each at least 1; a row sums
                 to `MAX_FREQUENCIES`.
         """
-        ends = _ends(frequencies)
         # The encoder needs no more of a distribution than where the symbol begins and ends: it is
-        # the second of three, and the last entry stands for what a table does not hold.
-        cdfs = torch.zeros(len(symbols), 4, dtype=torch.int64)
-        cdfs[:, 2] = ends.gather(1, symbols[:, None])[:, 0]
-        cdfs[:, 1] = cdfs[:, 2] - frequencies.gather(1, symbols[:, None])[:, 0]
-        cdfs[:, 3] = 1 << FREQUENCY_BITS
+        # the second of two.
+        end = _ends(frequencies).gather(1, symbols[:, None])
+        begin = end - frequencies.gather(1, symbols[:, None])
         if len(symbols):
-            self._encoder.encode_with_indexes([1] * len(symbols), *_lists_of(cdfs))
+            tables = _tables_of(torch.cat([begin, end], dim=1))
+            self._encoder.encode_with_indexes([1] * len(symbols), *tables)
         self._num_symbols += len(symbols)
 
     def to_bytes(self) -> bytes:
@@ -297,10 +297,7 @@ class FrequencyDecoder:
         count, num_symbols = frequencies.shape
         if not count:
             return torch.zeros(0, dtype=torch.int64)
-        cdfs = torch.zeros(count, num_symbols + 2, dtype=torch.int64)
-        cdfs[:, 1:-1] = _ends(frequencies)
-        cdfs[:, -1] = 1 << FREQUENCY_BITS  # of the entry for what a table does not hold
-        found = self._decoder.decode_stream(*_lists_of(cdfs))
+        found = self._decoder.decode_stream(*_tables_of(_ends(frequencies)))
         if not (min(found) >= 0 and max(found) < num_symbols):
             raise BitstreamError(f"a symbol is not one of {num_symbols}")
         return torch.tensor(found)
@@ -313,8 +310,14 @@ def _ends(frequencies: Tensor) -> Tensor:
     return ends
 
 
-def _lists_of(cdfs: Tensor) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-    """What the coder takes of a table for each symbol: indexes, tables, their sizes and offsets."""
+def _tables_of(ends: Tensor) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """What the coder takes for one table each: indexes, tables, their sizes and offsets.
+
+    Args:
+        ends: of the intervals, (n, V).
+    """
+    cdfs = F.pad(ends, (1, 1))
+    cdfs[:, -1] = 1 << FREQUENCY_BITS  # of the entry for what a table does not hold
     count, size = cdfs.shape
     return list(range(count)), cdfs.tolist(), [size] * count, [0] * count
 

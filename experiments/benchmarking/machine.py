@@ -58,7 +58,7 @@ def peak_memory(device: torch.device) -> Iterator[Memory]:
     known = _forget_peak()
     yield memory
     if known:
-        memory.mib = _resident_peak()
+        memory.mib = resident_peak()
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -81,7 +81,11 @@ def _forget_peak() -> bool:
     return True
 
 
-def _resident_peak() -> float | None:
+def resident_peak() -> float | None:
+    """The most memory in MiB that this program has had, or None where nobody knows.
+
+    What `resource.getrusage` tells begins with the peak of the process that started this one.
+    """
     try:
         match = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
     except OSError:

@@ -146,7 +146,7 @@ def test_probabilities_are_the_softmax_of_the_network(model):
             assert (close <= expected / 30 + 1e-8).all()
 
 
-def test_a_stream_is_refused_where_the_halves_are_of_no_code(model):
+def test_a_stream_is_refused_where_the_halves_are_of_no_code():
     # 9 codes are upper halves 0, 1 and 2 of four codes each, and the last has one code alone.
     coder = TableCoder(torch.ones(9, dtype=torch.int64))
     data = coder.encode(torch.full((1, 1), 9))

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,15 +18,8 @@ from hydra.utils import instantiate
 from diffcodec import tiles
 from diffcodec.diffusion import tiling
 from experiments.benchmarking.coding import photograph
+from experiments.benchmarking.machine import resident_peak
 from experiments.cli import compose_config
-
-
-def peak_mib() -> float:
-    """The most memory that this program has had so far."""
-    # What `resource.getrusage` tells begins with the peak of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
 
 
 def compute_first_tiles_alone() -> None:
@@ -57,7 +49,7 @@ def _with_first(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
     return call
 
 
-def main(height: int, width: int, point: str, part: str, overrides: list[str]) -> dict[str, float]:
+def main(height: int, width: int, point: str, part: str, overrides: list[str]) -> dict[str, Any]:
     """Encode and decode; the original is held while encoding, as a command holds it."""
     torch.set_num_threads(1)
     codec = instantiate(compose_config(overrides).codec).eval()
@@ -66,15 +58,15 @@ def main(height: int, width: int, point: str, part: str, overrides: list[str]) -
     codec.decompress(codec.compress(small))
     if part == "first":
         compute_first_tiles_alone()
-    out = {"before_mib": peak_mib()}
+    out = {"before_mib": resident_peak()}
     x = photograph(height, width)
     start = time.perf_counter()
     streams = codec.compress(x)
-    out |= {"encode_seconds": time.perf_counter() - start, "encode_mib": peak_mib()}
+    out |= {"encode_seconds": time.perf_counter() - start, "encode_mib": resident_peak()}
     del x
     start = time.perf_counter()
     x_hat = codec.decompress(streams)
-    out |= {"decode_seconds": time.perf_counter() - start, "decode_mib": peak_mib()}
+    out |= {"decode_seconds": time.perf_counter() - start, "decode_mib": resident_peak()}
     assert x_hat.shape == (1, 3, height, width)
     return out | {"num_bytes": len(streams[0])}
 

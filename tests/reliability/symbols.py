@@ -59,11 +59,11 @@ def watched() -> Iterator[Symbols]:
     write = entropy.FrequencyEncoder.write
 
     def write_frequencies(encoder: Any, codes: Any, frequencies: Any) -> None:
-        before = list(symbols.written)
+        before = len(symbols.written)
         write(encoder, codes, frequencies)
         # What it hands to CompressAI's coder are intervals, and not the symbols themselves.
         filling = frequencies is entropy.FILLING  # symbols that say nothing
-        symbols.written = before + ([] if filling else codes.tolist())
+        symbols.written[before:] = [] if filling else codes.tolist()
 
     undo: list[tuple[Any, str, Any]] = [(entropy.FrequencyEncoder, "write", write)]
     entropy.FrequencyEncoder.write = write_frequencies  # type: ignore[method-assign]

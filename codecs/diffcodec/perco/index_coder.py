@@ -147,7 +147,10 @@ class AdaptiveCoder(CodeCoder):
         encoder = FrequencyEncoder()
         for number in range(NUM_GROUPS):
             for where, weights in self.weights(indices, number):
-                self._write(encoder, indices[where], _Halves(weights))
+                halves, found = _Halves(weights), indices[where]
+                upper = found // halves.size
+                encoder.write(upper, halves.of_upper)
+                encoder.write(found % halves.size, halves.of_lower(upper))
         return encoder.to_bytes()
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
@@ -157,20 +160,18 @@ class AdaptiveCoder(CodeCoder):
             for where, weights in self.weights(indices, number):
                 halves = _Halves(weights)
                 upper = decoder.read(halves.of_upper)
-                found = halves.size * upper + decoder.read(halves.of_lower(upper))
+                of_lower = halves.of_lower(upper)
+                lower = decoder.read(of_lower)
+                found = halves.size * upper + lower
                 if (found >= self._num_codes).any():
                     raise BitstreamError(f"a code is not in [0, {self._num_codes})")
                 indices[where] = found
-                self._write(encoder, found, halves)
+                encoder.write(upper, halves.of_upper)
+                encoder.write(lower, of_lower)
         # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
         if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
         return indices
-
-    def _write(self, encoder: FrequencyEncoder, codes: Tensor, halves: "_Halves") -> None:
-        upper, lower = codes // halves.size, codes % halves.size
-        encoder.write(upper, halves.of_upper)
-        encoder.write(lower, halves.of_lower(upper))
 
 
 class _Halves:

@@ -140,13 +140,14 @@ class RateCurves(Callback):
             "figure": wandb.Image(str(self.folder / "curve.png")),
         }
         several = len(curves) > 1
+        metas = [curve.meta for curve in curves.values()]
         for metric in panels([*curves.values()]):
             shared[f"rate_{metric.key}"] = wandb.plot.line(
                 table,
                 "bpp",
                 metric.key,
                 stroke="series" if several else None,
-                title=f"{metric.label} over bpp",
+                title=" over ".join(filter(None, (metric.label, metric.counted(metas), "bpp"))),
             )
         measured = [result for result in added if result.point is not CEILING]
         for result in measured:

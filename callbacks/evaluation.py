@@ -105,6 +105,7 @@ class Evaluation(Callback):
         self._kept = None if folder is None else Measurements(folder)
         self._key = ""
         self._not_kept: Batch | None = None
+        self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Get the metrics' own networks, or say once that they cannot be had.
@@ -353,12 +354,24 @@ class Evaluation(Callback):
         for name in names:
             point, own = points[name], [row for row in rows if row["point"] == name]
             num_patches, distances = self._distances(features, name)
+            self._warn_of_few_patches(num_patches, distances)
             facts = {} if point is CEILING else pl_module.point_facts(point)
             annotated = self._finished(_sums(f.numbers.get(name, {}) for f in features))
             metrics = self._means(own) | annotated | distances | facts
             names_skipped = [skipped[index].name for index in sorted(skipped)]
             self.results.append(
                 PointResult(point, metrics, own, num_patches, self.protocol, names_skipped)
+            )
+
+    def _warn_of_few_patches(self, count: int, metrics: Iterable[str]) -> None:
+        """Say once that distances over few patches tell little."""
+        keys = ", ".join(metrics)
+        if keys and count < FEW_PATCHES and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s over %d patches: below %d, a distance between sets says more about the choice "
+                "of images than about the codec",
+                *(keys, count, FEW_PATCHES),
             )
 
     def finish(self) -> None:
@@ -404,6 +417,7 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
     return next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
 
 
+FEW_PATCHES = 100
 _PATCHES = 64  # that an embedding takes at once: large images have thousands
 _LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 # Of the config: what decides the figures, and of the datamodule what does not.

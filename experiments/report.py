@@ -43,8 +43,10 @@ def table(title: str, results: list[PointResult]) -> Table:
         title = f"{title} ({skipped} of {skipped + len(results[-1].rows)} images skipped)"
     out = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     out.add_column("point", justify="left", no_wrap=True)
+    metas = [{"num_patches": r.num_patches, "protocol": r.protocol} for r in results]
     for metric in metrics:
-        out.add_column(metric.column or metric.key, justify="right", no_wrap=True)
+        lines = (metric.column or metric.key, metric.counted(metas))
+        out.add_column("\n".join(filter(None, lines)), justify="right", no_wrap=True)
     for result in results:
         values = (result.metrics.get(metric.key) for metric in metrics)
         cells = ("" if value is None else f"{value:.4g}" for value in values)

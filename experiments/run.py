@@ -82,6 +82,7 @@ def run(cfg: DictConfig) -> None:
         ValueError: a setting is wrong, there is nothing to train, or there are no trained weights
             to measure.
     """
+    from hydra.utils import instantiate
     from lightning.pytorch import seed_everything
 
     from callbacks.evaluation import find_evaluation
@@ -98,16 +99,19 @@ def run(cfg: DictConfig) -> None:
     else:
         refuse_untrained_parts(codec, cfg)
     _check_sharding(codec, cfg)
-    trainer, datamodule = _set_up(codec, cfg)
+    # What is trained: the codec, or what trains it otherwise than the codec does itself.
+    learner: LightningModule = instantiate(cfg.part)(codec) if cfg.get("part") else codec
+    codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
+    trainer, datamodule = _set_up(learner, cfg)
     if cfg.fit:
         if trainer.is_global_zero:
             warn_of_batch_size(cfg, trainer.world_size)
-        _fit(trainer, codec, datamodule, cfg.ckpt_path)
+        _fit(trainer, learner, datamodule, cfg.ckpt_path)
         if is_sharded(cfg):
             report(trainer)
             return
     elif cfg.ckpt_path:
-        load_trained(codec, cfg.ckpt_path)
+        load_trained(learner, cfg.ckpt_path)
 
     # Images are encoded once for all points that share their bytes, or begin with the same.
     passes = group_by_bytes(points, progressive=codec.progressive)
@@ -201,7 +205,7 @@ def main(cfg: DictConfig) -> Any:
         run_in_own_process()
         return
     hold(Path(HydraConfig.get().runtime.output_dir))
-    if cfg.get("part"):
+    if cfg.get("part") and cfg.get("codec") is None:
         train_part(cfg)
     else:
         run(cfg)

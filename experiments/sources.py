@@ -18,7 +18,10 @@ SOURCES = Path(CONFIG_DIR) / "sources.yaml"
 CHECKSUM = "#sha256="
 # Keys of a config under which a source of weights stands.
 WEIGHTS_KEYS = ("weights", "source", "consistency", "model", "vgg_weights", "repo")
-REMOTE = ("hf://", "http://", "https://")
+# Keys of a config that weigh a perceptual loss, and the entries of the list that its choices need.
+PERCEPTUAL_WEIGHTS = ("rho", "lpips_weight", "perceptual_weight")
+LOSS_NETWORKS = {"vgg": "vgg16", "st-alex": "st_lpips", "st-vgg": "st_lpips_vgg"}
+REMOTE = ("hf://", "http://", "https://", "pip://")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,12 +193,21 @@ def _metrics(cfg: DictConfig) -> Iterator[Need]:
 
 
 def _losses(cfg: DictConfig) -> Iterator[Need]:
-    """VGG16, where a training has LPIPS in its loss."""
-    codec = cfg.get("codec")
-    if not cfg.get("fit") or codec is None or codec.get("vgg_weights"):
+    """The networks of the perceptual losses that a training has."""
+    if not cfg.get("fit"):
         return
-    if (codec.get("rho") or 0) > 0 or (codec.get("lpips_weight") or 0) > 0:
-        yield _stated("codec.vgg_weights", all_sources()["vgg16"], {})
+    for path, node in _nodes({"codec": cfg.get("codec") or {}, "part": cfg.get("part") or {}}):
+        weighed = any((node.get(key) or 0) > 0 for key in PERCEPTUAL_WEIGHTS)
+        if node.get("vgg_weights") or not (weighed or node.get("distance") == "perceptual"):
+            continue
+        choice = node.get("perceptual")
+        if choice is None:
+            need = _stated(f"{path}.perceptual", all_sources()["vgg16"], {})
+            told = need.told or "without it: st-vgg"
+            yield Need(need.where, need.location, need.source, need.state, told, optional=True)
+            continue
+        for name in choice.split("+"):
+            yield _stated(f"{path}.perceptual", all_sources()[LOSS_NETWORKS[name]], {})
 
 
 def _remote(where: str, location: str) -> Need:
@@ -220,7 +232,7 @@ def _stated(where: str, entry: Source, node: Mapping[str, Any]) -> Need:
         return Need(where, entry.source, entry, state, "" if here else entry.note)
     here = _cached(entry.source, entry)
     state = "here" if here else "download" if entry.fetch == "run" else "missing"
-    return Need(where, entry.source, entry, state, str(here or ""))
+    return Need(where, entry.source, entry, state, str(here or entry.note))
 
 
 def _local(where: str, location: str) -> Need:
@@ -243,6 +255,13 @@ def _cached(location: str, entry: Source) -> Path | None:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    if location.startswith("pip://"):
+        from diffcodec.weights import find_file
+
+        try:
+            return find_file(location)
+        except ValueError:
+            return None
     hub = Path(torch.hub.get_dir())
     if entry.file:
         found = next(iter(hub.rglob(entry.file)), None) if hub.is_dir() else None

@@ -19,8 +19,8 @@ def test_the_figure_has_a_panel_for_each_headline_and_a_line_for_the_ceiling(tmp
     monkeypatch.setattr("matplotlib.axes.Axes.axhline", lambda self, y, **_: drawn.append(y))
     curve = make(
         "grey",
-        {"ceiling": {"psnr-rgb": 26.0, "fd_random": 0.01, "lpips": 0.3}},
-        **{"bpp": [0.1, 0.2], "psnr_rgb": [20.0, 21.0], "fd_random": [0.3, 0.2]},
+        {"ceiling": {"psnr-rgb": 26.0, "fd_effnet": 0.01, "lpips": 0.3}},
+        **{"bpp": [0.1, 0.2], "psnr_rgb": [20.0, 21.0], "fd_effnet": [0.3, 0.2]},
     )
     plot_curves([curve], tmp_path / "curve.png")
     assert drawn == [26.0, 0.01]
@@ -53,6 +53,6 @@ def test_each_curve_is_a_line(tmp_path, monkeypatch):
 def test_realism_over_a_decade_is_drawn_by_its_logarithm(tmp_path, monkeypatch, values, scales):
     drawn = []
     monkeypatch.setattr(Axes, "set_yscale", lambda self, scale: drawn.append(scale))
-    curve = make(bpp=[0.1, 0.2], psnr_rgb=[20.0, 21.0], fd_random=values)
+    curve = make(bpp=[0.1, 0.2], psnr_rgb=[20.0, 21.0], fd_effnet=values)
     plot_curves([curve], tmp_path / "curve.png")
     assert drawn == scales

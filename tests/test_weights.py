@@ -203,3 +203,18 @@ def test_processes_of_a_machine_fetch_one_after_another(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(find_file, [source] * 4))
     assert len(set(found)) == len(started) == 1
+
+
+def test_a_file_of_an_installed_distribution_is_a_source():
+    source = "pip://safetensors/safetensors/__init__.py"
+    path = find_file(source)
+    assert path.is_file()
+    assert find_file(f"{source}#sha256={file_digest(path)}") == path
+    assert find_config(source) is None
+    assert is_public(source)
+    with pytest.raises(ValueError, match="the package no-such is not installed: pip install no-su"):
+        find_file("pip://no-such/file.pth")
+    with pytest.raises(ValueError, match="not of the form pip://distribution/file"):
+        find_file("pip://safetensors")
+    with pytest.raises(ValueError, match="no weights at 'pip://safetensors/missing"):
+        find_file("pip://safetensors/missing.pth")

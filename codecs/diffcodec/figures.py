@@ -52,7 +52,8 @@ def plot_curves(
         for level in {curve.ceiling.get(metric.key) for curve in curves} - {None}:
             _draw_ceiling(axis, level)
         axis.set_xlabel("bits per pixel")
-        axis.set_ylabel(metric.heading)
+        counted = metric.counted(curve.meta for curve in curves if curve.pairs(metric.key))
+        axis.set_ylabel(", ".join(filter(None, (metric.heading, counted))))
         if max(rates) > 20 * min(rates):
             axis.set_xscale("log")
         axis.grid(alpha=0.3)

@@ -57,7 +57,7 @@ def annealed(num_steps: float) -> Callable[[Optimizer], LRScheduler]:
 
 
 def warmed_up_adamw(
-    parameters: Sequence[nn.Parameter],
+    parameters: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
     *,
     lr: float,
     weight_decay: float,
@@ -67,7 +67,7 @@ def warmed_up_adamw(
     """AdamW with a linear warm-up, for Lightning's `configure_optimizers` (PerCo, App. A).
 
     Args:
-        parameters: what is trained.
+        parameters: what is trained, or groups of it for the optimizer.
         lr, weight_decay: of AdamW.
         warmup_steps: in which the learning rate grows.
         num_steps: after the warm-up the learning rate falls linearly to zero at this step; None or

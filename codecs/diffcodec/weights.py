@@ -4,8 +4,9 @@
     outputs/mine/model                 a folder that `Codec.save` or a training wrote, or a file
     hf://owner/repo[@revision][/file]  a repository of the hub as such a folder, or a file of one
     https://host/file.pth#sha256=…     a download, checked against its sha256
+    pip://distribution/file            a file of an installed Python distribution
 
-`#sha256=` and 64 hex digits may follow what ships and files, too. A name that ships goes before a
+`#sha256=` and 64 hex digits may follow any of these. A name that ships takes precedence over a
 folder of that name, which is `./cdc`. Pickled checkpoints are read with `weights_only=True`. Keys
 are renamed by an explicit table, and loaded with `strict=True`.
 """
@@ -24,7 +25,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 SOURCES = (
-    "a name that ships, a file or folder, hf://owner/repo[@revision][/file] or https://…#sha256=…"
+    "a name that ships, a file or folder, hf://owner/repo[@revision][/file], https://…#sha256=… "
+    "or pip://distribution/file"
 )
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -33,6 +35,7 @@ ZOO = "zoo"
 
 _CHECKSUM = "#sha256="
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
+_PIP = "pip://"
 
 
 def load_checkpoint(source: str) -> dict[str, Any]:
@@ -135,6 +138,8 @@ def find_file(source: str) -> Path:
     elif location.startswith("hf://"):
         repository, revision, file = _parse_hub(location)
         path = _fetch(repository, file or WEIGHTS_FILE, revision)
+    elif location.startswith(_PIP):
+        path = _installed(location)
     else:
         path = _local(location)
         path = path / WEIGHTS_FILE if path.is_dir() else path
@@ -153,7 +158,7 @@ def find_config(source: str) -> dict[str, Any] | None:
         ValueError: the hub cannot be reached, or what is there is no JSON object.
     """
     location = source.partition(_CHECKSUM)[0]
-    if location.startswith(("http://", "https://")):
+    if location.startswith(("http://", "https://", _PIP)):
         return None
     if location.startswith("hf://"):
         repository, revision, file = _parse_hub(location)
@@ -220,9 +225,10 @@ def shipped() -> dict[str, Path]:
 
 
 def is_public(source: str) -> bool:
-    """Whether other machines have what a source names: it ships, or is on the hub or the web."""
+    """Whether other machines have what a source names: it ships, is installed or is on the web."""
     location = source.partition(_CHECKSUM)[0]
-    return location.startswith(("hf://", "http://", "https://")) or location in (ZOO, *shipped())
+    public = ("hf://", "http://", "https://", _PIP)
+    return location.startswith(public) or location in (ZOO, *shipped())
 
 
 def pinned(source: str) -> str:
@@ -256,6 +262,19 @@ def _parse_hub(location: str) -> tuple[str, str | None, str | None]:
         raise ValueError(f"{location!r} is not of the form hf://owner/repo[@revision][/file]")
     repository, revision, file = match.groups()
     return repository, revision, file
+
+
+def _installed(location: str) -> Path:
+    """The file of an installed distribution that `pip://distribution/file` names."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    name, _, file = location.removeprefix(_PIP).partition("/")
+    if not name or not file:
+        raise ValueError(f"{location!r} is not of the form pip://distribution/file")
+    try:
+        return Path(str(distribution(name).locate_file(file)))
+    except PackageNotFoundError as error:
+        raise ValueError(f"the package {name} is not installed: pip install {name}") from error
 
 
 def _missing_hint(location: str) -> str:

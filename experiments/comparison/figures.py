@@ -13,7 +13,7 @@ from diffcodec.curves import safe_name
 from diffcodec.figures import plain
 from diffcodec.metrics import Metric, find_metric, headlines, spans_a_decade
 from diffcodec.metrics.metric import DECADE
-from experiments.comparison.joining import Line, measured
+from experiments.comparison.joining import Line, measured, metas_of
 from experiments.comparison.matched import common_rates, value_at
 
 MARKERS = "osD^vP*X<>"
@@ -93,7 +93,14 @@ def _panels(curves: Sequence[Line], metrics: Sequence[Metric], rate: str) -> Fig
 def _draw(axis: Axes, curves: Sequence[Line], metric: Metric, rate: str) -> None:
     lines = {curve.label: curve.pairs(metric.key, rate) for curve in curves}
     published = {curve.label for curve in curves if curve.published}
-    draw_lines(axis, lines, metric, find_metric(rate).label, published=published)
+    draw_lines(
+        axis,
+        lines,
+        metric,
+        find_metric(rate).label,
+        published=published,
+        counted=metric.counted(metas_of(curves, metric)),
+    )
     for i, curve in enumerate(curves):
         if lines[curve.label] and metric.key in curve.ceiling:
             label = f"{plain(curve.label)}: ceiling"
@@ -107,6 +114,7 @@ def draw_lines(
     across: str,
     *,
     published: Collection[str] = (),
+    counted: str = "",
 ) -> None:
     """Draw a metric of several lines into a panel.
 
@@ -116,6 +124,7 @@ def draw_lines(
         metric: what the values are of.
         across: label of the x axis, which is logarithmic where it spans a decade.
         published: labels of lines that others measured, which are dashed.
+        counted: what the values are taken over, as `Metric.counted` says.
     """
     for i, (label, pairs) in enumerate(lines.items()):
         if not pairs:
@@ -126,7 +135,7 @@ def draw_lines(
         axis.plot(*zip(*pairs, strict=True), label=plain(label), **style)  # type: ignore[arg-type]
     places = [x for pairs in lines.values() for x, _ in pairs]
     axis.set_xlabel(across)
-    axis.set_ylabel(metric.axis_label)
+    axis.set_ylabel("\n".join(filter(None, (metric.axis_label, counted))))
     if spans_a_decade(places):
         axis.set_xscale("log")
         few_decades = max(places) < DECADE**2 * min(places)
@@ -161,7 +170,8 @@ def _perception_distortion(
             axis.plot(*zip(*sorted(places), strict=True), color="gray", linewidth=0.8, zorder=0)
         axis.set_title(f"at {bpp:.3g} bpp", fontsize=10)
         axis.set_xlabel(find_metric(FIDELITY).axis_label)
-        axis.set_ylabel(metric.axis_label)
+        counted = metric.counted(metas_of(curves, metric))
+        axis.set_ylabel("\n".join(filter(None, (metric.axis_label, counted))))
         if metric.better != "higher":
             axis.invert_yaxis()  # better is up and to the right
         axis.grid(alpha=0.3)

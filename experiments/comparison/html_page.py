@@ -10,7 +10,7 @@ import yaml
 
 from diffcodec.metrics import find_metric, spans_a_decade
 from experiments.comparison.figures import color_of
-from experiments.comparison.joining import Line, measured
+from experiments.comparison.joining import Line, measured, metas_of
 from experiments.comparison.pictures import Pictures
 from experiments.comparison.runs import Run
 from experiments.comparison.table import Table
@@ -54,7 +54,9 @@ def page_data(
             {
                 "key": metric.key,
                 "label": metric.label,
-                "axis": metric.axis_label,
+                "axis": ", ".join(
+                    filter(None, (metric.axis_label, metric.counted(metas_of(curves, metric))))
+                ),
                 "better": (metric.better == "higher") - (metric.better == "lower"),
             }
             for metric in measured(curves)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from diffcodec.metrics import Metric, ordered
 from diffcodec.points import Point, Setting, shown
@@ -74,6 +75,12 @@ def measured(curves: Iterable[Line]) -> list[Metric]:
     """The metrics but rates that at least one curve has, in the order in which they are shown."""
     found = ordered(key for curve in curves for point in curve.points for key in point.metrics)
     return [metric for metric in found if metric.kind != "rate"]
+
+
+def metas_of(curves: Iterable[Line], metric: Metric) -> list[Mapping[str, Any]]:
+    """`meta` of the runs in which these curves have a metric."""
+    runs = [p.run for curve in curves for p in curve.points if metric.key in p.metrics]
+    return [run.meta for run in dict.fromkeys(runs)]
 
 
 def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Line], list[str]]:

@@ -9,7 +9,7 @@ from diffcodec.curves import safe_name
 from diffcodec.metrics import Metric, all_metrics, find_metric
 from diffcodec.points import shown
 from experiments.comparison.figures import draw_lines, legend_below, save
-from experiments.comparison.joining import Line, Measurement, lookup, measured
+from experiments.comparison.joining import Line, Measurement, lookup, measured, metas_of
 
 COLUMNS = 4
 Series = list[tuple[float, Measurement]]
@@ -51,7 +51,8 @@ def draw_over(
             name: [(at, p.metrics[metric.key]) for at, p in series if metric.key in p.metrics]
             for name, series in lines.items()
         }
-        draw_lines(axis, values, metric, find_metric(x).heading)
+        counted = metric.counted(metas_of(curves, metric))
+        draw_lines(axis, values, metric, find_metric(x).heading, counted=counted)
     for axis in axes[len(metrics) :]:
         axis.set_axis_off()
     legend_below(figure, axes, 2 * columns)

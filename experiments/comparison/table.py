@@ -7,7 +7,7 @@ from statistics import fmean
 from diffcodec.metrics import Metric, all_metrics, find_metric, headlines
 from experiments.comparison.bjontegaard_delta import METHODS, Delta, bd_metric, bd_rate
 from experiments.comparison.compatibility import unstated
-from experiments.comparison.joining import Line, measured
+from experiments.comparison.joining import Line, measured, metas_of
 
 RATE_OF = "psnr-rgb"  # BD-rate is taken at equal PSNR
 
@@ -88,7 +88,7 @@ def build_table(
             *(("name", "codec"), ("range", rate), ("shared", f"shared {rate}")),
             *((metric.key, metric.column or metric.heading) for metric in times),
             *(("parameters", "params (M)"), ("bd_rate", "BD-rate (%)")),
-            *((f"bd_{metric.key}", f"BD-{metric.label}") for metric in metrics),
+            *((f"bd_{metric.key}", _bd_heading(metric, curves)) for metric in metrics),
         ],
     )
     for curve in curves:
@@ -108,6 +108,11 @@ def build_table(
     for curves_named, names in silent.items():
         table.footnotes.append(f"not stated by {curves_named}: {', '.join(names)}")
     return table
+
+
+def _bd_heading(metric: Metric, curves: Sequence[Line]) -> str:
+    counted = metric.counted(metas_of(curves, metric))
+    return f"BD-{metric.label}" + (f" ({counted})" if counted else "")
 
 
 def _row(

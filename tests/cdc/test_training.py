@@ -96,7 +96,7 @@ def test_initial_gain_widens_the_latents():
 
 def test_lpips_is_neither_saved_nor_part_of_the_codec(monkeypatch, loader, tmp_path):
     class Stub:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             pass
 
         def __call__(self, x_hat, x):
@@ -120,8 +120,13 @@ def test_missing_lpips_weights_stop_before_training(monkeypatch, loader, tmp_pat
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ValueError, match="rho > 0 needs LPIPS"):
-        trainer(tmp_path).fit(build(rho=0.9), loader)
+    with pytest.raises(ValueError, match=r"rho > 0 needs the perceptual loss 'vgg': .*no route"):
+        trainer(tmp_path).fit(build(rho=0.9, perceptual="vgg"), loader)
+    codec = build(rho=0.9)
+    trainer(tmp_path, max_steps=1).fit(codec, loader)
+    assert codec._perceptual.name == "st-vgg"
+    with pytest.raises(ValueError, match="unknown perceptual loss 'lpips'"):
+        build(rho=0.9, perceptual="lpips")
 
 
 def test_contexts_are_taught_to_be_the_image_where_that_has_a_weight(loader):

@@ -42,7 +42,7 @@ def test_the_curve_says_what_was_measured(trained):
     assert [point["rate"] for point in meta["points"]] == [{"level": 0}, {"level": 5}]
     assert results["bpp"][0] < results["bpp"][1]
     assert results["psnr-rgb"][0] < results["psnr-rgb"][1]
-    assert set(results) >= {"ms-ssim-rgb", "fd_random", "kd_random", "encoding_time", "bpp-payload"}
+    assert set(results) >= {"ms-ssim-rgb", "fd_effnet", "kd_effnet", "encoding_time", "bpp-payload"}
     assert "fid" not in results
     assert meta["num_images"] == 5
     assert meta["num_patches"] == 4  # b.png is smaller than a patch
@@ -85,7 +85,7 @@ def test_pictures_are_what_was_measured(trained):
 
 def test_the_output_ends_with_a_table_and_the_paths(trained):
     folder, _, output = trained
-    for text in ("level=5", "fd_random", str(folder / "curve.json"), "wandb sync", "offline"):
+    for text in ("level=5", "fd_effnet", str(folder / "curve.json"), "wandb sync", "offline"):
         assert text in output
 
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_is_evaluated_and_resumed(trained, runner):
     folder, curve, _ = trained
     checkpoint = folder / "checkpoints" / "last.ckpt"
     again, _ = runner("again", "fit=false", "codec.level=[5]", f"ckpt_path={checkpoint}")
-    for name in ("bpp", "psnr-rgb", "ms-ssim-rgb", "fd_random"):
+    for name in ("bpp", "psnr-rgb", "ms-ssim-rgb", "fd_effnet"):
         assert again["results"][name][0] == pytest.approx(curve["results"][name][1], rel=1e-6)
     runner(
         *("resumed", "codec.level=[5]", f"ckpt_path={checkpoint}", "trainer.max_steps=5"),

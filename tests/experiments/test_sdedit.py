@@ -107,6 +107,6 @@ def test_the_defaults_are_more_realistic_than_their_base_at_every_rate(tmp_path)
     base = results.pop("base")
     for name, result in results.items():
         assert result["bpp"] == base["bpp"]
-        for i, realism in enumerate(base["fd_random"]):
-            assert result["fd_random"][i] < realism, (name, i)
+        for i, realism in enumerate(base["fd_effnet"]):
+            assert result["fd_effnet"][i] < realism, (name, i)
             assert 2 < base["psnr-rgb"][i] - result["psnr-rgb"][i] < 4, (name, i)

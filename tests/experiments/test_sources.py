@@ -48,7 +48,7 @@ def test_every_entry_says_what_is_known(entry):
     assert entry.title
     assert entry.kind in ("weights", "network", "data", "code", "program")
     assert entry.fetch in ("run", "hand", "never")
-    assert entry.source.startswith(("hf://", "http://", "https://"))
+    assert entry.source.startswith(("hf://", "http://", "https://", "pip://"))
     assert entry.licence
     assert entry.checksum
     assert entry.gigabytes is None or entry.gigabytes > 0

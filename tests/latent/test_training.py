@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from diffcodec.decoder_loss import DecoderLoss
 from diffcodec.latent.small_backbone import small_autoencoder, small_backbone
 from diffcodec.latent.training import AutoencoderTraining, TextToImageTraining
 from diffcodec.model_folder import save_model
@@ -23,9 +24,13 @@ def blocks(count, seed=0) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, scale_factor=8)
 
 
-def fit(part, steps, tmp_path) -> None:
+def loader() -> DataLoader:
     data = [{"image": x, "index": i, "name": f"{i}"} for i, x in enumerate(blocks(8))]
-    quiet_trainer(tmp_path, max_steps=steps).fit(part, DataLoader(data, batch_size=4))
+    return DataLoader(data, batch_size=4)
+
+
+def fit(part, steps, tmp_path) -> None:
+    quiet_trainer(tmp_path, max_steps=steps).fit(part, loader())
 
 
 def validated(part, images, tmp_path) -> dict[str, float]:
@@ -45,6 +50,21 @@ def test_the_autoencoder_learns_and_its_latents_are_standardised(make_backbone, 
     latents = part.latents.encode(torch.rand(4, 3, 32, 32))
     assert latents.shape == (4, 4, 4, 4)
     assert 0.2 < latents.std() < 5
+
+
+def test_the_decoder_alone_is_trained_on_with_a_perceptual_and_an_adversarial_loss(tmp_path):
+    save_model(small_autoencoder((8, 16)), tmp_path / "first")
+    latents = small_autoencoder(weights=str(tmp_path / "first"))
+    loss = DecoderLoss(perceptual="st-alex", adversarial_weight=0.1, width=8)
+    part = AutoencoderTraining(latents, loss=loss, decoder_only=True, warmup_steps=1)
+    before = {name: p.clone() for name, p in part.named_parameters()}
+    x = torch.rand(1, 3, 32, 32)
+    latent = latents.encode(x)
+    quiet_trainer(tmp_path, max_steps=3, gradient_clip_val=1.0).fit(part, loader())
+    changed = {n for n, p in part.named_parameters() if not torch.equal(p, before[n])}
+    assert {name.partition(".")[0] for name in changed} == {"latents", "loss"}
+    assert all(n.startswith(("latents.vae.decoder.", "loss.", "latents.vae.post")) for n in changed)
+    assert torch.equal(latents.encode(x), latent)
 
 
 def test_the_autoencoder_is_validated_by_its_round_trip(make_backbone, tmp_path):

@@ -98,10 +98,21 @@ def test_every_metric_has_a_key_and_a_label_of_its_own():
     assert all(m.better != "neither" for m in metrics.values() if m.kind in ("distortion",))
 
 
-def test_a_stand_in_is_shown_where_what_it_stands_for_is_missing():
-    keys = [metric.key for metric in headlines(["fd_random", "psnr-rgb", "bpp"])]
-    assert keys == ["psnr-rgb", "fd_random"]
-    assert "fd_random" not in [m.key for m in headlines(["fid", "fd_random"])]
+def test_overviews_show_what_is_measured_by_trained_networks():
+    keys = ["fd_random", "kd_effnet", "fid", "psnr-rgb", "fd_effnet", "bpp", "st_lpips", "lpips"]
+    shown = ["psnr-rgb", "lpips", "st_lpips", "fid", "fd_effnet", "kd_effnet"]
+    assert [metric.key for metric in headlines(keys)] == shown
+    assert not any(m.default for m in all_metrics().values() if m.key.endswith("_random"))
+    assert all_metrics()["st_lpips"].default
+    assert not all_metrics()["st_lpips_vgg"].default
+
+
+def test_the_number_of_patches_stands_beside_a_distance_of_sets():
+    fid, psnr = find_metric("fid"), find_metric("psnr-rgb")
+    assert fid.counted([{"num_patches": 192, "protocol": "patches"}] * 2) == "192 patches"
+    assert fid.counted([{"num_patches": n} for n in (192, 9)]) == "9 to 192 patches"
+    assert fid.counted([{"num_patches": 24, "protocol": "clean"}]) == "24 images"
+    assert fid.counted([{}]) == psnr.counted([{"num_patches": 192}]) == ""
 
 
 def test_unknown_metrics_of_a_publication_are_shown_by_their_key_after_the_others():

@@ -173,6 +173,18 @@ def test_training_resumes_where_it_was(tmp_path):
     assert 0 < moved.abs().max() < 0.1  # it went on from there, not from new random weights
 
 
+def test_the_distance_may_be_a_perceptual_one(photo):
+    training = distilling(distance="perceptual", perceptual="st-alex")
+    x = photo[..., :64, :64] * 2 - 1
+    loss = training.loss(x)
+    loss.backward()
+    assert 0 < loss.item() < 10
+    assert training.network.state_dict().keys() == distilling().network.state_dict().keys()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in training.network.parameters())
+    with pytest.raises(ValueError, match="unknown distance 'lpips', choose from"):
+        distilling(distance="lpips")
+
+
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="sigmas must be above 0"):
         denoising(sigmas=[0.1, 0])

@@ -27,7 +27,7 @@ from diffcodec.diffusion.tiling import TiledDenoiser, check_window
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import pad_to_multiple
-from diffcodec.perceptual import PerceptualLoss
+from diffcodec.perceptual import PerceptualLoss, check_choice
 from diffcodec.precision import check_precision, decoding_in
 from diffcodec.tiles import by_tiles
 from diffcodec.weights import load_checkpoint, state_dict_of
@@ -71,9 +71,8 @@ class CDC(Codec):
             finest context map; 0 in the paper. A denoiser needs very long to find out that contexts
             help, and until it does the rate erases them: this tells the encoder at once.
         context_steps: first steps in which that and the rate are all that is trained.
-        rho: share of LPIPS in the distortion, in [0, 1).
-        vgg_weights: of LPIPS's network in training, a source of `diffcodec.weights`; null takes
-            them from the torch hub cache or downloads them.
+        rho: share of the perceptual distance in the distortion, in [0, 1).
+        perceptual, vgg_weights: that distance, see `diffcodec.perceptual`; LPIPS in the paper.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
             zero over the run.
@@ -112,6 +111,7 @@ class CDC(Codec):
         context_weight: float = 0.0,
         context_steps: int = 0,
         rho: float = 0.0,
+        perceptual: str | None = None,
         vgg_weights: str | None = None,
         lr: float = 5e-5,
         aux_lr: float = 1e-3,
@@ -150,7 +150,8 @@ class CDC(Codec):
         self.context_weight = context_weight
         self.context_steps = context_steps
         self.rho = rho
-        self.vgg_weights = vgg_weights
+        check_choice(perceptual)
+        self.perceptual, self.vgg_weights = perceptual, vgg_weights
         self.lr = lr
         self.aux_lr = aux_lr
         self.scheduler = scheduler
@@ -306,7 +307,9 @@ class CDC(Codec):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.rho > 0:
-            self._perceptual = PerceptualLoss("rho > 0", "rho=0", self.vgg_weights)
+            self._perceptual = PerceptualLoss(
+                self.perceptual, wanted_by="rho > 0", vgg_weights=self.vgg_weights
+            )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         out = self.rate_distortion(batch["image"], denoise=self.global_step >= self.context_steps)

@@ -270,9 +270,7 @@ class ResidualCDC(Codec):
         """
         settings: Any = self.point.decoding
         x_hat, known = conditions.x_hat, conditions.terms
-        sigmas = karras_sigmas(
-            self.sigma_max, settings["steps"], sigma_min=self.sigma_min, rho=self.rho
-        )
+        sigmas = self._sigmas(settings["steps"])
         # Another stream of noise than the base's, which may have used this seed.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
@@ -294,6 +292,23 @@ class ResidualCDC(Codec):
                 tiled, start, sigmas, noise=noise, overwrite=True, x_hat=x_hat, **with_latents
             )
             return r_hat.add_(x_hat)
+
+    def resample(self, batch: dict[str, Any], point: Point) -> Tensor:
+        """What is decoded of a batch at a point, (B, 3, H, W) in [0, 1], see `FewStepTraining`."""
+        x = batch["image"]
+        x_hat, contexts = self.contexts(self.simulate_base(x, self._base_points[point.name]))
+        settings: Any = point.decoding
+        r_hat = find_sampler(self.sampler)(
+            self.denoiser(),
+            torch.randn_like(x_hat) * (settings["gamma"] * self.sigma_max),
+            self._sigmas(settings["steps"]),
+            noise=torch.randn_like,
+            terms=self.unet.context_terms(contexts),
+        )
+        return crop_center(x_hat + r_hat, *x.shape[-2:]).add(1).div(2)
+
+    def _sigmas(self, steps: int) -> Tensor:
+        return karras_sigmas(self.sigma_max, steps, sigma_min=self.sigma_min, rho=self.rho)
 
     def denoiser(self) -> EDMDenoiser:
         """D(r; sigma, terms) of residuals in [-1, 1]."""

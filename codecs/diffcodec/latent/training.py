@@ -12,15 +12,17 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed
 from diffcodec.configuration import arguments_of, is_configured
+from diffcodec.decoder_loss import DecoderLoss, with_discriminator
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess
-from diffcodec.optimization import warmed_up_adamw
+from diffcodec.optimization import clip_network, warmed_up_adamw
 from diffcodec.padding import pad_to_multiple
 
 Captioner = Callable[..., list[str | None]]
@@ -28,13 +30,15 @@ Captioner = Callable[..., list[str | None]]
 
 
 class AutoencoderTraining(LightningModule):
-    """Trains a latent space: squared error and a divergence that keeps latents compact.
+    """Trains a latent space, with a divergence that keeps latents compact (Rombach et al. 2022).
 
     Latents are brought to zero mean and unit variance per channel by statistics that are averaged
     while it trains.
 
     Args:
         latents: what is trained.
+        loss: of the decoded images, see `DecoderLoss`; null is their squared error.
+        discriminator_lr: of the discriminator in `loss`.
         lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
         kl_weight: of the divergence of the posterior from N(0, I), per latent value.
         momentum: of the latents' statistics.
@@ -49,6 +53,8 @@ class AutoencoderTraining(LightningModule):
         self,
         latents: LatentSpace,
         *,
+        loss: DecoderLoss | None = None,
+        discriminator_lr: float = 2e-4,
         lr: float = 2e-3,
         weight_decay: float = 0.01,
         warmup_steps: int = 100,
@@ -60,6 +66,9 @@ class AutoencoderTraining(LightningModule):
         if decoder_only and not (is_configured(latents) and arguments_of(latents)["weights"]):
             raise ValueError("decoder_only=true goes on from weights: give part.latents.weights")
         self.latents = latents
+        # A squared error of images in [0, 1].
+        self.loss = loss or DecoderLoss(mse_weight=0.25, perceptual_weight=0.0)
+        self.discriminator_lr = discriminator_lr
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
         self.kl_weight = kl_weight
         self.momentum = momentum
@@ -75,7 +84,7 @@ class AutoencoderTraining(LightningModule):
         if self.decoder_only:
             with torch.no_grad():
                 latent = self.latents.encode(x)
-            return self._squared_error(latent, x)
+            return self._decoder_loss(latent, x)
         posterior = self.latents.posterior(x)
         z = posterior.sample()
         self._track(z.detach())
@@ -83,14 +92,15 @@ class AutoencoderTraining(LightningModule):
         divergence = (mean**2 + variance - 1 - variance.log()).mean() / 2
         self.log("train/kl", divergence)
         latent = (z - self.latents.shift) * self.latents.scale
-        loss: Tensor = self._squared_error(latent, x) + self.kl_weight * divergence
+        loss: Tensor = self._decoder_loss(latent, x) + self.kl_weight * divergence
         return loss
 
-    def _squared_error(self, latent: Tensor, x: Tensor) -> Tensor:
-        mse = (self.latents.decode(latent) - x).square().mean()
-        self.log("train/psnr", -10 * mse.detach().log10(), prog_bar=True)
-        self.log("train/mse", mse)
-        return mse
+    def _decoder_loss(self, latent: Tensor, x: Tensor) -> Tensor:
+        x_hat = self.latents.decode(latent)
+        terms = self.loss(x_hat * 2 - 1, x * 2 - 1, step=self.global_step)
+        self.log("train/psnr", -10 * (terms["mse"].detach() / 4).log10(), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        return terms["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         if not len(batch["index"]):  # none of its images could be read
@@ -116,13 +126,19 @@ class AutoencoderTraining(LightningModule):
         # 1 / std is what is kept: its average leans to small deviations, but little.
         self.latents.scale.lerp_(1 / std.clamp(min=1e-6), 1.0 if first else self.momentum)
 
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, *_: Any, **__: Any
+    ) -> None:
+        clip_network(optimizer, gradient_clip_val)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [
+            parameter
+            for name, parameter in self.latents.vae.named_parameters()
+            if not self.decoder_only or name.startswith(("decoder.", "post_quant_conv."))
+        ]
         return warmed_up_adamw(
-            [
-                parameter
-                for name, parameter in self.latents.vae.named_parameters()
-                if not self.decoder_only or name.startswith(("decoder.", "post_quant_conv."))
-            ],
+            with_discriminator(parameters, self.loss, lr=self.discriminator_lr),
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,

@@ -54,16 +54,8 @@ def ordered(keys: Iterable[str]) -> list[Metric]:
 
 
 def headlines(keys: Iterable[str]) -> list[Metric]:
-    """The metrics among these keys that overviews show.
-
-    A stand-in is shown only where the metric that it stands for is missing.
-    """
-    present = {metric.key: metric for metric in ordered(keys)}
-    return [
-        metric
-        for metric in present.values()
-        if metric.headline and metric.stands_in_for not in present
-    ]
+    """The metrics among these keys that overviews show."""
+    return [metric for metric in ordered(keys) if metric.headline]
 
 
 def _rank(metric: Metric) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""Kernel distance on a fixed random embedding, where KID's network cannot be had."""
+"""Kernel distance on a fixed random embedding: it rewards any texture, see docs/measuring.md."""
 
 from diffcodec.metrics.fd_random import build_random
 from diffcodec.metrics.kid import kernel_distance
@@ -10,7 +10,7 @@ METRIC = SetMetric(
     kind="perception",
     better="lower",
     order=21,
-    stands_in_for="kid",
+    default=False,
     embedding="random",
     build=build_random,
     distance=kernel_distance,

@@ -5,7 +5,7 @@ A metric is one object, `METRIC`, in one file of this package. Whatever shows or
 by name.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +32,6 @@ class Metric:
         better: `higher`, `lower`, or `neither`.
         order: among the metrics of its kind.
         headline: it has a place in overviews and a column in tables.
-        stands_in_for: key of the metric whose place it takes where that one is missing.
         needs: the weights without which it is left out, for messages; "" needs none.
         variant: which of several definitions it follows; curves that are compared must agree in it.
         default: it is measured unless other metrics are asked for.
@@ -46,7 +45,6 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "neither"
     order: int = 100
     headline: bool = False
-    stands_in_for: str = ""
     needs: str = ""
     variant: str = ""
     default: bool = True
@@ -60,6 +58,14 @@ class Metric:
     def axis_label(self) -> str:
         """Label of an axis, with unit and, where lower is better, the direction."""
         return self.heading + (", lower is better" if self.better == "lower" else "")
+
+    def counted(self, metas: Iterable[Mapping[str, Any]]) -> str:
+        """What a value is taken over, to stand beside it: "" unless it is a distance of sets.
+
+        Args:
+            metas: `meta` of the curves that have it.
+        """
+        return ""
 
     def logarithmic(self, values: Iterable[float]) -> bool:
         """Whether its values, of all curves in a figure, are best drawn by their logarithm."""
@@ -120,6 +126,16 @@ class SetMetric(Metric):
     embedding: str = ""
     build: "Callable[[str | None], nn.Module] | None" = None
     distance: "Callable[[Tensor, Tensor], float] | None" = None
+
+    def counted(self, metas: Iterable[Mapping[str, Any]]) -> str:
+        """The number of patches or images a side, such as `192 patches`, `9 to 192 patches`."""
+        stated = [meta for meta in metas if meta.get("num_patches")]
+        counts = sorted({meta["num_patches"] for meta in stated})
+        whole = {meta.get("protocol") in ("whole", "clean") for meta in stated}
+        if not counts:
+            return ""
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"{number} {'images' if whole == {True} else 'patches'}"
 
 
 @dataclass(frozen=True)

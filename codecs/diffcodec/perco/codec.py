@@ -23,7 +23,7 @@ from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
-from diffcodec.perceptual import PerceptualLoss
+from diffcodec.perceptual import PerceptualLoss, check_choice
 from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
@@ -80,9 +80,8 @@ class PerCo(CaptionedCodec):
         caption_drop, local_drop: share of training images whose caption is replaced by the learned
             embedding, and whose codes by zeros.
         commitment: weight of the commitment loss.
-        lpips_weight: of LPIPS at rates of 0.05 bpp and more.
-        vgg_weights: of its network, a source of `diffcodec.weights`; null takes them from the torch
-            hub cache or downloads them.
+        lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
+        perceptual, vgg_weights: that distance, see `diffcodec.perceptual`; LPIPS in the paper.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
@@ -132,6 +131,7 @@ class PerCo(CaptionedCodec):
         local_drop: float = 0.0,
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
+        perceptual: str | None = None,
         vgg_weights: str | None = None,
         sampler: str = "ddim",
         decode_precision: str | int = "32",
@@ -187,7 +187,8 @@ class PerCo(CaptionedCodec):
         self.caption_drop, self.local_drop = caption_drop, local_drop
         self.commitment = commitment
         self.lpips_weight = lpips_weight
-        self.vgg_weights = vgg_weights
+        check_choice(perceptual)
+        self.perceptual, self.vgg_weights = perceptual, vgg_weights
         self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
         self.sampler = sampler
@@ -327,7 +328,7 @@ class PerCo(CaptionedCodec):
         self.model.backbone.check_trainable()
         if self.lpips_weight > 0:
             self._perceptual = PerceptualLoss(
-                "lpips_weight > 0", "lpips_weight=0", self.vgg_weights
+                self.perceptual, wanted_by="lpips_weight > 0", vgg_weights=self.vgg_weights
             )
         if several_processes():
             for index in range(len(self.rates)):

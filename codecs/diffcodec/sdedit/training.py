@@ -19,9 +19,12 @@ from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoi
 from diffcodec.diffusion.sampler import dpmpp_2m, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.padding import pad_to_multiple
+from diffcodec.perceptual import PerceptualLoss
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small_prior import SIGMA_MIN
 from diffcodec.sdedit.small_unet import SmallUNet
+
+DISTANCES = ("squared", "perceptual")
 
 
 class DenoiserTraining(LightningModule):
@@ -138,6 +141,8 @@ class ConsistencyTraining(DenoiserTraining):
     - Luhman & Luhman (2021): the step is the teacher's whole walk down, where f is the picture.
       It has no errors of f to pass on from level to level, but needs more of the teacher.
 
+    The distance of the two is the squared error, or a perceptual distance as in Song et al.
+
     Args:
         network: what is trained, best from the teacher's weights on.
         teacher: the denoiser.
@@ -146,12 +151,14 @@ class ConsistencyTraining(DenoiserTraining):
         walk_end: the last level above 0 of that walk.
         max_sigma: the highest noise level.
         num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
+        distance: `squared`, in units of the network's output, or `perceptual`.
+        perceptual, vgg_weights: the perceptual distance, see `diffcodec.perceptual`.
         p_mean, p_std, sigmas, lr, warmup_steps: as of `DenoiserTraining`; p_mean and p_std say how
             often each level is drawn.
 
     Raises:
-        ValueError: a level that is not positive, too few of them, or a walk that ends where it
-            starts.
+        ValueError: a level that is not positive, too few of them, a walk that ends where it starts,
+            an unknown distance, or no weights of the perceptual one.
     """
 
     def __init__(
@@ -163,6 +170,9 @@ class ConsistencyTraining(DenoiserTraining):
         walk_end: float = Preset.sigma_min,
         max_sigma: float = 1.0,
         num_levels: int = 12,
+        distance: str = "squared",
+        perceptual: str | None = None,
+        vgg_weights: str | None = None,
         p_mean: float = -1.5,
         p_std: float = 1.0,
         sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
@@ -173,6 +183,8 @@ class ConsistencyTraining(DenoiserTraining):
             raise ValueError(f"num_levels must be at least 2, got {num_levels}")
         if walk_steps is not None and walk_steps < 2:
             raise ValueError(f"walk_steps must be null or at least 2, got {walk_steps}")
+        if distance not in DISTANCES:
+            raise ValueError(f"unknown distance {distance!r}, choose from {DISTANCES}")
         if not 0 < walk_end < max_sigma:
             raise ValueError(
                 f"walk_end must be above 0 and below max_sigma={max_sigma:g}, got {walk_end:g}"
@@ -183,6 +195,11 @@ class ConsistencyTraining(DenoiserTraining):
         self.teacher: SmallUNet = teacher.requires_grad_(False)
         self.walk_steps, self.walk_end = walk_steps, walk_end
         self.max_sigma = max_sigma
+        self._perceptual = None
+        if distance == "perceptual":
+            self._perceptual = PerceptualLoss(
+                perceptual, wanted_by="part.distance=perceptual", vgg_weights=vgg_weights
+            )
         levels = karras_sigmas(max_sigma, num_levels, sigma_min=SIGMA_MIN)[:-1].flip(0)
         self._levels = levels.float()
 
@@ -204,7 +221,10 @@ class ConsistencyTraining(DenoiserTraining):
             noisy = x + like(x, sigma) * torch.randn_like(x)
             with torch.no_grad():
                 target = _walk(teacher, noisy, sigma, self.walk_steps, self.walk_end)
-        error = (self.denoiser(noisy, sigma) - target).square().mean((1, 2, 3))
+        estimate = self.denoiser(noisy, sigma)
+        if self._perceptual is not None:
+            return self._perceptual(estimate, target)
+        error = (estimate - target).square().mean((1, 2, 3))
         _, c_out, _ = self.denoiser.scalings(sigma)
         return (error / c_out**2).mean()
 

@@ -87,7 +87,7 @@ def outputs(tmp_path_factory) -> Path:
                 **{"bpp": list(rates), "bpp-payload": [r - 0.01 for r in rates]},
                 **{
                     "psnr-rgb": [30.0 + shift, 33.0 + shift],
-                    "fd_random": [0.2, 0.1 - 0.02 * shift],
+                    "fd_effnet": [0.2, 0.1 - 0.02 * shift],
                 },
                 **{"encoding_time": [0.1, 0.1], "decoding_time": [0.2, 0.2]},
             },

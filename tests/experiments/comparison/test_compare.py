@@ -25,13 +25,18 @@ def test_everything_is_written(compared):
         *(
             f"{stem}.{suffix}"
             for suffix in ("png", "svg")
-            for stem in ("overview", "psnr-rgb", "fd_random", "perception_distortion_fd_random")
+            for stem in ("overview", "psnr-rgb", "fd_effnet", "perception_distortion_fd_effnet")
         ),
     }
     assert Image.open(compared / "overview.png").size[0] > 600
     assert (compared / "psnr-rgb.svg").read_text().startswith("<?xml")
     output = (compared / "stdout.txt").read_text()
-    for text in ("alpha (anchor)", "BD-FD-random", "not stated by <Other> & Co", "index.html"):
+    for text in (
+        "alpha (anchor)",
+        "BD-FD-EfficientNet",
+        "not stated by <Other> & Co",
+        "index.html",
+    ):
         assert text in output
 
 
@@ -47,7 +52,7 @@ def test_the_table_s_numbers(compared):
         rows = {row["name"]: row for row in csv.DictReader(file)}
     # 3 dB per doubling of the rate: 0.25 bpp is log2(1.25) doublings, beta is 1 dB above alpha.
     assert float(rows["beta"]["bd_psnr-rgb"]) == pytest.approx(1 - 3 * 0.321928, abs=1e-4)
-    assert rows["<Other> & Co"]["bd_fd_random"] == ""
+    assert rows["<Other> & Co"]["bd_fd_effnet"] == ""
 
 
 def test_originals_and_reconstructions_are_beside_the_page(compared):

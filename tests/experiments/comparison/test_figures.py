@@ -3,7 +3,7 @@ import pytest
 from experiments.comparison.figures import draw_all
 from experiments.comparison.joining import join
 
-OWN = {"bpp": [0.1, 0.2], "psnr-rgb": [28.0, 30.0], "fd_random": [0.2, 0.1]}
+OWN = {"bpp": [0.1, 0.2], "psnr-rgb": [28.0, 30.0], "fd_effnet": [0.2, 0.1]}
 THEIRS = {"bpp": [0.1, 0.2], "psnr-rgb": [29.0, 31.0], "fid": [9.0, 5.0], "lpips": [0.2, 0.1]}
 
 
@@ -19,8 +19,7 @@ def test_an_overview_has_no_panels_of_published_curves_alone(runs, tmp_path):
     overview = (tmp_path / "both" / "overview.svg").read_text()
     assert "PSNR" in overview
     assert "LPIPS" not in overview
-    # Their FID does not take the place of what stands in for it here.
-    assert "random" in overview
+    assert "EfficientNet" in overview
     assert (tmp_path / "both" / "lpips.png").is_file()
     draw_all(join(published)[0], tmp_path / "published")
     assert "LPIPS" in (tmp_path / "published" / "overview.svg").read_text()

@@ -67,13 +67,13 @@ def test_curves_are_drawn_and_tell_run_and_config(page):
     for text in ("alpha", "quality=2: 0.4 bpp, PSNR 33", "curve.json", "_target_: alpha"):
         assert text in tooltip.text
     page.execute_script("arguments[0].dispatchEvent(new MouseEvent('click'))", points[1])
-    assert '"fd_random": 0.1' in find(page, "#details-text")[0].text
+    assert '"fd_effnet": 0.1' in find(page, "#details-text")[0].text
 
 
 def test_another_metric_and_fewer_curves(page):
     from selenium.webdriver.support.select import Select
 
-    Select(find(page, "#metric")[0]).select_by_value("fd_random")
+    Select(find(page, "#metric")[0]).select_by_value("fd_effnet")
     assert len(find(page, "#chart .point")) == 4  # the publication has none
     find(page, "#legend input")[0].click()
     assert len(find(page, "#chart .point")) == 2

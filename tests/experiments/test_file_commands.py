@@ -1,5 +1,8 @@
 import pytest
+from PIL import Image
 
+from experiments import compress
+from experiments.cli import compose_config
 from experiments.file_commands import Job, find_inputs, read_codec_file, write_codec_file
 
 
@@ -61,3 +64,13 @@ def test_a_file_from_anywhere_cannot_run_code(tmp_path, text, message):
     (tmp_path / "codec.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_codec_file(tmp_path / "codec.yaml")
+
+
+def test_images_that_the_format_cannot_hold_are_refused_before_any_is_compressed(tmp_path):
+    for name, width in (("a.png", 8), ("b.png", 65501)):
+        Image.new("RGB", (width, 1)).save(tmp_path / name)
+    cfg = compose_config(["codec=jpeg"])
+    jobs = compress.plan([tmp_path], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"b\.png: JPEG .* 65500 pixels a side, got 1x65501"):
+        compress.compress(jobs, cfg, [])
+    assert not (tmp_path / "out").exists()

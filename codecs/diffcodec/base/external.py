@@ -1,9 +1,11 @@
 """BPG and VTM: codecs that are run as programs on temporary files."""
 
+import math
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,35 @@ def find_program(path: str, *, install: str) -> str:
     return found
 
 
+@dataclass(frozen=True)
+class PictureLimit:
+    """The largest picture that a standard's highest numbered level lets a decoder expect.
+
+    Attributes:
+        level: the standard and the level.
+        samples: luma samples of a picture (`MaxLumaPs`); a side has at most the root of 8 times
+            as many.
+    """
+
+    level: str
+    samples: int
+
+    def problem(self, height: int, width: int) -> str | None:
+        """Why a picture is too large, or None."""
+        side = math.isqrt(8 * self.samples)
+        if max(height, width) <= side and height * width <= self.samples:
+            return None
+        return (
+            f"{self.level} has at most {side} pixels a side and {self.samples} in all, "
+            f"got {height}x{width}"
+        )
+
+
+# Rec. ITU-T H.265, table A.8, and Rec. ITU-T H.266, table A.1.
+HEVC = PictureLimit("HEVC level 6.2", 35_651_584)
+VVC = PictureLimit("VVC level 6.3", 80_216_064)
+
+
 class ExternalCodec(Codec):
     """A codec that is a pair of programs; the stream holds the file that the encoder wrote.
 
@@ -49,6 +80,8 @@ class ExternalCodec(Codec):
         qp: operating points, one or several quantization parameters (a lower one is a higher rate).
         timeout: seconds after which a program is stopped, per image.
     """
+
+    limit: PictureLimit
 
     def __init__(self, qp: int | Sequence[int], *, low: int, high: int, timeout: float) -> None:
         values = listed(qp)
@@ -58,7 +91,12 @@ class ExternalCodec(Codec):
         super().__init__(combine(rate={"qp": sorted(values, reverse=True)}))
         self._timeout = timeout
 
+    def size_problem(self, height: int, width: int) -> str | None:
+        return self.limit.problem(height, width) or super().size_problem(height, width)
+
     def encode(self, x: Tensor) -> list[list[bytes]]:
+        if problem := self.size_problem(*x.shape[-2:]):
+            raise ValueError(problem)
         return [[self._in_folder(self._encode_image, image)] for image in x]
 
     def decode(
@@ -111,6 +149,7 @@ class Bpg(ExternalCodec):
         bpgenc, bpgdec: the programs, by name on PATH or by path.
     """
 
+    limit = HEVC
     INSTALL = (
         "build libbpg (https://bellard.org/bpg) and put bpgenc and bpgdec on PATH, or give "
         "codec.bpgenc=FILE codec.bpgdec=FILE"
@@ -165,6 +204,7 @@ class Vtm(ExternalCodec):
         encoder, decoder: the programs, by name on PATH or by path.
     """
 
+    limit = VVC
     INSTALL = (
         "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and put EncoderApp and "
         "DecoderApp on PATH, or give codec.encoder=FILE codec.decoder=FILE"

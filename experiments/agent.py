@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 
 from experiments.cli import check_overrides, is_choice
+from experiments.overrides import quoted, run_folder
 from experiments.run import main
 
 EVALUATE = "evaluate="
@@ -40,7 +41,7 @@ def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
     if sweep and run and not any(a.startswith(RUN_DIR) for a in out):
         # Agents that start in one second must not share a folder.
-        out.append(f"{RUN_DIR}outputs/sweep/{sweep}/{run}")
+        out.append(f"{RUN_DIR}{quoted(f'outputs/sweep/{sweep}/{run}')}")
     return out
 
 
@@ -52,16 +53,18 @@ def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]
     """
     training = [a for a in arguments if not a.startswith(EVALUATE)]
     wanted = [a.removeprefix(EVALUATE) for a in arguments if a.startswith(EVALUATE)]
-    folders = [a.removeprefix(RUN_DIR) for a in training if a.startswith(RUN_DIR)]
-    if wanted and not folders:
+    if not wanted:
+        return training, []
+    folder = run_folder(training)
+    if folder is None:
         raise ValueError(f"evaluate= needs the folder of the training: give {RUN_DIR}FOLDER")
     carried = [a for a in training if _CARRIED.match(a)]
     runs = []
     for text in wanted:
         own = shlex.split(text)
         name = re.sub(r"[^\w.-]+", "_", own[0].partition("=")[2])
-        weights = ["fit=false", f"codec.weights={folders[-1]}/model"]
-        runs.append([*carried, *own, *weights, f"{RUN_DIR}{folders[-1]}/{name}"])
+        weights = ["fit=false", f"codec.weights={quoted(f'{folder}/model')}"]
+        runs.append([*carried, *own, *weights, f"{RUN_DIR}{quoted(f'{folder}/{name}')}"])
     if len({run[-1] for run in runs}) < len(runs):
         raise ValueError(f"two evaluations begin alike and would share a folder: {wanted}")
     return training, runs

@@ -28,6 +28,7 @@ from experiments.cli import (
     quiet_libraries,
     reports_errors,
 )
+from experiments.overrides import quote_paths, quoted
 
 if TYPE_CHECKING:
     from experiments.benchmarking.stopwatch import Instruments
@@ -257,12 +258,12 @@ def overrides(arguments: list[str]) -> list[str]:
     out = list(arguments)
     for i, argument in enumerate(out[:-1]):
         if argument == "--against":
-            out[i : i + 2] = [f"against='{out[i + 1]}'"]
+            out[i : i + 2] = [f"against={quoted(out[i + 1])}"]
             break
     return out
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = overrides(sys.argv[1:])
+    sys.argv[1:] = quote_paths(overrides(sys.argv[1:]))
     check_overrides(sys.argv[1:], CONFIG_NAME)
     main()

@@ -17,6 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.overrides import quote_paths
+
 CONFIG_DIR = str(Path(__file__).parent / "configs")
 CONFIG_NAME = "config"
 HYDRA_VERSION = "1.3"
@@ -67,7 +69,7 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
-            return compose(config_name, overrides=overrides, return_hydra_config=True)
+            return compose(config_name, overrides=quote_paths(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides, config_name)) from error
 

@@ -15,10 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli import compose_config, fail, quiet_libraries
+from experiments.overrides import split_paths, with_absolute_paths
 
 CODEC_FILE = "codec.yaml"
 TRUSTED = ("diffcodec.", "datamodules.", "torchvision.transforms.v2.")
-_PATHS = ("ckpt_path", "weights", "source")
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def find_inputs(
 def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:
     """Write what `decompress` needs to know beside the streams; paths become absolute."""
     path = folder / CODEC_FILE
-    lasting = [_absolute(override) for override in overrides]
-    path.write_text(yaml.safe_dump({"overrides": lasting}, allow_unicode=True), encoding="utf-8")
+    lasting = {"overrides": with_absolute_paths(overrides)}
+    path.write_text(yaml.safe_dump(lasting, allow_unicode=True), encoding="utf-8")
     return path
 
 
@@ -107,8 +107,7 @@ def file_command(
     usage: str | None,
 ) -> None:
     """Run a command line `INPUT… OUTPUT [key=value …]`: plan first, then load the codec once."""
-    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = [a for a in arguments if Path(a) not in paths]
+    paths, overrides = split_paths(arguments)
     if len(paths) < 2 or any(a.startswith("-") for a in arguments):
         sys.exit((usage or "").strip())
     *inputs, output = paths
@@ -135,10 +134,3 @@ def _targets(config: Any) -> Iterator[Any]:
     elif isinstance(config, list):
         for value in config:
             yield from _targets(value)
-
-
-def _absolute(override: str) -> str:
-    """An override whose value is an existing file or folder, with its full path."""
-    key, separator, value = override.partition("=")
-    is_path = separator and key.rpartition(".")[2] in _PATHS and Path(value).expanduser().exists()
-    return f"{key}={Path(value).expanduser().resolve()}" if is_path else override

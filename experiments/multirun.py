@@ -13,6 +13,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.overrides import quoted
+
 log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"
@@ -78,8 +80,9 @@ def run_in_own_process() -> None:
         ValueError: it failed; what was wrong was printed.
     """
     hydra = HydraConfig.get()
-    folder = str(hydra.runtime.output_dir).replace("'", r"\'")
     command = [sys.executable, "-m", "experiments.run", *hydra.overrides.task]
-    done = subprocess.run([*command, f"hydra.run.dir='{folder}'"], check=False)
+    done = subprocess.run(
+        [*command, f"hydra.run.dir={quoted(str(hydra.runtime.output_dir))}"], check=False
+    )
     if done.returncode:
         raise ValueError(f"the run exited with code {done.returncode}")

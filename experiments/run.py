@@ -39,6 +39,7 @@ from experiments.cli import (
     reports_errors,
 )
 from experiments.multirun import needs_own_process, run_in_own_process
+from experiments.overrides import quote_paths
 from experiments.unfinished import continue_unfinished, hold
 
 if TYPE_CHECKING:
@@ -208,5 +209,6 @@ def main(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = quote_paths(sys.argv[1:])
     sys.argv[1:] = continue_unfinished(sys.argv[1:], check_overrides(sys.argv[1:]))
     main()

@@ -10,6 +10,8 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from experiments.overrides import quoted
+
 LOCK = ".running"
 _OVERRIDES = Path(".hydra") / "overrides.yaml"
 # What may be changed between the two: how to go on, and neither what is trained nor measured.
@@ -38,8 +40,7 @@ def continue_unfinished(arguments: Sequence[str], cfg: DictConfig | None) -> lis
     if folder is None:
         return arguments
     print(f"going on in {folder}, where this command was stopped", file=sys.stderr)
-    quoted = str(folder).replace("'", r"\'")
-    return [*arguments, f"hydra.run.dir='{quoted}'"]
+    return [*arguments, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def find_unfinished(arguments: Sequence[str], cfg: DictConfig) -> Path | None:

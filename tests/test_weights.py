@@ -203,3 +203,11 @@ def test_processes_of_a_machine_fetch_one_after_another(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(find_file, [source] * 4))
     assert len(set(found)) == len(started) == 1
+
+
+@pytest.mark.parametrize("source", ["x" * 300, "x/" * 3000, "a\0b", "~nobody/w.pt"])
+def test_what_no_file_can_be_called_is_no_weights(source):
+    for find in (find_file, find_pipeline):
+        with pytest.raises(ValueError, match=r"no weights at|no folder"):
+            find(source)
+    assert find_config(source) is None

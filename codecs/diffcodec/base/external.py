@@ -17,6 +17,7 @@ from torch import Tensor
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
+from diffcodec.local_files import is_file, local_path
 from diffcodec.points import combine, listed
 
 # BT.709 luma weights; chroma is scaled to [-1/2, 1/2] (Rec. ITU-R BT.709-6, item 3.3).
@@ -38,7 +39,7 @@ def find_program(path: str, *, install: str) -> str:
     Raises:
         ValueError: it is not there; the message says what to install.
     """
-    found = shutil.which(str(Path(path).expanduser()))
+    found = shutil.which(str(local_path(path)))
     if found is None:
         raise ValueError(f"program {path!r} was not found: {install}")
     return found
@@ -225,12 +226,12 @@ class Vtm(ExternalCodec):
         super().__init__(qp, low=0, high=63, timeout=timeout)
         self._encoder = find_program(encoder, install=self.INSTALL)
         self._decoder = find_program(decoder, install=self.INSTALL)
-        if config is None or not Path(config).expanduser().is_file():
+        if config is None or not is_file(local_path(config)):
             raise ValueError(
                 f"no VTM configuration at {config!r}: give codec.config=cfg/encoder_intra_vtm.cfg "
                 "of the VTM source tree"
             )
-        self._config = Path(config).expanduser()
+        self._config = local_path(config)
         self._bit_depth = bit_depth
 
     def format_config(self) -> dict[str, Any]:

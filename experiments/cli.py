@@ -66,6 +66,7 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
     Raises:
         ValueError: an override names something that is not there; the message lists the choices.
     """
+    _check_text(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
@@ -80,14 +81,24 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     Returns:
         The config, or None where Hydra is asked for something else than one run.
     """
-    if any(argument.startswith("-") for argument in arguments):
-        return None  # --help, --cfg, --multirun …: Hydra's own
     try:
+        _check_text(arguments)
+        if any(argument.startswith("-") for argument in arguments):
+            return None  # --help, --cfg, --multirun …: Hydra's own
         _check_name(arguments)
         return compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
     return None
+
+
+def _check_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            text = os.fsencode(argument)
+            raise ValueError(f"{text!r} is no UTF-8: rename the file or folder") from None
 
 
 def _check_name(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.files import check_name
 from experiments.cli import compose_config, fail, quiet_libraries
 from experiments.overrides import split_paths, with_absolute_paths
 
@@ -47,20 +48,25 @@ def find_inputs(
         suffix: of what is written into a folder.
 
     Raises:
-        ValueError: an input is missing, the output's folder is missing, or two files would be
-            written under one name.
+        ValueError: an input is missing, the output's folder is missing, two files would be
+            written under one name, or a file would be replaced that is an input or of another kind.
     """
+    for path in (*inputs, output):
+        check_name(path)
     for path in inputs:
         if not path.exists():
             raise ValueError(f"no such file: {path}")
     if len(inputs) == 1 and inputs[0].is_file() and not output.is_dir():
         if not output.parent.is_dir():
             raise ValueError(f"no such folder: {output.parent}")
+        _refuse_to_replace([Job(inputs[0], output)], suffix)
         return [Job(inputs[0], output)]
     if output.is_file():
         raise ValueError(f"{output} is a file: several files go into a folder")
     jobs: dict[Path, Job] = {}
     for path in inputs:
+        if path.is_dir() and output.is_dir() and path.samefile(output):
+            raise ValueError(f"{path} is the folder that is read: give another one to write into")
         for source in list_files(path) if path.is_dir() else [path]:
             below = source.relative_to(path) if path.is_dir() else Path(source.name)
             target = output / below.with_suffix(suffix)
@@ -69,7 +75,25 @@ def find_inputs(
             jobs[target] = Job(source, target, output)
     if not jobs:
         raise ValueError(f"no image below {', '.join(map(str, inputs))}")
+    _refuse_to_replace([*jobs.values()], suffix)
     return list(jobs.values())
+
+
+def _refuse_to_replace(jobs: Sequence[Job], suffix: str) -> None:
+    """See that nothing is lost: neither an input, nor a file of another kind.
+
+    Raises:
+        ValueError: a file that would be written over is an input, or has another suffix.
+    """
+    read = {(stat.st_dev, stat.st_ino): job.source for job in jobs for stat in [job.source.stat()]}
+    for job in jobs:
+        if not job.target.exists():
+            continue
+        stat = job.target.stat()
+        if (stat.st_dev, stat.st_ino) in read:
+            raise ValueError(f"{job.target} is an input: give another output")
+        if job.target.suffix.lower() != suffix:
+            raise ValueError(f"{job.target} exists and is no {suffix} file: give another output")
 
 
 def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:

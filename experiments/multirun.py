@@ -32,7 +32,9 @@ class Summary(Callback):
             summarize(curves)
             print(f"  {shlex.join([sys.executable, '-m', 'experiments.compare', str(folder)])}")
         if failures:
-            lines = "\n".join(f"  {path.parent}: {path.read_text().strip()}" for path in failures)
+            lines = "\n".join(
+                f"  {path.parent}: {path.read_text(encoding='utf-8').strip()}" for path in failures
+            )
             sys.exit(f"error: {len(failures)} of the runs failed:\n{lines}")
 
 
@@ -63,7 +65,7 @@ def leave_failure(error: BaseException) -> None:
     log.error("%s", error)
     folder = Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).write_text(f"{error}\n")
+    (folder / FAILURE).write_text(f"{error}\n", encoding="utf-8")
 
 
 def needs_own_process(cfg: DictConfig) -> bool:

@@ -166,14 +166,14 @@ def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
 def write_json(data: Any, path: Path) -> None:
     """Write JSON in one step, so that a reader never sees half a file."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write one CSV line per mapping, with a column for every key that one of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from experiments.cli import check_overrides, is_choice
+from experiments.cli import check_overrides, is_choice, prepare_command_line
 from experiments.overrides import quoted, run_folder
 from experiments.run import main
 
@@ -71,14 +71,16 @@ def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]
 
 
 if __name__ == "__main__":
+    translated = translate(sys.argv[1:], os.environ)
+    wanted = [a for a in translated if a.startswith(EVALUATE)]
+    sys.argv[1:] = [a for a in translated if a not in wanted]
+    prepare_command_line()
     try:
-        own_arguments, evaluations = split_evaluations(translate(sys.argv[1:], os.environ))
+        _, evaluations = split_evaluations([*sys.argv[1:], *wanted])
     except ValueError as error:
         sys.exit(f"error: {error}")
     for each in evaluations:
         check_overrides(each)
-    sys.argv[1:] = own_arguments
-    check_overrides(sys.argv[1:])
     main()
     # Under DDP, Lightning starts this very command for the other processes.
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":

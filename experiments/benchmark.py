@@ -24,11 +24,11 @@ from experiments.build import build_codec, build_coder
 from experiments.cli import (
     CONFIG_DIR,
     HYDRA_VERSION,
-    check_overrides,
+    prepare_command_line,
     quiet_libraries,
     reports_errors,
 )
-from experiments.overrides import quote_paths, quoted
+from experiments.overrides import quoted
 
 if TYPE_CHECKING:
     from experiments.benchmarking.stopwatch import Instruments
@@ -264,6 +264,6 @@ def overrides(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = quote_paths(overrides(sys.argv[1:]))
-    check_overrides(sys.argv[1:], CONFIG_NAME)
+    sys.argv[1:] = overrides(sys.argv[1:])
+    prepare_command_line(CONFIG_NAME)
     main()

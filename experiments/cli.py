@@ -110,6 +110,18 @@ def _check_name(arguments: list[str]) -> None:
             )
 
 
+def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
+    """Check the command line, and give the run a folder, before Hydra makes one."""
+    from experiments.run_folder import choose_folder
+
+    sys.argv[1:] = quote_paths(sys.argv[1:])
+    cfg = check_overrides(sys.argv[1:], config_name)
+    try:
+        sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
+    except (OSError, ValueError) as error:
+        fail(error)
+
+
 def fail(error: BaseException) -> None:
     """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     if os.environ.get(FULL_ERROR) == "1":

@@ -112,7 +112,7 @@ def _benchmark_data(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _meta(cfg: DictConfig, device: Any) -> dict[str, Any]:
-    from diffcodec.curves import git_revision
+    from diffcodec.provenance import git_revision
     from experiments.benchmarking.machine import describe
 
     config = OmegaConf.to_container(cfg, resolve=True)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
+from callbacks.earlier_results import set_aside
 from callbacks.evaluation import Evaluation, PointResult, find_evaluation
 from diffcodec.codec import Codec
 from diffcodec.curves import (
@@ -16,7 +17,6 @@ from diffcodec.curves import (
     ROWS_FILE,
     Curve,
     finite,
-    git_revision,
     safe_name,
     write_json,
     write_rows,
@@ -25,6 +25,7 @@ from diffcodec.figures import all_panels, panels, plot_curves
 from diffcodec.metrics import ordered
 from diffcodec.metrics.networks.features import PROTOCOLS
 from diffcodec.points import CEILING, Point, shown
+from diffcodec.provenance import git_revision, set_digest, sources_digest
 
 MANY = 7  # metrics that are measured by default: more are drawn into a figure of their own
 MAX_TAG = 64  # characters, W&B's limit
@@ -62,6 +63,10 @@ class RateCurves(Callback):
                 if tag and tag not in (run.tags or ()):
                     run.tags = (*(run.tags or ()), tag)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not self.results and not _evaluation(trainer).goes_on:
+            set_aside(self.folder)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         added = _evaluation(trainer).results
         if not trainer.is_global_zero or not added:
@@ -70,9 +75,9 @@ class RateCurves(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         curves = self.curves(trainer, pl_module)
         for series, curve in curves.items():
-            folder = self.folder / safe_name(series) if series else self.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(curve.to_json(), folder / CURVE_FILE)
+            path = self._file_of(series)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(curve.to_json(), path)
         write_rows([row for r in self.results for row in r.rows], self.folder / ROWS_FILE)
         drawn = [*curves.values()]
         plot_curves(drawn, self.folder / "curve.png")
@@ -87,6 +92,9 @@ class RateCurves(Callback):
                 for i, result in enumerate(added):
                     logger.log_metrics(_prefixed(result.metrics), first + i)
                 logger.save()
+
+    def _file_of(self, series: str) -> Path:
+        return (self.folder / safe_name(series) if series else self.folder) / CURVE_FILE
 
     def curves(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Curve]:
         """The curve of each series so far."""
@@ -106,6 +114,11 @@ class RateCurves(Callback):
             "num_skipped": len(last.skipped),
             "skipped": last.skipped,
             "sizes": sizes,
+            "digest": set_digest(last.rows),
+            "infinite": {
+                result.point.name: result.infinite for result in results if result.infinite
+            },
+            "left_out": last.left_out,
             "num_patches": last.num_patches,
             "protocol": last.protocol,
             "fid": PROTOCOLS[last.protocol],
@@ -118,6 +131,7 @@ class RateCurves(Callback):
             "world_size": trainer.world_size,
             "threads": torch.get_num_threads(),
             "git_revision": git_revision(),
+            "sources": sources_digest("diffcodec", "callbacks", "datamodules"),
             "config": dict(pl_module.hparams),
         }
         return Curve(
@@ -158,9 +172,9 @@ class RateCurves(Callback):
             last = shared if result is measured[-1] else {}
             run.log({**_prefixed(result.metrics, prefix), **last})
         # For comparisons: the curve, or one in a folder of each series.
-        for path in [self.folder / CURVE_FILE, *self.folder.glob(f"*/{CURVE_FILE}")]:
-            if path.is_file():
-                run.save(str(path), base_path=str(self.folder), policy="now")
+        for series in curves:
+            path = self._file_of(series)
+            run.save(str(path), base_path=str(self.folder), policy="now")
         for result in added:
             for name, value in result.metrics.items():
                 run.summary[f"{result.point.name}/{name}"] = value

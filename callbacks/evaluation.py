@@ -3,7 +3,6 @@ processes."""
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from callbacks.means import Means, means_of, named
 from callbacks.measurements import Batch, Features, Measurements
 from diffcodec.codec import Codec, CodecOutput, Decoding, to_uint8
-from diffcodec.curves import git_revision
 from diffcodec.gathering import gather_all, gather_to_first
 from diffcodec.metrics import (
     AnnotatedMetric,
@@ -28,6 +27,7 @@ from diffcodec.metrics import (
 )
 from diffcodec.metrics.networks.features import PROTOCOLS, cut
 from diffcodec.points import CEILING, Point
+from diffcodec.provenance import image_digest, sources_digest
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class PointResult:
         num_patches: how many patches (or whole images) a side the set distances were taken over.
         protocol: how they were cut, one of `PROTOCOLS`.
         skipped: names of images that could not be read and were left out.
+        infinite: key of a metric -> names of images that its mean leaves out, being infinite there.
+        left_out: key of a metric -> why it has no value, where it was asked for.
     """
 
     point: Point
@@ -51,6 +53,8 @@ class PointResult:
     num_patches: int
     protocol: str
     skipped: list[str] = field(default_factory=list)
+    infinite: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Evaluation(Callback):
@@ -73,7 +77,10 @@ class Evaluation(Callback):
 
     Raises:
         ValueError: an unknown metric, protocol or name in `weights`; in test, no image could be
-            read.
+            read, or the rows do not cover the set.
+
+    Attributes:
+        goes_on: whether this run goes on with what a stopped one has measured.
     """
 
     def __init__(
@@ -105,7 +112,9 @@ class Evaluation(Callback):
         self._kept = None if folder is None else Measurements(folder)
         self._key = ""
         self._not_kept: Batch | None = None
-        self._warned = False
+        self._digests: dict[int, str] = {}  # of images that were looked at again
+        self._told: set[str] = set()
+        self.goes_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Get the metrics' own networks, or say once that they cannot be had.
@@ -131,13 +140,27 @@ class Evaluation(Callback):
         about = self._about(trainer, codec)
         known: set[int] = set()
         if trainer.is_global_zero:
-            self._kept.start(about)
-            items = datamodule.dataset("test").items
+            self.goes_on = self._kept.start(about) or self.goes_on
+            dataset = datamodule.dataset("test")
             for batch in self._kept.read(self._key):
-                # Where the folder of the images has changed, an index may be another image's.
-                if all(_is_of(row, items) for row in batch.rows):
+                if all(self._is_current(row, dataset) for row in batch.rows):
                     known |= batch.indices
         datamodule.measured = trainer.strategy.broadcast(known)
+
+    def _is_current(self, row: Mapping[str, Any], dataset: Any) -> bool:
+        """Whether a row is of the image that has its index now, and of its pixels."""
+        index = row["index"]
+        if not (0 <= index < len(dataset) and dataset.items[index].name == row["name"]):
+            return False
+        if index not in self._digests:
+            try:
+                sample = dataset[index]
+            except ValueError:  # it cannot be read any more, which ends the run when it is due
+                return False
+            if not isinstance(sample, Mapping):
+                return False
+            self._digests[index] = image_digest(to_uint8(sample["image"]))
+        return bool(row["digest"] == self._digests[index])
 
     def _about(self, trainer: Trainer, codec: Codec) -> dict[str, Any]:
         """All that decides what is measured."""
@@ -151,7 +174,7 @@ class Evaluation(Callback):
             "protocol": self.protocol,
             "precision": str(trainer.precision),
             "fingerprint": codec.fingerprint().hex(),
-            "git_revision": git_revision(),
+            "sources": sources_digest("diffcodec", "callbacks", "datamodules"),
         }
 
     def _get_networks(self, trainer: Trainer) -> None:
@@ -252,6 +275,7 @@ class Evaluation(Callback):
     ) -> Batch:
         rows = []
         originals = to_uint8(outputs.x)
+        digests = [image_digest(x) for x in originals]
         features = [Features(index) for index in outputs.index]
         if with_features:
             for of_image, x in zip(features, originals, strict=True):
@@ -259,7 +283,7 @@ class Evaluation(Callback):
         for decoding in outputs.decodings:
             decoded = to_uint8(decoding.x_hat)
             for i, (x, x_hat) in enumerate(zip(originals, decoded, strict=True)):
-                row = self._row(outputs, decoding, i, x, x_hat)
+                row = self._row(outputs, decoding, i, x, x_hat) | {"digest": digests[i]}
                 if with_features:
                     features[i].fake[decoding.point.name] = self._embed(x_hat)
                     numbers = self._annotated(batch, i, x_hat)
@@ -330,7 +354,8 @@ class Evaluation(Callback):
         }
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, value in self._means(_unique_rows(gather_all(self._rows))).items():
+        means = self._means(_unique_rows(gather_all(self._rows)))
+        for name, value in means.values.items():
             pl_module.log(f"val/{name}", value, prog_bar=name in ("bpp", "psnr-rgb"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -343,13 +368,19 @@ class Evaluation(Callback):
             return
         if self._kept is not None:
             datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-            before = [b for b in self._kept.read(self._key) if b.indices <= datamodule.measured]
+            before = [
+                batch
+                for batch in self._kept.read(self._key)
+                if batch.indices <= datamodule.measured
+                and all(self._digests.get(row["index"]) == row["digest"] for row in batch.rows)
+            ]
             rows += [row for batch in before for row in batch.rows]
             features += [of_image for batch in before for of_image in batch.features]
         rows, features = _unique_rows(rows), _unique_features(features)
         if skipped:
             _report_skipped([*skipped.values()], {row["index"] for row in rows})
         names = dict.fromkeys(row["point"] for row in rows)
+        _check_cover(trainer, rows, names, skipped.keys())
         points = {point.name: point for point in (*pl_module.points, CEILING)}
         for name in names:
             point, own = points[name], [row for row in rows if row["point"] == name]
@@ -357,17 +388,29 @@ class Evaluation(Callback):
             self._warn_of_few_patches(num_patches, distances)
             facts = {} if point is CEILING else pl_module.point_facts(point)
             annotated = self._finished(_sums(f.numbers.get(name, {}) for f in features))
-            metrics = self._means(own) | annotated | distances | facts
+            means = self._means(own)
+            metrics = means.values | annotated | distances | facts
             names_skipped = [skipped[index].name for index in sorted(skipped)]
+            left_out = self._left_out(metrics, means, num_patches)
             self.results.append(
-                PointResult(point, metrics, own, num_patches, self.protocol, names_skipped)
+                PointResult(
+                    point,
+                    metrics,
+                    own,
+                    num_patches,
+                    self.protocol,
+                    names_skipped,
+                    means.infinite,
+                    left_out,
+                )
             )
+            self._tell(means, left_out)
 
     def _warn_of_few_patches(self, count: int, metrics: Iterable[str]) -> None:
         """Say once that distances over few patches tell little."""
         keys = ", ".join(metrics)
-        if keys and count < FEW_PATCHES and not self._warned:
-            self._warned = True
+        if keys and count < FEW_PATCHES and FEW not in self._told:
+            self._told.add(FEW)
             log.warning(
                 "%s over %d patches: below %d, a distance between sets says more about the choice "
                 "of images than about the codec",
@@ -379,16 +422,35 @@ class Evaluation(Callback):
         if self._kept is not None:
             self._kept.remove()
 
-    def _means(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Means over the images, in float64; a metric that some image lacks is left out."""
-        means = {}
+    def _means(self, rows: Sequence[Mapping[str, Any]]) -> Means:
+        """Means over the images of all metrics that are taken of each."""
+        of_images = (m.key for m in self.metrics if isinstance(m, (ImageMetric, CodingMetric)))
+        return means_of(rows, of_images)
+
+    def _left_out(
+        self, metrics: Mapping[str, float], means: Means, num_patches: int
+    ) -> dict[str, str]:
+        """Key of a metric whose network is there but that has no value -> why."""
+        reasons = {}
         for metric in self.metrics:
-            if isinstance(metric, AnnotatedMetric):
+            if metric.key in metrics or isinstance(metric, CodingMetric):
                 continue
-            values: list[Any] = [row.get(metric.key) for row in rows]
-            if values and None not in values:
-                means[metric.key] = math.fsum(values) / len(values)
-        return means
+            if metric.key in means.infinite:
+                reasons[metric.key] = "infinite for all images"
+            elif isinstance(metric, ImageMetric) and metric.key in (self._measures or {}):
+                reasons[metric.key] = f"not defined for {named(means.lacking.get(metric.key, []))}"
+            elif isinstance(metric, SetMetric) and metric.embedding in self._embeddings:
+                reasons[metric.key] = f"{num_patches} patches are too few"
+        return reasons
+
+    def _tell(self, means: Means, left_out: Mapping[str, str]) -> None:
+        """Say once which metric lacks which images."""
+        told = {key: f"{key} is left out: {reason}" for key, reason in left_out.items()}
+        for key, names in means.infinite.items():
+            told.setdefault(key, f"{key} is a mean without {named(names)}, where it is infinite")
+        for key in told.keys() - self._told:
+            log.warning("%s", told[key])
+        self._told |= told.keys()
 
     def _distances(self, features: Sequence[Features], point: str) -> tuple[int, dict[str, float]]:
         """Number of patches a side, and the distances of originals and one point's pictures."""
@@ -418,6 +480,7 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
 
 
 FEW_PATCHES = 100
+FEW = "few patches"
 _PATCHES = 64  # that an embedding takes at once: large images have thousands
 _LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 # Of the config: what decides the figures, and of the datamodule what does not.
@@ -445,9 +508,24 @@ def _taker(metric: Metric) -> str:
     return metric.embedding if isinstance(metric, SetMetric) else metric.key
 
 
-def _is_of(row: Mapping[str, Any], items: Sequence[Any]) -> bool:
-    """Whether a row is of the image that has its index now."""
-    return 0 <= row["index"] < len(items) and items[row["index"]].name == row["name"]
+def _check_cover(
+    trainer: Trainer, rows: Sequence[Mapping[str, Any]], points: Iterable[str], skipped: Set[int]
+) -> None:
+    """See that each point has a row of each image that was to be measured, and of no other."""
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(datamodule, "dataset") or trainer.limit_test_batches != 1.0:
+        return
+    items = datamodule.dataset("test").items
+    expected = {*range(len(items))} - skipped
+    for point in points:
+        found = {row["index"] for row in rows if row["point"] == point}
+        if found != expected:
+            names = named([items[index].name for index in sorted(expected - found)])
+            raise ValueError(
+                f"{len(expected - found)} of {len(expected)} images have no row at {point} "
+                f"({names or 'some are of another set'}): another process has changed this run's "
+                "folder, and nothing is written; start again with another hydra.run.dir"
+            )
 
 
 def _report_skipped(skipped: Sequence[Any], measured: Set[int]) -> None:

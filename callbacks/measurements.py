@@ -89,18 +89,23 @@ class Measurements:
         self._lines: IO[bytes] | None = None
         self._blobs: IO[bytes] | None = None
 
-    def start(self, about: Mapping[str, Any]) -> None:
+    def start(self, about: Mapping[str, Any]) -> bool:
         """Keep what is there if it was measured alike, else begin anew; one process calls it.
 
         Args:
             about: everything that decides what is measured; JSON types.
+
+        Returns:
+            Whether something was there that is kept.
         """
         path = self.folder / _ABOUT
         wanted = json.loads(json.dumps(about))
-        if self.folder.exists() and _read_json(path) != wanted:
+        kept = self.folder.exists() and _read_json(path) == wanted
+        if not kept:
             self.remove()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(wanted, path)
+        return kept
 
     def read(self, key: str) -> Iterator[Batch]:
         """What all processes measured in one pass, in no particular order.

@@ -8,8 +8,9 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
+
+from datamodules.samples import grey_to_8_bits, samples_of
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"}
@@ -27,7 +28,7 @@ def list_images(folder: Path, limit: int | None = None) -> list[Path]:
     Hidden files and folders are left out; links to folders are followed.
 
     Raises:
-        ValueError: there is no such folder, or it links back to a folder above.
+        ValueError: there is no such folder, it links back to a folder above, or a name is no UTF-8.
     """
     return list(islice(image_files(folder), limit))
 
@@ -53,24 +54,36 @@ def _image_files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
                 raise ValueError(f"{path} links back to {target}")
             yield from _image_files(path, (*above, target))
         elif path.suffix.lower() in SUFFIXES:
+            check_name(path)
             yield path
+
+
+def check_name(path: Path) -> None:
+    """See that a name can stand in the files and tables that a run writes.
+
+    Raises:
+        ValueError: it is no UTF-8, which Linux allows.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"the file name {os.fsencode(path)!r} is no UTF-8: rename it") from None
 
 
 def read_rgb(path: Path) -> Image.Image:
     """Read an image as 8-bit RGB, upright; of an animation, the first frame.
 
     EXIF rotation is applied; grey and palette images become RGB; transparency is laid over white,
-    as a viewer shows it; 16-bit grey and floats in [0, 1] are scaled to 8 bits. CMYK and 16-bit
-    colour are converted by Pillow (the latter loses its low byte). Colour profiles are ignored, as
-    is usual when codecs are compared.
+    as a viewer shows it; 16-bit grey and floats in [0, 1] are scaled to 8 bits, also where 0 is
+    white. CMYK and 16-bit colour are converted by Pillow (the latter loses its low byte). Colour
+    profiles are ignored, as is usual when codecs are compared.
 
     Raises:
         ImageReadError: the file is missing, truncated, of more than `PIL.Image.MAX_IMAGE_PIXELS`
             pixels, of values that no image has, or no image.
     """
     with _opened(path, path) as image:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(image)
 
 
 def decode_rgb(data: bytes, name: str) -> Image.Image:
@@ -80,8 +93,7 @@ def decode_rgb(data: bytes, name: str) -> Image.Image:
         ImageReadError: as there.
     """
     with _opened(BytesIO(data), name) as image:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -112,22 +124,17 @@ def _opened(file: Path | BytesIO, name: Path | str) -> Iterator[Image.Image]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        return _scaled_to_8_bits(image, 1)
-    if image.mode.startswith("I"):
-        return _scaled_to_8_bits(image, 65535)
+    samples = samples_of(image)
+    image.load()
+    if samples.problem is not None:
+        raise ValueError(samples.problem)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return grey_to_8_bits(image, samples)
     if image.has_transparency_data:
+        if samples.scale > 1:
+            image.info["transparency"] *= samples.scale
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def _scaled_to_8_bits(image: Image.Image, top: int) -> Image.Image:
-    # Pillow's own conversion of these modes clips at 255 instead of scaling.
-    values = np.asarray(image, dtype=np.float64)
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= top):
-        raise ValueError(f"grey values must be in [0, {top}], got [{low:g}, {high:g}]")
-    grey = np.rint(values * (255.0 / top)).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")

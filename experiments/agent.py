@@ -17,7 +17,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from experiments.cli import check_overrides, is_choice
+from experiments.cli import check_overrides, is_choice, prepare_command_line
+from experiments.overrides import quoted, run_folder
 from experiments.run import main
 
 EVALUATE = "evaluate="
@@ -40,7 +41,7 @@ def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
     if sweep and run and not any(a.startswith(RUN_DIR) for a in out):
         # Agents that start in one second must not share a folder.
-        out.append(f"{RUN_DIR}outputs/sweep/{sweep}/{run}")
+        out.append(f"{RUN_DIR}{quoted(f'outputs/sweep/{sweep}/{run}')}")
     return out
 
 
@@ -52,30 +53,34 @@ def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]
     """
     training = [a for a in arguments if not a.startswith(EVALUATE)]
     wanted = [a.removeprefix(EVALUATE) for a in arguments if a.startswith(EVALUATE)]
-    folders = [a.removeprefix(RUN_DIR) for a in training if a.startswith(RUN_DIR)]
-    if wanted and not folders:
+    if not wanted:
+        return training, []
+    folder = run_folder(training)
+    if folder is None:
         raise ValueError(f"evaluate= needs the folder of the training: give {RUN_DIR}FOLDER")
     carried = [a for a in training if _CARRIED.match(a)]
     runs = []
     for text in wanted:
         own = shlex.split(text)
         name = re.sub(r"[^\w.-]+", "_", own[0].partition("=")[2])
-        weights = ["fit=false", f"codec.weights={folders[-1]}/model"]
-        runs.append([*carried, *own, *weights, f"{RUN_DIR}{folders[-1]}/{name}"])
+        weights = ["fit=false", f"codec.weights={quoted(f'{folder}/model')}"]
+        runs.append([*carried, *own, *weights, f"{RUN_DIR}{quoted(f'{folder}/{name}')}"])
     if len({run[-1] for run in runs}) < len(runs):
         raise ValueError(f"two evaluations begin alike and would share a folder: {wanted}")
     return training, runs
 
 
 if __name__ == "__main__":
+    translated = translate(sys.argv[1:], os.environ)
+    wanted = [a for a in translated if a.startswith(EVALUATE)]
+    sys.argv[1:] = [a for a in translated if a not in wanted]
+    prepare_command_line()
     try:
-        own_arguments, evaluations = split_evaluations(translate(sys.argv[1:], os.environ))
+        _, evaluations = split_evaluations([*sys.argv[1:], *wanted])
     except ValueError as error:
         sys.exit(f"error: {error}")
     for each in evaluations:
         check_overrides(each)
-    sys.argv[1:] = own_arguments
-    check_overrides(sys.argv[1:])
     main()
     # Under DDP, Lightning starts this very command for the other processes.
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":

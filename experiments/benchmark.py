@@ -24,10 +24,11 @@ from experiments.build import build_codec, build_coder
 from experiments.cli import (
     CONFIG_DIR,
     HYDRA_VERSION,
-    check_overrides,
+    prepare_command_line,
     quiet_libraries,
     reports_errors,
 )
+from experiments.overrides import quoted
 
 if TYPE_CHECKING:
     from experiments.benchmarking.stopwatch import Instruments
@@ -111,7 +112,7 @@ def _benchmark_data(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _meta(cfg: DictConfig, device: Any) -> dict[str, Any]:
-    from diffcodec.curves import git_revision
+    from diffcodec.provenance import git_revision
     from experiments.benchmarking.machine import describe
 
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -257,12 +258,12 @@ def overrides(arguments: list[str]) -> list[str]:
     out = list(arguments)
     for i, argument in enumerate(out[:-1]):
         if argument == "--against":
-            out[i : i + 2] = [f"against='{out[i + 1]}'"]
+            out[i : i + 2] = [f"against={quoted(out[i + 1])}"]
             break
     return out
 
 
 if __name__ == "__main__":
     sys.argv[1:] = overrides(sys.argv[1:])
-    check_overrides(sys.argv[1:], CONFIG_NAME)
+    prepare_command_line(CONFIG_NAME)
     main()

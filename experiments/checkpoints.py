@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffcodec.local_files import is_there, local_path
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,8 +33,8 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
         # The second is all there is where a run was killed while it renamed them.
         own = [folder / "checkpoints" / name for name in (LAST_FILE, PREVIOUS)]
         return next((path for path in own if path.exists()), None)
-    path = Path(ckpt_path).expanduser()
-    if not path.exists():
+    path = local_path(ckpt_path)
+    if not is_there(path):
         raise ValueError(f"ckpt_path={ckpt_path}: there is no such file")
     return path
 

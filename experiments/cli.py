@@ -17,6 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.overrides import quote_paths
+
 CONFIG_DIR = str(Path(__file__).parent / "configs")
 CONFIG_NAME = "config"
 HYDRA_VERSION = "1.3"
@@ -64,10 +66,11 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
     Raises:
         ValueError: an override names something that is not there; the message lists the choices.
     """
+    _check_text(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
-            return compose(config_name, overrides=overrides, return_hydra_config=True)
+            return compose(config_name, overrides=quote_paths(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides, config_name)) from error
 
@@ -78,14 +81,24 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     Returns:
         The config, or None where Hydra is asked for something else than one run.
     """
-    if any(argument.startswith("-") for argument in arguments):
-        return None  # --help, --cfg, --multirun …: Hydra's own
     try:
+        _check_text(arguments)
+        if any(argument.startswith("-") for argument in arguments):
+            return None  # --help, --cfg, --multirun …: Hydra's own
         _check_name(arguments)
         return compose_config(arguments, config_name)
     except ValueError as error:
         fail(error)
     return None
+
+
+def _check_text(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            text = os.fsencode(argument)
+            raise ValueError(f"{text!r} is no UTF-8: rename the file or folder") from None
 
 
 def _check_name(arguments: list[str]) -> None:
@@ -95,6 +108,18 @@ def _check_name(arguments: list[str]) -> None:
             raise ValueError(
                 f"name={name}: a run's name is that of a folder in outputs/, not a path"
             )
+
+
+def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
+    """Check the command line, and give the run a folder, before Hydra makes one."""
+    from experiments.run_folder import choose_folder
+
+    sys.argv[1:] = quote_paths(sys.argv[1:])
+    cfg = check_overrides(sys.argv[1:], config_name)
+    try:
+        sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
+    except (OSError, ValueError) as error:
+        fail(error)
 
 
 def fail(error: BaseException) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffcodec.curves import safe_name
+from diffcodec.curves import CURVE_FILE, ROWS_FILE, safe_name
 from experiments.cli import fail
 from experiments.comparison.bjontegaard_delta import METHODS
 from experiments.comparison.compatibility import check
@@ -36,6 +36,8 @@ def compare(options: argparse.Namespace) -> None:
     """
     runs = read_runs(options)
     groups = by_dataset(runs) if options.by_dataset else {"": runs}
+    for dataset in groups:
+        _refuse_folder_of_a_run(Path(options.output, safe_name(dataset)))
     prepared = {dataset: _prepare(group, options) for dataset, group in groups.items()}
     for dataset, (curves, table) in prepared.items():
         _write(curves, table, Path(options.output, safe_name(dataset)), options)
@@ -43,6 +45,12 @@ def compare(options: argparse.Namespace) -> None:
         together = side_by_side({dataset: table for dataset, (_, table) in prepared.items()})
         write_table(together, Path(options.output))
         _show(together, [Path(options.output, name) for name in TABLE_FILES])
+
+
+def _refuse_folder_of_a_run(output: Path) -> None:
+    """See that what is written replaces nothing that was measured."""
+    if any((output / name).exists() for name in (CURVE_FILE, ROWS_FILE)):
+        raise ValueError(f"{output} is the folder of a run: give another --output")
 
 
 def read_runs(options: argparse.Namespace) -> list[Run]:
@@ -84,8 +92,12 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
 
     anchor = find_anchor(curves, options.anchor)
     write_table(table, folder)
-    (folder / "deltas.csv").write_text(to_csv(all_deltas(curves, anchor, options.rate)))
-    (folder / "curves.json").write_text(json.dumps(joined(curves), indent=2) + "\n")
+    (folder / "deltas.csv").write_text(
+        to_csv(all_deltas(curves, anchor, options.rate)), encoding="utf-8"
+    )
+    (folder / "curves.json").write_text(
+        json.dumps(joined(curves), indent=2) + "\n", encoding="utf-8"
+    )
     figures = draw_all(curves, folder, rate=options.rate, at=options.at)
     pictures = copy_pictures(curves, folder, options.images)
     if options.x:

@@ -36,12 +36,15 @@ def compress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> 
     from rich.progress import track
     from torchvision.transforms.v2.functional import pil_to_tensor
 
-    from datamodules.files import read_rgb
+    from datamodules.files import image_size, read_rgb
     from diffcodec.points import find_points
     from experiments.build import build_coder
 
     codec = build_coder(cfg)
     codec.select(find_points(codec.points, cfg.point)[0])
+    for job in jobs:
+        if problem := codec.size_problem(*image_size(job.source)):
+            raise ValueError(f"{job.source}: {problem}")
     lines = []
     for job in track(jobs, "compressing", disable=len(jobs) < 2, transient=True):
         image = read_rgb(job.source)

@@ -14,11 +14,12 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from datamodules.files import check_name
 from experiments.cli import compose_config, fail, quiet_libraries
+from experiments.overrides import split_paths, with_absolute_paths
 
 CODEC_FILE = "codec.yaml"
 TRUSTED = ("diffcodec.", "datamodules.", "torchvision.transforms.v2.")
-_PATHS = ("ckpt_path", "weights", "source")
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,25 @@ def find_inputs(
         suffix: of what is written into a folder.
 
     Raises:
-        ValueError: an input is missing, the output's folder is missing, or two files would be
-            written under one name.
+        ValueError: an input is missing, the output's folder is missing, two files would be
+            written under one name, or a file would be replaced that is an input or of another kind.
     """
+    for path in (*inputs, output):
+        check_name(path)
     for path in inputs:
         if not path.exists():
             raise ValueError(f"no such file: {path}")
     if len(inputs) == 1 and inputs[0].is_file() and not output.is_dir():
         if not output.parent.is_dir():
             raise ValueError(f"no such folder: {output.parent}")
+        _refuse_to_replace([Job(inputs[0], output)], suffix)
         return [Job(inputs[0], output)]
     if output.is_file():
         raise ValueError(f"{output} is a file: several files go into a folder")
     jobs: dict[Path, Job] = {}
     for path in inputs:
+        if path.is_dir() and output.is_dir() and path.samefile(output):
+            raise ValueError(f"{path} is the folder that is read: give another one to write into")
         for source in list_files(path) if path.is_dir() else [path]:
             below = source.relative_to(path) if path.is_dir() else Path(source.name)
             target = output / below.with_suffix(suffix)
@@ -69,14 +75,32 @@ def find_inputs(
             jobs[target] = Job(source, target, output)
     if not jobs:
         raise ValueError(f"no image below {', '.join(map(str, inputs))}")
+    _refuse_to_replace([*jobs.values()], suffix)
     return list(jobs.values())
+
+
+def _refuse_to_replace(jobs: Sequence[Job], suffix: str) -> None:
+    """See that nothing is lost: neither an input, nor a file of another kind.
+
+    Raises:
+        ValueError: a file that would be written over is an input, or has another suffix.
+    """
+    read = {(stat.st_dev, stat.st_ino): job.source for job in jobs for stat in [job.source.stat()]}
+    for job in jobs:
+        if not job.target.exists():
+            continue
+        stat = job.target.stat()
+        if (stat.st_dev, stat.st_ino) in read:
+            raise ValueError(f"{job.target} is an input: give another output")
+        if job.target.suffix.lower() != suffix:
+            raise ValueError(f"{job.target} exists and is no {suffix} file: give another output")
 
 
 def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:
     """Write what `decompress` needs to know beside the streams; paths become absolute."""
     path = folder / CODEC_FILE
-    lasting = [_absolute(override) for override in overrides]
-    path.write_text(yaml.safe_dump({"overrides": lasting}, allow_unicode=True), encoding="utf-8")
+    lasting = {"overrides": with_absolute_paths(overrides)}
+    path.write_text(yaml.safe_dump(lasting, allow_unicode=True), encoding="utf-8")
     return path
 
 
@@ -107,8 +131,7 @@ def file_command(
     usage: str | None,
 ) -> None:
     """Run a command line `INPUT… OUTPUT [key=value …]`: plan first, then load the codec once."""
-    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = [a for a in arguments if Path(a) not in paths]
+    paths, overrides = split_paths(arguments)
     if len(paths) < 2 or any(a.startswith("-") for a in arguments):
         sys.exit((usage or "").strip())
     *inputs, output = paths
@@ -135,10 +158,3 @@ def _targets(config: Any) -> Iterator[Any]:
     elif isinstance(config, list):
         for value in config:
             yield from _targets(value)
-
-
-def _absolute(override: str) -> str:
-    """An override whose value is an existing file or folder, with its full path."""
-    key, separator, value = override.partition("=")
-    is_path = separator and key.rpartition(".")[2] in _PATHS and Path(value).expanduser().exists()
-    return f"{key}={Path(value).expanduser().resolve()}" if is_path else override

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.files import ImageReadError, image_files, image_size
+from datamodules.files import SUFFIXES, ImageReadError, image_files, image_size
 from datamodules.index_file import Size, write_index
 from experiments.cli import fail
 
@@ -28,6 +28,10 @@ def index(file: Path, folder: Path, *, sizes: bool = False) -> int:
     Raises:
         ValueError: there is no such folder, or no image in it, or a path cannot stand in an index.
     """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: the index comes first, then the folder of images")
+    if file.suffix.lower() in SUFFIXES:
+        raise ValueError(f"{file} is called as an image is: give the index another name")
     file.parent.mkdir(parents=True, exist_ok=True)
     count = write_index(file, _images(folder, sizes=sizes))
     if not count:

@@ -1,5 +1,6 @@
 """Loggers that need more than a class and its arguments."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,5 +52,5 @@ def describe(logger: WandbLogger) -> str:
     run = logger.experiment
     if run.offline:
         folder = Path(run.dir).parent
-        return f"{folder} (offline; upload it with: wandb sync {folder})"
+        return f"{folder} (offline; upload it with: wandb sync {shlex.quote(str(folder))})"
     return str(run.url)

@@ -13,6 +13,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.overrides import quoted
+
 log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"
@@ -30,7 +32,9 @@ class Summary(Callback):
             summarize(curves)
             print(f"  {shlex.join([sys.executable, '-m', 'experiments.compare', str(folder)])}")
         if failures:
-            lines = "\n".join(f"  {path.parent}: {path.read_text().strip()}" for path in failures)
+            lines = "\n".join(
+                f"  {path.parent}: {path.read_text(encoding='utf-8').strip()}" for path in failures
+            )
             sys.exit(f"error: {len(failures)} of the runs failed:\n{lines}")
 
 
@@ -61,7 +65,7 @@ def leave_failure(error: BaseException) -> None:
     log.error("%s", error)
     folder = Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).write_text(f"{error}\n")
+    (folder / FAILURE).write_text(f"{error}\n", encoding="utf-8")
 
 
 def needs_own_process(cfg: DictConfig) -> bool:
@@ -78,8 +82,9 @@ def run_in_own_process() -> None:
         ValueError: it failed; what was wrong was printed.
     """
     hydra = HydraConfig.get()
-    folder = str(hydra.runtime.output_dir).replace("'", r"\'")
     command = [sys.executable, "-m", "experiments.run", *hydra.overrides.task]
-    done = subprocess.run([*command, f"hydra.run.dir='{folder}'"], check=False)
+    done = subprocess.run(
+        [*command, f"hydra.run.dir={quoted(str(hydra.runtime.output_dir))}"], check=False
+    )
     if done.returncode:
         raise ValueError(f"the run exited with code {done.returncode}")

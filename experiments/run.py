@@ -11,7 +11,6 @@ was stopped; an evaluation that was stopped goes on by the same command.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +33,12 @@ from experiments.cli import (
     CONFIG_DIR,
     CONFIG_NAME,
     HYDRA_VERSION,
-    check_overrides,
+    prepare_command_line,
     quiet_libraries,
     reports_errors,
 )
 from experiments.multirun import needs_own_process, run_in_own_process
-from experiments.unfinished import continue_unfinished, hold
+from experiments.run_folder import start
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -204,7 +203,7 @@ def main(cfg: DictConfig) -> Any:
     if needs_own_process(cfg):
         run_in_own_process()
         return
-    hold(Path(HydraConfig.get().runtime.output_dir))
+    start(Path(HydraConfig.get().runtime.output_dir))
     if cfg.get("part") and cfg.get("codec") is None:
         train_part(cfg)
     else:
@@ -212,5 +211,5 @@ def main(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = continue_unfinished(sys.argv[1:], check_overrides(sys.argv[1:]))
+    prepare_command_line()
     main()

@@ -8,7 +8,6 @@ from diffcodec.curves import (
     Curve,
     curve_from_json,
     finite,
-    git_revision,
     picture_name,
     write_json,
     write_rows,
@@ -84,8 +83,3 @@ def test_rows_are_csv_with_a_column_for_every_key(tmp_path):
 
 def test_a_picture_s_file_is_named_by_index_and_image():
     assert picture_name(7, "some folder/a b.c.webp") == "0007-a_b.c"
-
-
-def test_the_revision_is_a_commit_or_nothing():
-    revision = git_revision()
-    assert revision is None or len(revision.removesuffix("-dirty")) == 40

@@ -14,7 +14,7 @@ METHODS = {"perco", "cdc", "sdedit", "diffc", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
 BELOW_LATENT = {
     *("", "latent", "diffusion", "weights", "entropy", "bitstream", "perceptual", "padding"),
-    *("optimization", "configuration", "decoder_loss"),
+    *("optimization", "configuration", "decoder_loss", "local_files"),
 }
 SOURCES = [
     path

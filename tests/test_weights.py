@@ -218,3 +218,11 @@ def test_a_file_of_an_installed_distribution_is_a_source():
         find_file("pip://safetensors")
     with pytest.raises(ValueError, match="no weights at 'pip://safetensors/missing"):
         find_file("pip://safetensors/missing.pth")
+
+
+@pytest.mark.parametrize("source", ["x" * 300, "x/" * 3000, "a\0b", "~nobody/w.pt"])
+def test_what_no_file_can_be_called_is_no_weights(source):
+    for find in (find_file, find_pipeline):
+        with pytest.raises(ValueError, match=r"no weights at|no folder"):
+            find(source)
+    assert find_config(source) is None

@@ -198,6 +198,12 @@ class Codec(Configured, LightningModule, ABC):
             BitstreamError: the sections are not what `encode` writes.
         """
 
+    def size_problem(self, height: int, width: int) -> str | None:
+        """Why images of this size in pixels cannot be coded and decoded; None where they can."""
+        inner = (child for child in self.children() if isinstance(child, Codec))
+        problems = (child.size_problem(height, width) for child in inner)
+        return next(filter(None, problems), None) or bitstream.size_problem(height, width)
+
     def decode_all(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Decoded:
@@ -343,7 +349,7 @@ class Codec(Configured, LightningModule, ABC):
             ValueError: the tensor is not such images, or the weights are not in float32, in which
                 images are coded.
         """
-        _check_images(x)
+        self._check_images(x)
         _check_weights(self)
         height, width = x.shape[-2:]
         fingerprint = self.fingerprint()
@@ -356,6 +362,19 @@ class Codec(Configured, LightningModule, ABC):
                 for (payload,) in payloads
             ]
         return [bitstream.pack(sections, fingerprint=fingerprint, **size) for sections in payloads]
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(
+                f"expected float images (B, 3, H, W) in [0, 1], got {x.dtype} {tuple(x.shape)}"
+            )
+        if x.shape[0] == 0:
+            raise ValueError("no image to compress")
+        if problem := self.size_problem(*x.shape[-2:]):
+            raise ValueError(problem)
+        low, high = x.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images must be in [0, 1], got [{low.item():g}, {high.item():g}]")
 
     def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
         """A batch of a datamodule -> streams. A codec may read more of it than the images."""
@@ -547,17 +566,3 @@ def _check_weights(codec: Codec) -> None:
                 f"images are coded in float32, and the weights are {dtype}: convert the codec by "
                 "codec.float(), or set trainer.precision=32 or bf16-mixed"
             )
-
-
-def _check_images(x: Tensor) -> None:
-    if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"expected float images (B, 3, H, W) in [0, 1], got {x.dtype} {tuple(x.shape)}"
-        )
-    if x.shape[0] == 0:
-        raise ValueError("no image to compress")
-    if problem := bitstream.size_problem(*x.shape[-2:]):
-        raise ValueError(problem)
-    low, high = x.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"images must be in [0, 1], got [{low.item():g}, {high.item():g}]")

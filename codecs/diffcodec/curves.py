@@ -11,7 +11,6 @@ import csv
 import json
 import math
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +111,7 @@ _META: dict[str, tuple[type, ...]] = {
     **{"config": (dict,), "ceiling": (dict,), "variants": (dict,), "sizes": (list,)},
     **{"fid": (str,), "rate": (str,), "skipped": (list,), "points": (list,)},
     **{"num_images": (int,), "num_skipped": (int,), "num_patches": (int,)},
-    **{"num_parameters": (int, float), "dataset": (str,)},
+    **{"num_parameters": (int, float), "dataset": (str,), "digest": (str,)},
 }
 
 
@@ -166,14 +165,14 @@ def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
 def write_json(data: Any, path: Path) -> None:
     """Write JSON in one step, so that a reader never sees half a file."""
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write one CSV line per mapping, with a column for every key that one of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -194,22 +193,6 @@ def safe_name(name: str) -> str:
 def picture_name(index: int, name: str) -> str:
     """The file that holds an image of the data set, original or decoded, without its suffix."""
     return f"{index:04d}-{safe_name(Path(name).stem)}"
-
-
-def git_revision() -> str | None:
-    """Revision of the checkout that this code runs from, `-dirty` if it was changed."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 def _is_number(value: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from diffcodec.configuration import TARGET, build, call, config_of, is_by_reference, is_configured
+from diffcodec.local_files import is_there, local_path
 from diffcodec.weights import (
     CONFIG_FILE,
     SOURCES,
@@ -133,7 +134,7 @@ def push_model(
     from huggingface_hub import HfApi
 
     config = config_of(module)
-    if local := {name: path for name, path in _paths(config) if Path(path).expanduser().exists()}:
+    if local := {name: path for name, path in _paths(config) if is_there(local_path(path))}:
         told = ", ".join(f"{name}={path}" for name, path in local.items())
         raise ValueError(f"only this machine has what the model is built on: {told}")
     hub = HfApi()

@@ -24,6 +24,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from diffcodec.local_files import is_file, is_folder, local_path
+
 SOURCES = (
     "a name that ships, a file or folder, hf://owner/repo[@revision][/file], https://…#sha256=… "
     "or pip://distribution/file"
@@ -142,8 +144,8 @@ def find_file(source: str) -> Path:
         path = _installed(location)
     else:
         path = _local(location)
-        path = path / WEIGHTS_FILE if path.is_dir() else path
-    if not path.is_file():
+        path = path / WEIGHTS_FILE if is_folder(path) else path
+    if not is_file(path):
         hint = _missing_hint(location)
         raise ValueError(f"no weights at {source!r}: {hint}")
     if checksum and file_digest(path) != checksum:
@@ -168,7 +170,7 @@ def find_config(source: str) -> dict[str, Any] | None:
         if path.name == WEIGHTS_FILE:
             path = path.parent
         path = path / CONFIG_FILE
-    if path is None or not path.is_file():
+    if path is None or not is_file(path):
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +192,7 @@ def has_weights(source: str) -> bool:
         repository, revision, file = _parse_hub(location)
         return _fetch(repository, file or WEIGHTS_FILE, revision, optional=True) is not None
     path = _local(location)
-    return (path / WEIGHTS_FILE).is_file() if path.is_dir() else True
+    return is_file(path / WEIGHTS_FILE) if is_folder(path) else True
 
 
 def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
@@ -210,8 +212,8 @@ def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
         if file:
             raise ValueError(f"{source!r} is one file, expected hf://owner/repo[@revision]")
         return repository, {"revision": revision} if revision else {}
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    folder = local_path(source)
+    if not is_folder(folder):
         raise ValueError(
             f"no folder {source!r}: give one, or hf://owner/repo[@revision] for the hub"
         )
@@ -253,7 +255,7 @@ def _reason(error: Exception) -> str:
 
 
 def _local(location: str) -> Path:
-    return shipped().get(location) or Path(location).expanduser()
+    return shipped().get(location) or local_path(location)
 
 
 def _parse_hub(location: str) -> tuple[str, str | None, str | None]:

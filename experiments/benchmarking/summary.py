@@ -18,7 +18,7 @@ def read_benchmark(path: str) -> dict[str, Any]:
         ValueError: there is no such file, or it is no benchmark.
     """
     try:
-        data = json.loads(Path(path).expanduser().read_text())
+        data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(data, dict) or "coding" not in data:

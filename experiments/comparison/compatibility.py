@@ -44,6 +44,7 @@ def fields(rate: str) -> list[Field]:
         Field("images", lambda run: _text(run.meta.get("num_images"))),
         Field("skipped images", lambda run: _skipped(run.meta)),
         Field("sizes", lambda run: _sizes(run.meta)),
+        Field("digest of the originals", lambda run: _text(run.meta.get("digest"))),
         Field("rate", lambda run: _rate(run, rate)),
         Field("FID", lambda run: _fid(run.meta), over_sets),
         Field("FID patches", lambda run: _text(run.meta.get("num_patches")), over_sets),

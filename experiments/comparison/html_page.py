@@ -31,11 +31,11 @@ def write_page(
     data = json.dumps(page_data(curves, table, pictures, rate), allow_nan=False)
     # Inside a script element, "<" could end it.
     data = data.replace("<", "\\u003c")
-    script = "\n".join((PARTS / name).read_text() for name in SCRIPTS)
-    page = (PARTS / "index.html").read_text()
-    page = page.replace("/*STYLE*/", (PARTS / "page.css").read_text())
+    script = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    page = (PARTS / "index.html").read_text(encoding="utf-8")
+    page = page.replace("/*STYLE*/", (PARTS / "page.css").read_text(encoding="utf-8"))
     page = page.replace("/*SCRIPT*/", script).replace("/*DATA*/", data)
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
 
 
 def page_data(

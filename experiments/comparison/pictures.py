@@ -97,7 +97,7 @@ def _rows(point: Measurement) -> list[dict[str, str]]:
     path = point.run.folder / ROWS_FILE
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row.get("point") == point.name]
 
 

@@ -27,9 +27,9 @@ _LATEX = {
 def write_table(table: Table, folder: Path) -> None:
     """Write a table as each of TABLE_FILES; the folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(to_markdown(table))
-    (folder / "table.tex").write_text(to_latex(table))
-    (folder / "table.csv").write_text(to_csv(csv_rows(table)))
+    (folder / "table.md").write_text(to_markdown(table), encoding="utf-8")
+    (folder / "table.tex").write_text(to_latex(table), encoding="utf-8")
+    (folder / "table.csv").write_text(to_csv(csv_rows(table)), encoding="utf-8")
 
 
 def to_rich(table: Table) -> "RichTable":

@@ -57,7 +57,7 @@ def log_comparison(
             columns=columns,
             data=[[c.text if c.value is None else c.value for c in row] for row in table.rows],
         ),
-        "page": wandb.Html(page.read_text(), inject=False),
+        "page": wandb.Html(page.read_text(encoding="utf-8"), inject=False),
     }
     for figure in figures:
         payload[f"figures/{figure.stem}"] = wandb.Image(str(figure))
@@ -96,7 +96,7 @@ def _read_run(run: Any) -> list[Run]:
     for file in run.files(pattern=f"%{CURVE_FILE}"):
         with tempfile.TemporaryDirectory() as folder:
             file.download(root=folder, replace=True)
-            data = json.loads((Path(folder) / file.name).read_text())
+            data = json.loads((Path(folder) / file.name).read_text(encoding="utf-8"))
         series = file.name.rpartition("/")[0]
         address = f"{source}/{series}" if series else source
         curves.append(Run(curve_from_json(data, source=address), address, modified=modified))

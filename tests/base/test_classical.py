@@ -66,8 +66,20 @@ def test_values_out_of_range_are_refused():
         PillowCodec("JPEG", quality=[0, 50, 96])
     with pytest.raises(ValueError, match="choose from"):
         PillowCodec("HEIC", quality=[50])
-    with pytest.raises(ValueError, match="16383"):
-        PillowCodec("WEBP", quality=[50]).compress(torch.zeros(1, 3, 1, 16384))
+
+
+@pytest.mark.parametrize(
+    ("format", "side"), [("JPEG", 65500), ("WEBP", 16383), ("JPEG2000", 65536), ("AVIF", 32768)]
+)
+def test_the_longest_side_is_decoded_and_a_longer_one_is_refused(format, side):
+    parameter = "ratio" if format == "JPEG2000" else "quality"
+    codec = PillowCodec(format, **{parameter: [50]})
+    for shape in ((1, side), (side, 1)):
+        x = torch.full((1, 3, *shape), 0.5)
+        assert (codec.decompress(codec.compress(x)) - x).abs().max() < 0.05
+        longer = torch.zeros(1, 3, *(n + (n > 1) for n in shape))
+        with pytest.raises(ValueError, match=str(side)):
+            codec.compress(longer)
 
 
 def test_a_file_of_another_size_or_format_is_refused(photo):

@@ -171,3 +171,39 @@ def test_what_the_data_set_does_not_say_is_asked_for_before_the_run(tmp_path, lo
         ValueError, match=r"long-words needs what datamodule 'captioned' .*captions="
     ):
         trainer.test(Grey(), datamodule=Captioned(None), verbose=False)
+
+
+def test_one_perfect_and_one_small_image_remove_no_metric_without_a_word(caplog):
+    images = [torch.zeros(3, 200, 200), torch.rand(3, 200, 200), torch.rand(3, 100, 100)]
+    names = ["black.png", "photo.png", "small.png"]
+    dataset = [
+        {"index": i, "name": name, "image": image}
+        for i, (name, image) in enumerate(zip(names, images, strict=True))
+    ]
+    evaluation = Evaluation(metrics=["psnr-rgb", "ms-ssim-rgb", "fd_random"])
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
+    trainer = Trainer(accelerator="cpu", callbacks=[evaluation], **quiet)
+    for _ in range(2):
+        trainer.test(Grey(), DataLoader(dataset, batch_size=1), verbose=False)
+    (result,) = evaluation.results
+    assert result.rows[0]["psnr-rgb"] == math.inf
+    finite = [row["psnr-rgb"] for row in result.rows[1:]]
+    assert result.metrics["psnr-rgb"] == pytest.approx(math.fsum(finite) / 2)
+    assert result.infinite == {"psnr-rgb": ["black.png"]}
+    assert result.left_out == {
+        "ms-ssim-rgb": "not defined for small.png",
+        "fd_random": "0 patches are too few",
+    }
+    told = [record.getMessage() for record in caplog.records]
+    assert sorted(text for text in told if "left out" in text or "mean without" in text) == [
+        "fd_random is left out: 0 patches are too few",
+        "ms-ssim-rgb is left out: not defined for small.png",
+        "psnr-rgb is a mean without black.png, where it is infinite",
+    ]
+
+
+def test_a_metric_that_is_infinite_everywhere_has_no_mean(caplog):
+    (result,) = evaluate(Grey(), torch.zeros(2, 3, 200, 200), ceiling=False).results
+    assert "psnr-rgb" not in result.metrics
+    assert result.left_out["psnr-rgb"] == "infinite for all images"
+    assert "psnr-rgb is left out: infinite for all images" in caplog.text

@@ -1,3 +1,4 @@
+import os
 import random
 import struct
 import warnings
@@ -19,20 +20,29 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def write_png16(path: Path, values: np.ndarray) -> None:
+def write_png16(path: Path, values: np.ndarray, transparent: int | None = None) -> None:
     """A 16-bit PNG, grey (H, W) or colour (H, W, 3), which Pillow and NumPy alone cannot write."""
-    height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    write_png(path, rows, values.shape, 16, transparent)
+
+
+def write_png(
+    path: Path, rows: bytes, shape: tuple[int, ...], bits: int, transparent: int | None = None
+) -> None:
+    """A PNG of rows that begin with their filter, grey (H, W) or colour (H, W, 3)."""
+    height, width, *colours = shape
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", width, height, 16, 0 if values.ndim == 2 else 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, 2 if colours else 0, 0, 0, 0)
+    value = b"" if transparent is None else struct.pack(">H", transparent) * (3 if colours else 1)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", value) if value else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
@@ -108,6 +118,60 @@ def test_16_bit_colour_keeps_its_high_byte(tmp_path):
 def test_floats_in_0_1_are_scaled(tmp_path):
     Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "a.tiff")
     assert pixels(tmp_path / "a.tiff")[0, :, 2].tolist() == [0, 128, 255]
+
+
+def write_tiff(path: Path, values: list, kind: str, *, white_is_zero: bool = False) -> None:
+    """A grey TIFF of one row, of samples of any NumPy type."""
+    row = np.array(values).astype(kind)
+    code = {"u": 1, "i": 2, "f": 3}[row.dtype.kind]
+    tags = [
+        *((256, len(values)), (257, 1), (258, 8 * row.itemsize), (259, 1)),
+        *((262, 0 if white_is_zero else 1), (273, 8), (277, 1), (278, 1)),
+        *((279, row.nbytes), (339, code)),
+    ]
+    padded = row.tobytes() + b"\0" * (row.nbytes % 2)
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(padded))
+    path.write_bytes(head + padded + struct.pack("<H", len(tags)) + entries + b"\0" * 4)
+
+
+def test_the_transparent_value_of_16_bit_grey_becomes_white(tmp_path):
+    write_png16(tmp_path / "a.png", np.array([[0, 1000, 30000]], np.uint16), transparent=1000)
+    assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 117]
+
+
+@pytest.mark.parametrize(("bits", "row"), [(1, 0x70), (2, 0x1B), (4, None)])
+def test_the_transparent_value_of_few_bits_becomes_white(tmp_path, bits, row):
+    # Values 0, 1, 2, 3 (of 1 bit: 0, 1, 1, 1), of which 1 is transparent.
+    data = b"\0" + (b"\x01\x23" if row is None else bytes([row]))
+    write_png(tmp_path / "a.png", data, (1, 4), bits, transparent=1)
+    top = 2**bits - 1
+    expected = [255 if v == 1 else v * 255 // top for v in (min(i, top) for i in range(4))]
+    assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == expected
+
+
+def test_16_bit_colour_with_a_transparent_value_is_refused(tmp_path):
+    write_png16(tmp_path / "a.png", ROWS.astype(np.uint16) * 257, transparent=1000)
+    with pytest.raises(ImageReadError, match=r"a\.png: 16-bit colour with a transparent value"):
+        read_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("u1", [0, 51, 255]), ("u2", [0, 13107, 65535]), ("f4", [0, 0.2, 1])],
+)
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_tiffs_in_which_0_is_white_are_inverted(tmp_path, kind, values, white_is_zero):
+    write_tiff(tmp_path / "a.tif", values, kind, white_is_zero=white_is_zero)
+    expected = [255, 204, 0] if white_is_zero else [0, 51, 255]
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "u4"])
+def test_integers_without_a_defined_white_are_refused(tmp_path, kind):
+    write_tiff(tmp_path / "a.tif", [0, 100, 127], kind)
+    with pytest.raises(ImageReadError, match=r"a\.tif: .*no defined white, got \[0, 127\]"):
+        read_rgb(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, 200.0, float("nan"), float("inf")])
@@ -283,3 +347,9 @@ def test_a_broken_link_is_listed_so_that_reading_it_names_it(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match=f"no such folder: {tmp_path}/gone"):
         list_images(tmp_path / "gone")
+
+
+def test_names_that_are_no_utf_8_are_refused_when_they_are_listed(tmp_path, save_image):
+    save_image("a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
+    with pytest.raises(ValueError, match=r"a\\xff\.png' is no UTF-8: rename it"):
+        list_images(tmp_path)

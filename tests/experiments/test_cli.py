@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,20 @@ def test_a_missing_file_is_said_before_anything_is_loaded(tmp_path):
 def test_the_name_of_a_run_is_no_path(name):
     with pytest.raises(SystemExit, match="a run's name is that of a folder in outputs/"):
         check_overrides([f"name={name}"])
+
+
+def test_arguments_that_are_no_utf_8_are_refused():
+    folder = os.fsdecode(b"datamodule.root=\xff")
+    for arguments in ([folder], ["-m", folder]):
+        with pytest.raises(SystemExit, match=r"root=\\xff' is no UTF-8"):
+            check_overrides(arguments)
+
+
+def test_names_are_written_in_utf_8_in_any_locale(tmp_path):
+    code = (
+        "from pathlib import Path; from diffcodec.curves import write_rows; "
+        "write_rows([{'name': chr(252)}], Path('images.csv'))"
+    )
+    latin = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=latin, check=True)
+    assert (tmp_path / "images.csv").read_text(encoding="utf-8").splitlines() == ["name", "ü"]

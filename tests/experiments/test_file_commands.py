@@ -1,5 +1,10 @@
-import pytest
+import os
 
+import pytest
+from PIL import Image
+
+from experiments import compress, decompress
+from experiments.cli import compose_config
 from experiments.file_commands import Job, find_inputs, read_codec_file, write_codec_file
 
 
@@ -61,3 +66,43 @@ def test_a_file_from_anywhere_cannot_run_code(tmp_path, text, message):
     (tmp_path / "codec.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_codec_file(tmp_path / "codec.yaml")
+
+
+def test_images_that_the_format_cannot_hold_are_refused_before_any_is_compressed(tmp_path):
+    for name, width in (("a.png", 8), ("b.png", 65501)):
+        Image.new("RGB", (width, 1)).save(tmp_path / name)
+    cfg = compose_config(["codec=jpeg"])
+    jobs = compress.plan([tmp_path], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"b\.png: JPEG .* 65500 pixels a side, got 1x65501"):
+        compress.compress(jobs, cfg, [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_whose_names_are_no_utf_8_are_refused(tmp_path):
+    odd = tmp_path / os.fsdecode(b"a\xff.png")
+    odd.touch()
+    for inputs, output in (([odd], tmp_path / "a.bin"), ([tmp_path], tmp_path / "out")):
+        with pytest.raises(ValueError, match="is no UTF-8"):
+            compress.plan(inputs, output)
+
+
+def test_nothing_is_written_over_an_input_or_a_file_of_another_kind(tmp_path):
+    images, streams = tmp_path / "images", tmp_path / "streams"
+    for path in (images / "a.png", images / "b.png", streams / "a.bin"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    a, b = images / "a.png", images / "b.png"
+    (tmp_path / "link.bin").symlink_to(a)
+    for command, inputs, output, message in (
+        (compress, [b], b, "b.png is an input"),
+        (compress, [a], b, "b.png exists and is no .bin file"),
+        (compress, [a], tmp_path / "link.bin", "link.bin is an input"),
+        (compress, [images], images, "is the folder that is read"),
+        (compress, [a, images], images, "is the folder that is read"),
+        (decompress, [streams / "a.bin"], streams / "a.bin", "a.bin is an input"),
+        (decompress, [streams], streams, "is the folder that is read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            command.plan(inputs, output)
+    assert compress.plan([images], streams)[0].target == streams / "a.bin"  # as often as wished
+    assert compress.plan([a], images)[0].target == images / "a.bin"

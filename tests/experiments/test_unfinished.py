@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from experiments.cli import compose_config
-from experiments.unfinished import LOCK, _try_lock, continue_unfinished
+from experiments.run_folder import LOCK, choose_folder
 
 COMMAND = ["codec=jpeg", "datamodule=photos", "logger=none"]
 
@@ -29,11 +30,13 @@ def leave(name, overrides, *, measured=False, trained=False, run="jpeg") -> Path
 
 
 def chosen(arguments):
-    """The folder that is added to a command line, or None."""
-    out = continue_unfinished(arguments, compose_config(arguments))
+    """The folder of a stopped run that is added to a command line, or None."""
+    before = {path.parent for path in Path("outputs").rglob(".hydra")}
+    out = choose_folder(arguments, compose_config(arguments))
     assert out[: len(arguments)] == arguments
-    added = out[len(arguments) :]
-    return Path(added[0].removeprefix("hydra.run.dir=").strip("'")) if added else None
+    added = [Path(a.removeprefix("hydra.run.dir=")) for a in out[len(arguments) :]]
+    assert all(folder.is_dir() for folder in added)
+    return next((folder for folder in added if folder in before), None)
 
 
 def test_an_evaluation_goes_on_in_the_newest_folder_of_the_same_command():
@@ -57,8 +60,7 @@ def test_a_training_goes_on_where_it_is_asked_to():
 
 def test_a_folder_in_which_a_process_is_at_work_is_left_alone():
     folder = leave("2026-01-01", COMMAND, measured=True)
-    with (folder / LOCK).open("ab") as file:
-        assert _try_lock(file)
+    with FileLock(folder / LOCK):
         assert chosen(COMMAND) is None
     assert chosen(COMMAND) == folder
 
@@ -66,9 +68,9 @@ def test_a_folder_in_which_a_process_is_at_work_is_left_alone():
 def test_a_folder_that_is_given_and_processes_of_a_run_are_left_alone(monkeypatch):
     leave("2026-01-01", COMMAND, measured=True)
     assert chosen([*COMMAND, "hydra.run.dir=elsewhere"]) is None
-    assert continue_unfinished(["-m", *COMMAND], None) == ["-m", *COMMAND]
+    assert choose_folder(["--cfg", "job", *COMMAND], None) == ["--cfg", "job", *COMMAND]
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert chosen(COMMAND) is None
+    assert choose_folder(COMMAND, compose_config(COMMAND)) == COMMAND
 
 
 @pytest.mark.parametrize("content", ["", "3", "a: [", "\x00"])

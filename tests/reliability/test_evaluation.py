@@ -1,17 +1,24 @@
 """An evaluation that was stopped goes on, and its figures are those of one that was not."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
 from callbacks.curves import RateCurves
 from callbacks.evaluation import Evaluation
 from callbacks.reconstructions import Reconstructions
 from datamodules.files import ImageReadError
+from datamodules.sources import Folder
 from diffcodec.base.classical import PillowCodec
 from diffcodec.points import group_by_bytes
+from experiments.comparison.compatibility import check
+from experiments.comparison.joining import join
+from experiments.comparison.runs import find_runs
 from tests.trainers import quiet_trainer
 
 METRICS = ["psnr-rgb", "fd_random", "encoding_time"]
@@ -157,3 +164,117 @@ def test_a_set_without_a_readable_image_is_an_error(make_datamodule, tmp_path):
 def test_an_unknown_choice_is_refused(make_datamodule):
     with pytest.raises(ValueError, match="unknown on_error 'ignore', choose from stop, skip"):
         make_datamodule(on_error="ignore")
+
+
+class Meddle(Callback):
+    """Another process that removes rows of this run, or adds some, while it is under way."""
+
+    def __init__(self, folder, change):
+        self.folder, self.change = folder, change
+
+    def on_test_epoch_end(self, trainer, pl_module):
+        self.change(self.folder / "measured" / "process-0.jsonl")
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_rows_that_do_not_cover_the_set_are_an_error_and_overwrite_nothing(
+    make_datamodule, tmp_path, change
+):
+    with pytest.raises(Killed):
+        evaluate(tmp_path, make_datamodule(), Kill(5))
+    (tmp_path / "curve.json").write_text("mine")
+    with pytest.raises(
+        ValueError, match=r"5 of 7 images have no row at quality=10 \(0\.png, 1\.png"
+    ):
+        evaluate(tmp_path, make_datamodule(), Meddle(tmp_path, change))
+    assert (tmp_path / "curve.json").read_text() == "mine"
+    assert not (tmp_path / "images.csv").exists()
+
+
+def repaint(path: Path, angle: int) -> None:
+    """Other pixels in a file of the same size and time."""
+    before = path.stat()
+    Image.open(path).rotate(angle).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def own_images(crops, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(crops, images)
+    return images
+
+
+def test_images_that_changed_are_measured_again_and_the_others_are_not(
+    own_images, make_datamodule, tmp_path
+):
+    root = {"root": str(own_images)}
+    with pytest.raises(Killed):
+        evaluate(tmp_path, make_datamodule(**root), Kill(5))
+    repaint(own_images / "1.png", 180)
+    again = Kill(1)
+    with pytest.raises(Killed):
+        evaluate(tmp_path, make_datamodule(**root), again)
+    assert again.seen == [("quality=10", [1])]
+    repaint(own_images / "1.png", 90)
+    again = Kill()
+    results = evaluate(tmp_path, make_datamodule(**root), again)
+    assert [index for point, index in again.seen if point == "quality=10"] == [[1], [5], [6]]
+    assert figures(results) == figures(evaluate(tmp_path / "w", make_datamodule(**root), Kill()))
+
+
+def test_what_older_code_measured_is_measured_again(make_datamodule, tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        evaluate(tmp_path, make_datamodule(), Kill(5))
+    monkeypatch.setattr("callbacks.evaluation.sources_digest", lambda *_: "changed")
+    again = Kill()
+    evaluate(tmp_path, make_datamodule(), again)
+    assert len(again.seen) == 21
+
+
+def test_what_an_earlier_run_left_is_not_this_run_s(make_datamodule, tmp_path, caplog):
+    evaluate(tmp_path, make_datamodule(), Kill())
+    (tmp_path / "gamma=0.8").mkdir()
+    shutil.copy(tmp_path / "curve.json", tmp_path / "gamma=0.8")
+    evaluate(tmp_path / "below", make_datamodule(), Kill())  # a run of its own
+    shutil.rmtree(tmp_path / "measured")
+    first = (tmp_path / "curve.json").read_bytes()
+    evaluate(tmp_path, make_datamodule(), Kill())
+    assert f"results in {tmp_path} are now in {tmp_path}/earlier-1" in caplog.text
+    found = [Path(run.source).relative_to(tmp_path) for run in find_runs([str(tmp_path)])]
+    assert [str(path) for path in found] == ["below/curve.json", "curve.json"]
+    assert (tmp_path / "earlier-1" / "curve.json.old").read_bytes() == first
+    assert (tmp_path / "earlier-1" / "gamma=0.8" / "curve.json.old").is_file()
+    assert (tmp_path / "earlier-1" / "images.csv").is_file()
+    assert not (tmp_path / "gamma=0.8").exists()
+
+
+def test_sets_of_one_name_and_other_pixels_are_told_apart(own_images, make_datamodule, tmp_path):
+    def digest(name, **options):
+        options = {"root": str(own_images), **options}
+        evaluate(tmp_path / name, make_datamodule(**options), Kill())
+        return json.loads((tmp_path / name / "curve.json").read_text())["meta"]["digest"]
+
+    whole = digest("whole")
+    assert digest("again") == whole
+    other = {
+        "skip": digest("skip", test=Folder(skip=1, limit=6)),
+        "limit": digest("limit", test=Folder(limit=6)),
+        "crop": digest("crop", eval_transform=Corner()),
+    }
+    picture = Image.open(own_images / "3.png").rotate(180)
+    picture.save(own_images / "3.png")
+    other["pixels"] = digest("pixels")
+    (own_images / "3.png").rename(own_images / "33.png")
+    other["name"] = digest("name")
+    assert len({whole, *other.values()}) == 6
+    runs = find_runs([str(tmp_path / name) for name in ("whole", "pixels")])
+    with pytest.raises(ValueError, match=r"cannot be compared: digest of the originals: \w+ \("):
+        check(join(runs, ["run"])[0])
+
+
+class Corner:
+    """The upper left corner, of the size of the other crops."""
+
+    def __call__(self, image):
+        return image.crop((0, 0, 64, 64))

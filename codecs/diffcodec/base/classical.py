@@ -23,7 +23,9 @@ class Format:
     Attributes:
         parameter: what an operating point sets, as it is called in the point's name.
         low, high: its range.
-        max_side: the longest side in pixels that the format holds.
+        max_side: the longest side in pixels that Pillow both encodes and decodes: 65500 is
+            libjpeg's limit, 16383 the format's, 65536 the container's, and 32768 that of libavif's
+            decoder.
         rising: whether the rate rises with the parameter.
     """
 
@@ -41,10 +43,10 @@ class Format:
 
 
 FORMATS = {
-    "JPEG": Format("quality", 1, 95, 65535),
+    "JPEG": Format("quality", 1, 95, 65500),
     "WEBP": Format("quality", 0, 100, 16383),
-    "JPEG2000": Format("ratio", 1, 1000, 65535, rising=False),
-    "AVIF": Format("quality", 0, 100, 65535),
+    "JPEG2000": Format("ratio", 1, 1000, 65536, rising=False),
+    "AVIF": Format("quality", 0, 100, 32768),
 }
 _FEATURES = {"JPEG": "jpg", "WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
 
@@ -93,13 +95,17 @@ class PillowCodec(Codec):
     def format_config(self) -> dict[str, Any]:
         return {"format": self._format}
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        height, width = x.shape[-2:]
+    def size_problem(self, height: int, width: int) -> str | None:
         if max(height, width) > self._spec.max_side:
-            raise ValueError(
-                f"{self._format} holds at most {self._spec.max_side} pixels a side, "
-                f"got {height}x{width}"
+            return (
+                f"{self._format} files that can be decoded have at most {self._spec.max_side} "
+                f"pixels a side, got {height}x{width}"
             )
+        return super().size_problem(height, width)
+
+    def encode(self, x: Tensor) -> list[list[bytes]]:
+        if problem := self.size_problem(*x.shape[-2:]):
+            raise ValueError(problem)
         options = self._spec.save_options(self.point.rate[self._spec.parameter])
         payloads = []
         for image in x:

@@ -1,9 +1,11 @@
 """BPG and VTM: codecs that are run as programs on temporary files."""
 
+import math
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
+from diffcodec.local_files import is_file, local_path
 from diffcodec.points import combine, listed
 
 # BT.709 luma weights; chroma is scaled to [-1/2, 1/2] (Rec. ITU-R BT.709-6, item 3.3).
@@ -36,10 +39,39 @@ def find_program(path: str, *, install: str) -> str:
     Raises:
         ValueError: it is not there; the message says what to install.
     """
-    found = shutil.which(str(Path(path).expanduser()))
+    found = shutil.which(str(local_path(path)))
     if found is None:
         raise ValueError(f"program {path!r} was not found: {install}")
     return found
+
+
+@dataclass(frozen=True)
+class PictureLimit:
+    """The largest picture that a standard's highest numbered level lets a decoder expect.
+
+    Attributes:
+        level: the standard and the level.
+        samples: luma samples of a picture (`MaxLumaPs`); a side has at most the root of 8 times
+            as many.
+    """
+
+    level: str
+    samples: int
+
+    def problem(self, height: int, width: int) -> str | None:
+        """Why a picture is too large, or None."""
+        side = math.isqrt(8 * self.samples)
+        if max(height, width) <= side and height * width <= self.samples:
+            return None
+        return (
+            f"{self.level} has at most {side} pixels a side and {self.samples} in all, "
+            f"got {height}x{width}"
+        )
+
+
+# Rec. ITU-T H.265, table A.8, and Rec. ITU-T H.266, table A.1.
+HEVC = PictureLimit("HEVC level 6.2", 35_651_584)
+VVC = PictureLimit("VVC level 6.3", 80_216_064)
 
 
 class ExternalCodec(Codec):
@@ -50,6 +82,8 @@ class ExternalCodec(Codec):
         timeout: seconds after which a program is stopped, per image.
     """
 
+    limit: PictureLimit
+
     def __init__(self, qp: int | Sequence[int], *, low: int, high: int, timeout: float) -> None:
         values = listed(qp)
         outside = [value for value in values if not low <= value <= high]
@@ -58,7 +92,12 @@ class ExternalCodec(Codec):
         super().__init__(combine(rate={"qp": sorted(values, reverse=True)}))
         self._timeout = timeout
 
+    def size_problem(self, height: int, width: int) -> str | None:
+        return self.limit.problem(height, width) or super().size_problem(height, width)
+
     def encode(self, x: Tensor) -> list[list[bytes]]:
+        if problem := self.size_problem(*x.shape[-2:]):
+            raise ValueError(problem)
         return [[self._in_folder(self._encode_image, image)] for image in x]
 
     def decode(
@@ -111,6 +150,7 @@ class Bpg(ExternalCodec):
         bpgenc, bpgdec: the programs, by name on PATH or by path.
     """
 
+    limit = HEVC
     INSTALL = (
         "build libbpg (https://bellard.org/bpg) and put bpgenc and bpgdec on PATH, or give "
         "codec.bpgenc=FILE codec.bpgdec=FILE"
@@ -165,6 +205,7 @@ class Vtm(ExternalCodec):
         encoder, decoder: the programs, by name on PATH or by path.
     """
 
+    limit = VVC
     INSTALL = (
         "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and put EncoderApp and "
         "DecoderApp on PATH, or give codec.encoder=FILE codec.decoder=FILE"
@@ -185,12 +226,12 @@ class Vtm(ExternalCodec):
         super().__init__(qp, low=0, high=63, timeout=timeout)
         self._encoder = find_program(encoder, install=self.INSTALL)
         self._decoder = find_program(decoder, install=self.INSTALL)
-        if config is None or not Path(config).expanduser().is_file():
+        if config is None or not is_file(local_path(config)):
             raise ValueError(
                 f"no VTM configuration at {config!r}: give codec.config=cfg/encoder_intra_vtm.cfg "
                 "of the VTM source tree"
             )
-        self._config = Path(config).expanduser()
+        self._config = local_path(config)
         self._bit_depth = bit_depth
 
     def format_config(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The pretrained weights are under CC-BY-NC 4.0: not for commercial use.
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
 from diffcodec.entropy import guard_rans
+from diffcodec.local_files import is_folder, local_path
 from diffcodec.padding import pad_to_multiple
 from diffcodec.points import Point, combine, listed
 from diffcodec.weights import load_checkpoint, load_strict, one_at_a_time, state_dict_of
@@ -129,7 +129,7 @@ class MsIllm(Codec):
     def _load(self) -> nn.Module:
         quality = self.point.rate["quality"]
         entry = f"{self._entry}_{quality}"
-        origin = "local" if Path(self._repo).is_dir() else "github"
+        origin = "local" if is_folder(local_path(self._repo)) else "github"
         try:
             with one_at_a_time():
                 model: nn.Module = torch.hub.load(

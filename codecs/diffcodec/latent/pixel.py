@@ -4,7 +4,6 @@ Its latents are the pixels. The loader of such models, in diffusers' layout, is 
 enhancer's priors use it, too.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import scheduler_facts
+from diffcodec.local_files import is_folder, local_path
 from diffcodec.weights import find_pipeline
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def load_unconditional(source: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         ValueError: they cannot be had.
     """
-    folder, parts = Path(source).expanduser(), ("unet", "scheduler")
-    if folder.is_dir():
+    folder, parts = local_path(source), ("unet", "scheduler")
+    if is_folder(folder):
         return _load(source, *(part if (folder / part).is_dir() else None for part in parts))
     try:
         return _load(source, *parts)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffcodec.configuration import configured
 from diffcodec.latent import stable_diffusion as pipelines
 from diffcodec.latent.backbone import Backbone
+from diffcodec.local_files import is_folder, local_path
 
 HYPER_ENCODER = "hyper_enc"
 EXTENDED = "conv_in_extended."
@@ -32,8 +33,8 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
         ValueError: it cannot be had, or is no such pipeline, or there is no such choice.
     """
     backbone = pipelines.stable_diffusion(source)
-    folder = Path(source).expanduser()
-    if (folder / HYPER_ENCODER).is_dir():
+    folder = local_path(source)
+    if is_folder(folder / HYPER_ENCODER):
         _use_extended(backbone.unet, _read_tensors(folder / "unet"))
         backbone.hyper_encoder_weights = read_hyper_encoder(folder / HYPER_ENCODER)
     backbone.hold(memory)

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from diffcodec.local_files import local_path
 from diffcodec.sdedit.presets import Preset
 
 NUM_LEVELS = 256
@@ -86,7 +87,7 @@ def read_strengths(path: str) -> Strengths:
         ValueError: there is no such file, or it holds something else.
     """
     try:
-        data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        data = json.loads(local_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"could not read strengths from {path!r}: {error}") from error
     if isinstance(data, Mapping):

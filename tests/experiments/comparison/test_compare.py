@@ -12,6 +12,7 @@ from PIL import Image
 from callbacks.reconstructions import Reconstructions
 from diffcodec.base.classical import PillowCodec
 from diffcodec.codec import CodecOutput, Decoding
+from experiments.compare import compare, parser
 from experiments.comparison.joining import join
 from experiments.comparison.pictures import copy_pictures
 from experiments.comparison.runs import find_runs
@@ -177,3 +178,10 @@ def test_nothing_heavy_is_imported(outputs, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_comparison_is_not_written_into_a_run(outputs, tmp_path):
+    (curve, *_) = outputs.rglob("curve.json")
+    options = parser().parse_args([str(curve), "--output", str(curve.parent)])
+    with pytest.raises(ValueError, match="is the folder of a run"):
+        compare(options)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from PIL import Image
+from skimage import data
 
 from datamodules.module import ImageDataModule
 from datamodules.sources import Photos
@@ -174,8 +175,24 @@ def test_coco2017_takes_images_over_512_and_resizes_them(load, halves):
         halves(f"test2017/{name}.jpg", height, width)
     datamodule = load("coco2017")
     assert evaluated(datamodule) == {"a.jpg": (384, 384), "c.jpg": (384, 384)}
-    # The whole image, not a part: black and white are equally wide.
+    # In proportion, and cut in the middle: black and white are equally wide.
     assert abs(datamodule.dataset("test")[0]["image"].mean().item() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "side"), [("coco2017", "test2017", 384), ("div2k", "DIV2K_valid_HR", 768)]
+)
+def test_cdcs_sets_are_resized_as_in_its_authors_loader(load, tmp_path, name, folder, side):
+    # The shorter side, by Pillow's bilinear filter, then the centre.
+    photograph = Image.fromarray(data.coffee()).resize((1260, 840))
+    (tmp_path / folder).mkdir(parents=True)
+    photograph.save(tmp_path / folder / "0801.png")
+    (image,) = [sample["image"] for sample in load(name).dataset("test")]
+    width = side * 1260 // 840
+    left = round((width - side) / 2)
+    resized = photograph.resize((width, side), Image.Resampling.BILINEAR)
+    expected = np.asarray(resized.crop((left, 0, left + side, side)))
+    assert np.array_equal((image * 255).round().byte().permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize(

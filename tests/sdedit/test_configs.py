@@ -91,7 +91,7 @@ def test_the_hub_prior_is_the_papers():
     assert prior["hub"].source == "edm_bedroom256_ema.pt"
     assert prior["ddpm"].source.startswith("hf://google/ddpm-ema-bedroom-256@")
     assert prior["ddpm"].consistency == prior["hub"].consistency
-    assert prior["imagenet"].architecture == "imagenet256"
+    assert prior["imagenet"].architecture == "adm256"
     assert prior["imagenet"].consistency is None
 
 

@@ -1,5 +1,7 @@
 """Tiny random networks, saved in the layouts of the public ones."""
 
+import math
+
 import pytest
 import torch
 from diffusers import (
@@ -11,7 +13,12 @@ from diffusers import (
 
 from diffcodec.diffusion.schedule import sigmas_of
 from diffcodec.sdedit.hub import HubPrior
-from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert, openai_key
+from diffcodec.sdedit.openai_checkpoints import (
+    ADM_OPTIONS,
+    ARCHITECTURES,
+    convert,
+    openai_key,
+)
 
 TINY = {
     "sample_size": 16,
@@ -159,6 +166,9 @@ def test_adm_is_told_from_edm_by_its_variance(tmp_path, x, options):
     network = unet(out_channels=6, **options)
     path = str(tmp_path / "256x256_diffusion_uncond.pt")
     torch.save(to_openai(network), path)
+    with pytest.raises(ValueError, match=r"does not say its noise_schedule and use_new_attention"):
+        HubPrior(path, architecture=TINY | options)
+    options = options | {"noise_schedule": "linear", "use_new_attention_order": False}
     prior = HubPrior(path, architecture=TINY | options)
     assert prior.max_sigma == pytest.approx(157.4, rel=0.01)
     loaded = prior.networks["denoiser"]
@@ -171,6 +181,32 @@ def test_adm_is_told_from_edm_by_its_variance(tmp_path, x, options):
     torch.testing.assert_close(prior.denoiser()(x, sigma), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(ValueError, match=r"ADM denoiser, which is no codec\.prior\.consistency"):
         HubPrior(consistency=path, architecture=TINY | options)
+
+
+@torch.no_grad()
+def test_adm_at_64x64_has_a_cosine_schedule_and_the_new_attention_order(tmp_path, x):
+    network = unet(out_channels=6, block_out_channels=(8, 16), attention_head_dim=4)
+    path = str(tmp_path / "64x64_diffusion.pt")
+    torch.save(to_openai(network), path)
+    sizes = TINY | {"block_out_channels": (8, 16), "attention_head_dim": 4}
+    adm = {key: ARCHITECTURES["adm_imagenet64"][key] for key in ADM_OPTIONS}
+    prior = HubPrior(path, architecture=sizes | adm)
+    loaded = prior.networks["denoiser"]
+    for name, value in network.state_dict().items():  # q, k and v in thirds, as they were written
+        assert torch.equal(loaded.state_dict()[name], value)
+    step = 500
+    # abar(t) = cos^2((t / T + 0.008) / 1.008 * pi / 2), Nichol & Dhariwal 2021, Eq. 17
+    abar = math.cos(((step + 1) / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2
+    abar /= math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    sigma = torch.tensor(((1 - abar) / abar) ** 0.5)
+    eps = loaded(x * abar**0.5, step).sample[:, :3]
+    torch.testing.assert_close(prior.denoiser()(x, sigma), x - sigma * eps, rtol=1e-3, atol=1e-3)
+    for options, message in (
+        ({"noise_schedule": "cosine"}, "does not say its noise_schedule and use_new_attention"),
+        (adm | {"noise_schedule": "sine"}, "unknown noise_schedule 'sine', choose from linear, co"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            HubPrior(path, architecture=sizes | options)
 
 
 def test_another_number_of_outputs_is_refused(tmp_path):

@@ -49,8 +49,8 @@ class CDC(Codec):
     Where the paper's text and the authors' released code differ, the code is followed. Of the
     encoder: the text simulates rounding by uniform noise, the code hands the decoder latents that
     are rounded straight through, and has noise in the rate alone. Of the process, see
-    `diffcodec.cdc.process`. The code clips the gradient's norm to 1, which the text does not say
-    (`trainer.gradient_clip_val`).
+    `diffcodec.cdc.process`. The trainer of x0-prediction clips the gradient's norm to 1, that of
+    eps-prediction does not (`trainer.gradient_clip_val`); the text mentions neither.
 
     Args:
         prediction: `x0` or `eps`, see `diffcodec.cdc.process` for all that differs.

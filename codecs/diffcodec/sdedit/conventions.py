@@ -89,16 +89,29 @@ def openai_edm_convention() -> Convention:
     return Convention(lambda network: EDMDenoiser(_scaled(network)), False, 80.0)
 
 
-def adm_convention() -> Convention:
-    """That of guided-diffusion's ADM: 1000 steps, betas from 1e-4 to 0.02 in a line, epsilon."""
+# guided-diffusion's name of a schedule -> diffusers'.
+ADM_SCHEDULES = {
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
+
+
+def adm_convention(noise_schedule: str) -> Convention:
+    """That of guided-diffusion's ADM: 1000 steps, epsilon, betas by one of `ADM_SCHEDULES`.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    if noise_schedule not in ADM_SCHEDULES:
+        raise ValueError(
+            f"unknown noise_schedule {noise_schedule!r}, choose from {', '.join(ADM_SCHEDULES)}"
+        )
     return convention_of(
         {
             "_class_name": "DDPMScheduler",
             "num_train_timesteps": 1000,
-            "beta_schedule": "linear",
-            "beta_start": 1e-4,
-            "beta_end": 0.02,
             "prediction_type": "epsilon",
+            **ADM_SCHEDULES[noise_schedule],
         }
     )
 

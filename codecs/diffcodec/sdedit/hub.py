@@ -15,7 +15,13 @@ from diffcodec.sdedit.conventions import (
     convention_of,
     openai_edm_convention,
 )
-from diffcodec.sdedit.openai_checkpoints import ARCHITECTURES, convert, is_adm
+from diffcodec.sdedit.openai_checkpoints import (
+    ADM_OPTIONS,
+    ARCHITECTURES,
+    convert,
+    is_adm,
+    split_options,
+)
 from diffcodec.sdedit.prior import Prior
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
 
@@ -34,8 +40,9 @@ class HubPrior(Prior):
     Args:
         source: of the denoiser, for medium and slow; None leaves it out.
         consistency: of the consistency model, for fast; None leaves it out.
-        architecture: of OpenAI's files, `lsun256`, `imagenet256` or `imagenet64`, or the options of
-            UNet2DModel.
+        architecture: of OpenAI's files, a name of `ARCHITECTURES`, or the options of UNet2DModel.
+            Of ADM's these also say `noise_schedule` (`linear` or `cosine`) and
+            `use_new_attention_order`, which no file of theirs does.
         class_label: of networks that are conditioned on a class.
         window: side of the tiles; None is the size that the networks were trained on.
 
@@ -118,12 +125,20 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
             raise ValueError(f"weights from {source} do not fit: {error}") from error
         if adm and is_consistency:
             raise ValueError(f"{source} is an ADM denoiser, which is no codec.prior.consistency")
-        unet: Any = UNet2DModel(**(dict(options) | ({"out_channels": 6} if adm else {})))
-        head_dim = unet.config.attention_head_dim if adm else None
+        sizes, adm_options = split_options(options)
+        if adm and set(adm_options) != set(ADM_OPTIONS):
+            raise ValueError(
+                f"{source} is of guided-diffusion, and this architecture does not say its "
+                f"{' and '.join(ADM_OPTIONS)}: choose codec.prior.architecture=adm256 or "
+                "adm_imagenet64, or add them to its options"
+            )
+        unet: Any = UNet2DModel(**(sizes | ({"out_channels": 6} if adm else {})))
+        by_heads = adm and not adm_options["use_new_attention_order"]
+        head_dim = unet.config.attention_head_dim if by_heads else None
         converted = convert(state, unet.state_dict(), head_dim=head_dim)
         load_strict(unet, converted, source=source)
         if adm:
-            return unet, adm_convention()
+            return unet, adm_convention(adm_options["noise_schedule"])
         return unet, consistency_convention() if is_consistency else openai_edm_convention()
     unet, config = load_unconditional(source)
     return unet, convention_of(config)

@@ -2,8 +2,10 @@
 
 Those of Consistency Models (`cd_bedroom256_l2.pt`, `edm_bedroom256_ema.pt`, …) and of
 guided-diffusion (ADM: `256x256_diffusion_uncond.pt`, `lsun_bedroom.pt`, …) have one layout. ADM's
-predict a variance, too, by which they are told apart, and its attention splits `qkv` into heads
-first, and each head's into q, k and v; the others' splits it into q, k and v first.
+predict a variance, too, by which they are told apart. Two things are in none of its files, and in
+the options that belong to each: the noise schedule, and whether attention splits `qkv` into heads
+first, and each head's into q, k and v, or into q, k and v first, as the others do
+(`use_new_attention_order`).
 
 Both layouts number their layers, but not alike: OpenAI's counts through all blocks on the way
 down, and again on the way up. With L residual blocks a stage:
@@ -57,22 +59,36 @@ def _config(size: int, layers: int, widths: Sequence[int], attending: int, **mor
     }
 
 
-# Appendix C of Consistency Models (Song et al. 2023), as options of UNet2DModel.
+_SCALE_SHIFT = {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32}
+
+# Options of UNet2DModel: Appendix C of Consistency Models (Song et al. 2023), and those of ADM
+# (Dhariwal & Nichol 2021), of which its README has the last two beside each file.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "lsun256": _config(256, 2, (256, 256, 512, 512, 1024, 1024), 3),
-    "imagenet64": _config(
+    "imagenet64": _config(*(64, 3, (192, 384, 576, 768), 3), num_class_embeds=1000, **_SCALE_SHIFT),
+    # 64x64_diffusion.pt
+    "adm_imagenet64": _config(
         *(64, 3, (192, 384, 576, 768), 3),
         num_class_embeds=1000,
-        resnet_time_scale_shift="scale_shift",
-        attn_norm_num_groups=32,
+        **_SCALE_SHIFT,
+        noise_schedule="cosine",
+        use_new_attention_order=True,
     ),
-    # ADM of ImageNet (Dhariwal & Nichol 2021); bedrooms are lsun256.
-    "imagenet256": _config(
+    # 256x256_diffusion_uncond.pt, lsun_bedroom.pt, lsun_cat.pt and lsun_horse.pt
+    "adm256": _config(
         *(256, 2, (256, 256, 512, 512, 1024, 1024), 3),
-        resnet_time_scale_shift="scale_shift",
-        attn_norm_num_groups=32,
+        **_SCALE_SHIFT,
+        noise_schedule="linear",
+        use_new_attention_order=False,
     ),
 }
+ADM_OPTIONS = ("noise_schedule", "use_new_attention_order")
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of an architecture -> those of UNet2DModel, and those that ADM has beside them."""
+    adm = {key: options[key] for key in ADM_OPTIONS if key in options}
+    return {key: value for key, value in options.items() if key not in adm}, adm
 
 
 def is_adm(state: Mapping[str, Tensor]) -> bool:

@@ -174,10 +174,22 @@ def _fit(
     ckpt_path: str | None,
 ) -> None:
     _check_average(trainer)
+    _check_warm_up(trainer, module)
     checkpoint = find_checkpoint(ckpt_path, Path(trainer.default_root_dir))
     if checkpoint is not None:
         check_resumable(checkpoint, module)
     trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+
+
+def _check_warm_up(trainer: "Trainer", module: "LightningModule") -> None:
+    """Training does not end while the learning rate still rises."""
+    warmup_steps = getattr(module, "warmup_steps", 0)
+    if 0 < trainer.max_steps < warmup_steps:
+        key = "part" if hasattr(module, "product") else "codec"
+        raise ValueError(
+            f"trainer.max_steps={trainer.max_steps} ends inside the warm-up of "
+            f"{warmup_steps} steps: raise it, or lower {key}.warmup_steps"
+        )
 
 
 def _check_average(trainer: "Trainer") -> None:

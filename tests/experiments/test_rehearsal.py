@@ -165,7 +165,7 @@ def test_cdc_fig_7(folder, tmp_path):
     for lmbda in ("0.0032", "0.0128"):
         command(
             *("agent", "experiment=cdc/x_rho0", f"codec.lmbda={lmbda}", "codec.rho=0", *small),
-            *("trainer.max_steps=2", "callbacks.average=null", *folder),
+            *("trainer.max_steps=2", "codec.warmup_steps=0", "callbacks.average=null", *folder),
             "datamodule.train.path=images",
             f"evaluate={evaluate} 'callbacks.evaluation.metrics=[psnr-rgb,fd_random]'",
             f"hydra.run.dir={tmp_path / lmbda}",

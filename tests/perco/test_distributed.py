@@ -64,7 +64,13 @@ def _run(folder: Path, *overrides: str) -> dict:
 
 @pytest.mark.slow
 def test_two_processes_train_and_one_measures_the_same(tmp_path):
-    two = _run(tmp_path / "two", "trainer=ddp_cpu", "trainer.max_steps=4", "fit=true")
+    two = _run(
+        tmp_path / "two",
+        "trainer=ddp_cpu",
+        "trainer.max_steps=4",
+        "codec.warmup_steps=2",
+        "fit=true",
+    )
     checkpoint = tmp_path / "two" / "checkpoints" / "last.ckpt"
     one = _run(tmp_path / "one", "trainer=cpu", "fit=false", f"ckpt_path={checkpoint}")
     timed = [name for name in one if "second" in name or "time" in name]

@@ -75,7 +75,7 @@ def save_perco_sd(folder: Path, pipeline: Path, state_prefix: str = "") -> Hyper
 
     shutil.copytree(pipeline, folder)
     torch.manual_seed(1)
-    encoder = HyperEncoder(Rate(16, 32), N=8, M=6, codebook_dim=4, cosine=False)
+    encoder = HyperEncoder(Rate(16, 32), N=8, M=6, codebook_dim=4)
     (folder / "hyper_enc").mkdir()
     config = {"cfg_ss": 16, "cfg_cs": 32, "N": 8, "M": 6, "codebook_dim": 4, "in_channels": 4}
     (folder / "hyper_enc" / "config.json").write_text(json.dumps(config))
@@ -96,12 +96,26 @@ def test_the_public_reimplementations_checkpoints_load(pipeline, tmp_path):
     unet = load_file(tmp_path / "perco" / "unet" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(codec.model.backbone.unet.conv_in.weight, unet["conv_in_extended.weight"])
     assert torch.equal(codec.model.backbone.unet.conv_in.bias, unet["conv_in_extended.bias"])
+    quantizer = codec.model.encoder(0).quantizer
+    assert quantizer.use_cosine_sim  # of the public code; its commitment loss differs
     latent = torch.randn(1, 4, 8, 8)
     assert torch.equal(codec.model.encoder(0).codes(latent), encoder.codes(latent))
     x = torch.rand(1, 3, 40, 64)
     assert codec.decompress(codec.compress(x)).shape == x.shape
     with pytest.raises(ValueError, match=r"checkpoint of rate 16x16/32, not of \['8x8/256'\]"):
         PerCo(stable_diffusion(str(tmp_path / "perco")), ["8x8/256"])
+
+
+def test_codes_of_unit_length_are_found_alike_by_cosine_and_by_distance():
+    torch.manual_seed(1)
+    cosine = HyperEncoder(Rate(16, 32), N=8, M=6, codebook_dim=4).eval()
+    distance = HyperEncoder(Rate(16, 32), N=8, M=6, codebook_dim=4, cosine=False).eval()
+    distance.load_state_dict(cosine.state_dict())
+    latent = torch.randn(2, 4, 16, 16)
+    assert torch.equal(cosine.codes(latent), distance.codes(latent))
+    assert not torch.allclose(
+        cosine.train()(latent).commit_loss, distance.train()(latent).commit_loss
+    )
 
 
 def test_the_other_hyper_encoder_design_is_refused(pipeline, tmp_path):

@@ -56,8 +56,8 @@ class PerCo(CaptionedCodec):
         quantize: false sends what would be quantised in half precision, many times the bits, which
             the paper compares with (Table 1). It is another model: train it so.
         cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
-            the dimension of its codes; it does not say how it searches, and the public PerCo (SD)
-            does by Euclidean distance (false).
+            the dimension of its codes, and the public PerCo (SD); the paper does not say how it
+            searches. False is Euclidean distance.
         codebook_decay, dead_code_threshold: of the codebooks' moving averages.
         steps: of DDIM; null is the paper's 20, or 5 from 0.05 bpp on.
         guidance: scale of the classifier-free guidance.

@@ -73,8 +73,8 @@ class HyperEncoder(nn.Module):
         N, M: channels inside and of z.
         codebook_dim: to which z is projected for the search, 32 in the paper.
         cosine: search by cosine similarity, as Yu et al. (2022), from whom the paper takes the low
-            dimension of its codes; false is Euclidean, as in the public reimplementation's
-            checkpoints. The paper does not say which it is.
+            dimension of its codes, and as the public reimplementation does; false is Euclidean.
+            The paper does not say which it is.
         decay: of the moving averages that make the codebook.
         dead_code_threshold: codes whose average use falls below it are replaced by vectors of the
             batch, drawn at random, which on several processes are others than on one; 0: never.

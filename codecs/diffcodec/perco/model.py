@@ -352,7 +352,7 @@ def choose_hyper_encoders(
             raise ValueError(f"rate is empty: give at least one, as in rate=[{DEFAULT_RATE}]")
         return [parse_rate(rate) for rate in rates], options, None
     stored, state = backbone.hyper_encoder_weights
-    options = {key: stored[key] for key in ("N", "M", "codebook_dim")} | {"cosine": False}
+    options = {key: stored[key] for key in ("N", "M", "codebook_dim", "cosine")}
     rate = Rate(stored["grid"], stored["num_codes"])
     if rates is not None and [parse_rate(r) for r in listed(rates)] != [rate]:
         raise ValueError(

@@ -44,7 +44,9 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
 def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The public reimplementation's `hyper_enc/` -> its settings and state dict.
 
-    Settings: `grid`, `num_codes`, `N`, `M` and `codebook_dim`. Its search is Euclidean.
+    Settings: `grid`, `num_codes`, `N`, `M`, `codebook_dim` and `cosine`. Its search is by cosine
+    similarity. Its codes have unit length, so that a Euclidean search finds the same ones, but
+    training on is another quantiser.
 
     Raises:
         ValueError: the folder holds another design than the authors' hyper-encoder.
@@ -65,6 +67,7 @@ def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         "N": config.get("N", 192),
         "M": config.get("M", 320),
         "codebook_dim": config.get("codebook_dim", 32),
+        "cosine": True,
     }
     return settings, state
 

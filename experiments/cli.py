@@ -28,11 +28,14 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def _offer_codecs_as_bases() -> None:
     """Make every codec of `configs/codec` a choice of `codec/base` and of `codec/compressor`.
 
-    Where these have a file for it, that is what is chosen.
+    Where these have a file for it, that is what is chosen. A codec that is itself built over a
+    compressor is a choice of neither.
     """
     store = ConfigStore.instance().store
     for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"):
         name = path.stem
+        if "- compressor:" in path.read_text(encoding="utf-8"):
+            continue
         if not path.with_name("base").joinpath(path.name).exists():
             store(path.name, {"defaults": [{"/codec@_here_": name}]}, group="codec/base")
         if not path.with_name("compressor").joinpath(path.name).exists():
@@ -67,6 +70,7 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
         ValueError: an override names something that is not there; the message lists the choices.
     """
     _check_text(overrides)
+    _check_renamed(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
@@ -83,6 +87,7 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     """
     try:
         _check_text(arguments)
+        _check_renamed(arguments)
         if any(argument.startswith("-") for argument in arguments):
             return None  # --help, --cfg, --multirun …: Hydra's own
         _check_name(arguments)
@@ -90,6 +95,16 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     except ValueError as error:
         fail(error)
     return None
+
+
+def _check_renamed(arguments: list[str]) -> None:
+    """Say the new name of what an earlier version called otherwise."""
+    over = [a for a in arguments if a.lstrip("+").startswith("codec/compressor=")]
+    if over and (over[-1].endswith("=own") or "codec=cdc" in arguments):
+        raise ValueError(
+            f"{over[-1]}: CDC as in its paper is codec=cdc, and its decoder over another codec is "
+            "codec=cdc_residual codec/compressor=…"
+        )
 
 
 def _check_text(arguments: list[str]) -> None:

@@ -131,13 +131,13 @@ def test_unknown_arguments_list_the_known_ones():
 
 
 def test_arguments_come_from_beside_the_weights_unless_they_are_given():
-    codec = CDC(weights="cdc_own", steps=3, width=None)
+    codec = CDC(weights="cdc", steps=3, width=None)
     assert codec.unet.conv_out.in_channels == 16
     assert [p.name for p in codec.points] == ["lmbda=0.01,gamma=0", "lmbda=0.01,gamma=0.8"]
     assert codec.arguments()["width"] == 16
     assert codec.arguments()["steps"] == 3
     with pytest.raises(ValueError, match="do not fit"):
-        CDC(width=8, weights="cdc_own")
+        CDC(width=8, weights="cdc")
 
 
 def test_parts_find_their_own_arguments_in_what_they_are_part_of():

@@ -176,7 +176,7 @@ def test_what_is_no_codec_says_what_is(source, message):
 
 def test_unknown_overrides_list_the_arguments():
     with pytest.raises(ValueError, match=r"has no argument step, choose from .*steps"):
-        diffcodec.load("cdc", step=3)
+        diffcodec.load("cdc_residual", step=3)
 
 
 def test_another_version_of_what_ships_is_refused(tmp_path):

@@ -59,7 +59,8 @@ def test_broken_files_are_named(tmp_path, name):
     ("source", "message"),
     [
         ("nowhere.pt", r"no weights at 'nowhere\.pt': give a name that ships, a file or folder"),
-        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'cdc_own', 'diffc'"),
+        ("cdc_own", "'cdc_own' is 'cdc' now"),
+        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'cdc_residual', 'diffc'"),
         ("owner/repo", "a repository of the hub is hf://owner/repo"),
         ("hf://broken", "hf://owner/repo"),
         ("https://example.org/w.pth", "checksum"),
@@ -74,7 +75,7 @@ def test_sources_that_are_not_there_say_what_would_be(source, message):
 def test_what_ships_goes_by_its_name():
     path = shipped()["cdc"] / "model.safetensors"
     assert find_file("cdc") == path
-    assert find_config("cdc")["width"] == 32
+    assert find_config("cdc")["width"] == 16
     assert is_public("cdc")
     assert pinned("cdc") == f"cdc#sha256={file_digest(path)}"
     assert find_file(pinned("cdc")) == path

@@ -279,7 +279,12 @@ def _installed(location: str) -> Path:
         raise ValueError(f"the package {name} is not installed: pip install {name}") from error
 
 
+RENAMED = {"cdc_own": "cdc"}
+
+
 def _missing_hint(location: str) -> str:
+    if location in RENAMED:
+        return f"{location!r} is {RENAMED[location]!r} now"
     if re.fullmatch(r"\w+", location):
         return f"{location!r} does not ship, choose from {sorted(shipped())}, or give {SOURCES}"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", location):

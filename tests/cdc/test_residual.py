@@ -332,14 +332,14 @@ def test_weights_of_another_size_are_refused(tmp_path):
 
 
 def test_neither_random_weights_nor_a_random_base_pass_unnoticed():
-    cfg = compose_config(["codec=cdc", "codec.weights=null", "codec.width=4"])
+    cfg = compose_config(["codec=cdc_residual", "codec.weights=null", "codec.width=4"])
     codec = build_codec(cfg)
     with pytest.raises(ValueError, match=r"no trained weights.*give codec\.weights="):
         refuse_untrained(codec, cfg)
     refuse_untrained_parts(codec, cfg)
     small = ["codec.compressor.N=12", "codec.compressor.M=144"]
     small += ["codec.compressor.groups=[4,4,8,16,112]", "codec.width=4"]
-    cfg = compose_config(["codec=cdc", "codec/compressor=elic", *small])
+    cfg = compose_config(["codec=cdc_residual", "codec/compressor=elic", *small])
     codec = build_codec(cfg)
     with pytest.raises(ValueError, match=r"codec\.compressor\.weights=… and codec\.weights=…"):
         refuse_untrained(codec, cfg)

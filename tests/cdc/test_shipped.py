@@ -12,14 +12,12 @@ from diffcodec.metrics.psnr import psnr
 from experiments.build import build_codec
 from experiments.cli import compose_config
 
-PAPER = ("codec=cdc", "codec/compressor=own")
+PAPER = ("codec=cdc",)
 
 
 @pytest.fixture(scope="module")
 def codec() -> CDC:
-    built = build_codec(
-        compose_config(["codec=cdc", "codec/compressor=own", "codec.steps=5"])
-    ).eval()
+    built = build_codec(compose_config(["codec=cdc", "codec.steps=5"])).eval()
     assert isinstance(built, CDC)
     return built
 

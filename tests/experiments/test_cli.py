@@ -170,3 +170,14 @@ def test_names_are_written_in_utf_8_in_any_locale(tmp_path):
     latin = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=latin, check=True)
     assert (tmp_path / "images.csv").read_text(encoding="utf-8").splitlines() == ["name", "ü"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["codec=cdc", "codec/compressor=own"], ["codec=cdc", "codec/compressor=jpeg"]],
+)
+def test_cdcs_old_names_say_the_new_ones(overrides):
+    with pytest.raises(ValueError, match=r"codec=cdc, and its decoder .* is codec=cdc_residual"):
+        compose_config(overrides)
+    with pytest.raises(SystemExit):
+        check_overrides(overrides)

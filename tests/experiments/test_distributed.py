@@ -7,7 +7,7 @@ CASES = [
     (
         "cdc",
         (
-            *("codec=cdc", "codec/compressor=own", "codec.width=8", "codec.weights=null"),
+            *("codec=cdc", "codec.width=8", "codec.weights=null"),
             *("codec.steps=2", "codec.gamma=0.8"),
         ),
         (2,),
@@ -15,7 +15,7 @@ CASES = [
     pytest.param(
         "cdc_jpeg",
         (
-            *("codec=cdc", "codec/compressor=jpeg", "codec.compressor.quality=[20]"),
+            *("codec=cdc_residual", "codec/compressor=jpeg", "codec.compressor.quality=[20]"),
             *("codec.width=4", "codec.steps=2", "codec.gamma=0.8"),
         ),
         (2,),

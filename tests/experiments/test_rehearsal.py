@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PERCO = ("codec/backbone=small", "codec/captioner=palette", "codec.rate=[8x8/256,16x16/1024]")
-CDC = ("codec.weights=cdc_own", "codec.width=null", "codec.lmbda=0.01")
+CDC = ("codec.weights=cdc", "codec.width=null", "codec.lmbda=0.01")
 SDEDIT = ("codec/prior=small", "codec/base=mbt2018_mean_vbr", "codec.strength=0.1")
 
 

@@ -26,7 +26,7 @@ SMALL = {
     "matched_rates": [],
     "cdc_lambda_rho": ["codec.width=8"],
     "cdc_steps_gamma": ["codec.weights=null"],
-    "cdc_base_gamma": ["codec.weights=null", "codec/compressor=jpeg"],
+    "cdc_residual_base_gamma": ["codec.weights=null", "codec/compressor=jpeg"],
 }
 
 

@@ -118,7 +118,7 @@ def assert_resumes_exactly(make, make_datamodule, folder: Path, step: int, **opt
                 assert torch.equal(value, two[key][name]), (key, name)
 
 
-QUICK = {"cdc_own", "mbt2018_mean_vbr", "perco", "cdc_jpeg"}
+QUICK = {"cdc", "mbt2018_mean_vbr", "perco", "cdc_jpeg"}
 SLOW = pytest.mark.slow
 
 

@@ -198,8 +198,8 @@ class ResidualCDC(Codec):
         state = state_dict_of(load_checkpoint(source))
         if not any(name.startswith("embedder.") for name in state):
             raise ValueError(
-                f"{source} does not hold CDC's decoder over another codec: if it is the paper's "
-                "design, set codec/compressor=own"
+                f"{source} does not hold a decoder over another codec: CDC as in its paper is "
+                "codec=cdc"
             )
         load_saved(self, state, source=source)
 

@@ -3,17 +3,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo venv quick test slow lint check clean
 
-demo: $(READY)
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+
+demo: $(READY)  ## Code three photographs with the small PerCo that ships
 	$(BIN)/python -m experiments.run codec=perco
 
-# A thread that waits sleeps: each worker has a core, and some tests have more threads than that.
-test: export OMP_WAIT_POLICY = PASSIVE
-test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+venv: $(READY)  ## Install everything into .venv
 
-lint: $(READY)
+# A thread that waits sleeps: each worker has a core, and some tests have more threads than that.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+QUICK := $(filter-out tests/test_contract.py, $(wildcard tests/test_*.py)) tests/metrics tests/callbacks tests/datamodules
+
+quick: $(READY) check  ## Format, lint, types and unit tests: under two minutes on two cores
+	$(PYTEST) $(QUICK) --deselect tests/test_structure.py::test_ruff --deselect tests/test_structure.py::test_mypy
+
+test: $(READY)  ## All that a change must pass: format, lint, types and the default tests
+	$(PYTEST) --no-loadscope-reorder
+
+slow: $(READY)  ## The tests that take more than a minute each, for an hour
+	$(PYTEST) -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lint: $(READY)  ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
@@ -27,5 +46,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-clean:
+clean:  ## Remove .venv and outputs
 	rm -rf $(VENV) outputs

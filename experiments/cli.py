@@ -12,12 +12,15 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.overrides import quote_paths
+
+log = logging.getLogger(__name__)
 
 CONFIG_DIR = str(Path(__file__).parent / "configs")
 CONFIG_NAME = "config"
@@ -127,6 +130,8 @@ def fail(error: BaseException) -> None:
     if os.environ.get(FULL_ERROR) == "1":
         raise error
     message = str(root_cause(error))
+    if isinstance(error, BrokenPipeError):  # else Python's own flush fails at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "in DataLoader worker process" in message:  # the worker's traceback, and last its error
         message = message.strip().rpartition("\n")[2].partition(": ")[2]
     sys.exit(f"error: {message}")
@@ -152,13 +157,25 @@ def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictCo
 
         try:
             function(cfg)
-        except (ValueError, InstantiationException) as error:
-            if in_multirun():
-                leave_failure(root_cause(error))
-            else:
-                fail(error)
+        except (ValueError, OSError, InstantiationException) as error:
+            cause = located(root_cause(error), Path(HydraConfig.get().runtime.output_dir))
+            if not in_multirun():
+                fail(cause)
+            leave_failure(cause)
+        except Exception as error:
+            if not in_multirun():
+                raise
+            log.exception("this run failed, and the others go on")
+            leave_failure(error)
 
     return wrapped
+
+
+def located(error: BaseException, folder: Path) -> BaseException:
+    """An error of the operating system that names no file, as of a full disk, with the folder."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        return OSError(error.errno, error.strerror, str(folder))
+    return error
 
 
 def quiet_libraries() -> None:

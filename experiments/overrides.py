@@ -101,9 +101,9 @@ def _resolved(value: Any, *, bare: bool) -> Any:
     return f"{path.resolve()}{checksum}{digits}"
 
 
-def run_folder(overrides: Iterable[str]) -> str | None:
+def run_folder(overrides: Iterable[str], key: str = "hydra.run.dir") -> str | None:
     """The folder that `hydra.run.dir=` gives a run, or None."""
-    given = [o for o in overrides if o.partition("=")[0] == "hydra.run.dir"]
+    given = [o for o in overrides if o.partition("=")[0] == key]
     return str(OverridesParser.create().parse_override(given[-1]).value()) if given else None
 
 

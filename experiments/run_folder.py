@@ -70,8 +70,12 @@ def _setting(folder: Path) -> str:
 
 
 def _of_multirun(arguments: Sequence[str]) -> list[str]:
-    named = any(argument.startswith("hydra.sweep.dir=") for argument in arguments)
-    if named or not set(arguments) & set(MULTIRUN):
+    if not set(arguments) & set(MULTIRUN):
+        return []
+    given = run_folder(arguments, "hydra.sweep.dir")
+    if given is not None:
+        if "${" not in given:  # whether it can be written, before Hydra says so by a traceback
+            Path(given).mkdir(parents=True, exist_ok=True)
         return []
     from experiments.cli import compose_config
 

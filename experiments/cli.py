@@ -63,6 +63,11 @@ def is_choice(group: str, name: str) -> bool:
     return is_offered or (Path(CONFIG_DIR) / path).is_file()
 
 
+def is_group(name: str) -> bool:
+    """Whether a key of the command line is that of a config group, as `codec` or `codec/base`."""
+    return (Path(CONFIG_DIR) / name.partition("@")[0]).is_dir()
+
+
 def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:
     """The config that these overrides make, without running anything.
 
@@ -116,10 +121,14 @@ def _check_name(arguments: list[str]) -> None:
 def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
     """Check the command line, and give the run a folder, before Hydra makes one."""
     from experiments.run_folder import choose_folder
+    from experiments.sweep_overrides import check_jobs, for_each_job, is_multirun
 
     sys.argv[1:] = quote_paths(sys.argv[1:])
     cfg = check_overrides(sys.argv[1:], config_name)
     try:
+        if is_multirun(sys.argv[1:]):
+            sys.argv[1:] = for_each_job(sys.argv[1:])
+            check_jobs(sys.argv[1:], config_name)
         sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
     except (OSError, ValueError) as error:
         fail(error)

@@ -18,7 +18,6 @@ from experiments.overrides import quoted, run_folder
 
 LOCK = ".running"
 OWNER = ".running.json"
-MULTIRUN = ("-m", "--multirun")
 
 _started: set[Path] = set()
 _held: dict[Path, BaseFileLock] = {}  # as long as this process lives
@@ -70,7 +69,9 @@ def _setting(folder: Path) -> str:
 
 
 def _of_multirun(arguments: Sequence[str]) -> list[str]:
-    if not set(arguments) & set(MULTIRUN):
+    from experiments.sweep_overrides import is_multirun
+
+    if not is_multirun(arguments):
         return []
     given = run_folder(arguments, "hydra.sweep.dir")
     if given is not None:

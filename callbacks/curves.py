@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from callbacks.earlier_results import set_aside
 from callbacks.evaluation import Evaluation, PointResult, find_evaluation
+from callbacks.tracking import never_fatal
 from diffcodec.codec import Codec
 from diffcodec.curves import (
     CURVE_FILE,
@@ -58,10 +59,11 @@ class RateCurves(Callback):
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 assert isinstance(pl_module, Codec)
                 tag = rate_tag(pl_module.points)
-                run = logger.experiment
-                # A tag as a filter of W&B's pages: what chooses the rate, whatever it is called.
-                if tag and tag not in (run.tags or ()):
-                    run.tags = (*(run.tags or ()), tag)
+                with never_fatal():
+                    run = logger.experiment
+                    # A tag as a filter of W&B's pages: what chooses the rate, whatever its name.
+                    if tag and tag not in (run.tags or ()):
+                        run.tags = (*(run.tags or ()), tag)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not self.results and not _evaluation(trainer).goes_on:
@@ -86,7 +88,8 @@ class RateCurves(Callback):
             plot_curves(drawn, self.folder / "metrics.png", every)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                self._log_to_wandb(logger.experiment, added, curves)
+                with never_fatal():
+                    self._log_to_wandb(logger.experiment, added, curves)
             elif isinstance(logger, CSVLogger):
                 first = len(self.results) - len(added)
                 for i, result in enumerate(added):

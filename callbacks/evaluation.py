@@ -4,6 +4,7 @@ processes."""
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,7 +262,8 @@ class Evaluation(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self._keep(trainer)
+        with suppress(OSError):  # the disk may be full, which the exception says then
+            self._keep(trainer)
 
     def _keep(self, trainer: Trainer) -> None:
         """Write the batch before to the disk: its pictures were written in the meantime."""

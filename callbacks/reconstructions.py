@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.evaluation import find_evaluation
+from callbacks.tracking import never_fatal
 from diffcodec.codec import CodecOutput, to_uint8
 from diffcodec.contact_sheet import contact_sheet
 from diffcodec.curves import picture_name, safe_name
@@ -86,7 +87,8 @@ class Reconstructions(Callback):
                     for picture in sorted(folder.glob("*.compare.png")):
                         # A key per image: W&B's slider then goes over the operating points.
                         key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
-                        logger.log_image(key, [str(picture)], caption=[result.point.name])
+                        with never_fatal():
+                            logger.log_image(key, [str(picture)], caption=[result.point.name])
         # An older run may have left pictures of other images in this folder.
         names = [
             path.name

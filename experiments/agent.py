@@ -4,24 +4,32 @@
     python -m experiments.agent experiment=… 'evaluate=datamodule=kodak' …
 
 The name of a sweep's parameter has no slash, so `codec.base=elic` stands for the group's choice
-`codec/base=elic` wherever there is such a choice. Files go to `outputs/sweep/SWEEP/RUN`.
+`codec/base=elic` wherever there is such a choice. Values keep the types that they have in the
+sweep's file: null, true, lists, texts of digits and texts with commas. Files go to
+`outputs/sweep/SWEEP/RUN`.
 
 Each `evaluate=ARGUMENTS` is a run of its own after the training, of the weights that it left, into
 a folder below the training's. It has the training's `codec`, `name` and `logger` arguments, too.
 """
 
+import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from experiments.cli import check_overrides, is_choice, prepare_command_line
-from experiments.overrides import quoted, run_folder
+from experiments.overrides import quoted, run_folder, text_value, written
 from experiments.run import main
 
 EVALUATE = "evaluate="
+_OPENING = ("'", '"', "[", "{", "(")
 RUN_DIR = "hydra.run.dir="
 _CARRIED = re.compile(r"(codec[./]|logger[.=]|name=)")
 # What W&B and Lightning tell the processes of one run, which must not join another's.
@@ -34,15 +42,42 @@ _OF_THE_RUN = (
 def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]:
     """Arguments of an agent -> arguments of `experiments.run`."""
     out = []
+    typed = _parameters(environment)
     for argument in arguments:
         key, separator, value = argument.partition("=")
         group = key.replace(".", "/")
-        out.append(f"{group}={value}" if separator and is_choice(group, value) else argument)
+        if not separator or argument.startswith((EVALUATE, RUN_DIR)):
+            out.append(argument)
+        elif is_choice(group, value):
+            out.append(f"{group}={value}")
+        elif key in typed and str(typed[key]) == value:
+            exact = typed[key]
+            out.append(f"{key}={text_value(exact) if isinstance(exact, str) else written(exact)}")
+        else:
+            out.append(f"{key}={_from_python(value)}")
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
     if sweep and run and not any(a.startswith(RUN_DIR) for a in out):
         # Agents that start in one second must not share a folder.
         out.append(f"{RUN_DIR}{quoted(f'outputs/sweep/{sweep}/{run}')}")
     return out
+
+
+def _parameters(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The sweep's parameters with their types, from the file that `wandb agent` writes."""
+    path = environment.get("WANDB_SWEEP_PARAM_PATH")
+    if not path or not Path(path).is_file():
+        return {}
+    data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    return {key: entry["value"] for key, entry in data.items() if isinstance(entry, dict)}
+
+
+def _from_python(text: str) -> str:
+    """A value as W&B prints it, `None` or `['a, b', True]`, as a value of an override."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError):
+        return text_value(text) if "," in text and text[:1] not in _OPENING else text
+    return written(value) if value is None or isinstance(value, list | tuple | dict) else text
 
 
 def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]:

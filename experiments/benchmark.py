@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.tracking import never_fatal
 from diffcodec.points import find_points
 from experiments.build import build_codec, build_coder
 from experiments.cli import (
@@ -208,7 +209,8 @@ def report(data: dict[str, Any], cfg: DictConfig) -> None:
         million = data["parameters"] / 1e6
         console.print(f"  {million:.3g} million parameters; matrix products: {told}")
     console.print(f"  {path}", highlight=False)
-    _log(data, cfg)
+    with never_fatal():
+        _log(data, cfg)
 
 
 def _log(data: dict[str, Any], cfg: DictConfig) -> None:

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         sys.exit((__doc__ or "").strip())
     try:
         calibrate(Path(arguments[0]), arguments[1:])
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         fail(error)
     print(arguments[0])
 

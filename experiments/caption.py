@@ -164,7 +164,7 @@ def main(arguments: list[str]) -> None:
             batch_size=options.batch_size,
             share=parse_share(options.share),
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         fail(error)
     print(f"{options.folder}: {written} captions")
 

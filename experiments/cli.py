@@ -12,12 +12,15 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.overrides import quote_paths
+
+log = logging.getLogger(__name__)
 
 CONFIG_DIR = str(Path(__file__).parent / "configs")
 CONFIG_NAME = "config"
@@ -61,6 +64,11 @@ def is_choice(group: str, name: str) -> bool:
     path = f"{group}/{name}.yaml"
     is_offered = ConfigStore.instance().get_type(path) is ObjectType.CONFIG
     return is_offered or (Path(CONFIG_DIR) / path).is_file()
+
+
+def is_group(name: str) -> bool:
+    """Whether a key of the command line is that of a config group, as `codec` or `codec/base`."""
+    return (Path(CONFIG_DIR) / name.partition("@")[0]).is_dir()
 
 
 def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:
@@ -128,10 +136,14 @@ def _check_name(arguments: list[str]) -> None:
 def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
     """Check the command line, and give the run a folder, before Hydra makes one."""
     from experiments.run_folder import choose_folder
+    from experiments.sweep_overrides import check_jobs, for_each_job, is_multirun
 
     sys.argv[1:] = quote_paths(sys.argv[1:])
     cfg = check_overrides(sys.argv[1:], config_name)
     try:
+        if is_multirun(sys.argv[1:]):
+            sys.argv[1:] = for_each_job(sys.argv[1:])
+            check_jobs(sys.argv[1:], config_name)
         sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
     except (OSError, ValueError) as error:
         fail(error)
@@ -142,6 +154,8 @@ def fail(error: BaseException) -> None:
     if os.environ.get(FULL_ERROR) == "1":
         raise error
     message = str(root_cause(error))
+    if isinstance(error, BrokenPipeError):  # else Python's own flush fails at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "in DataLoader worker process" in message:  # the worker's traceback, and last its error
         message = message.strip().rpartition("\n")[2].partition(": ")[2]
     sys.exit(f"error: {message}")
@@ -167,13 +181,25 @@ def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictCo
 
         try:
             function(cfg)
-        except (ValueError, InstantiationException) as error:
-            if in_multirun():
-                leave_failure(root_cause(error))
-            else:
-                fail(error)
+        except (ValueError, OSError, InstantiationException) as error:
+            cause = located(root_cause(error), Path(HydraConfig.get().runtime.output_dir))
+            if not in_multirun():
+                fail(cause)
+            leave_failure(cause)
+        except Exception as error:
+            if not in_multirun():
+                raise
+            log.exception("this run failed, and the others go on")
+            leave_failure(error)
 
     return wrapped
+
+
+def located(error: BaseException, folder: Path) -> BaseException:
+    """An error of the operating system that names no file, as of a full disk, with the folder."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        return OSError(error.errno, error.strerror, str(folder))
+    return error
 
 
 def quiet_libraries() -> None:

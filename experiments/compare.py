@@ -252,5 +252,5 @@ if __name__ == "__main__":
     os.environ.setdefault("MPLBACKEND", "agg")
     try:
         compare(parser().parse_args(sys.argv[1:]))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         fail(error)

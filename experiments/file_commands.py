@@ -144,7 +144,7 @@ def file_command(
         cfg = compose_config([*known, *overrides])
         quiet_libraries()
         for line in function(jobs, cfg, overrides):
-            print(line)
+            print(line, flush=True)
     except (ValueError, OSError, HydraException) as error:
         fail(error)
 

@@ -8,6 +8,9 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 
 from experiments.credentials import wandb_mode
+from experiments.tracker import Tracker, keep_files_below
+
+INIT_TIMEOUT = 30  # seconds until a run that the server does not start is logged offline
 
 
 def wandb_logger(
@@ -21,7 +24,7 @@ def wandb_logger(
     tags: Sequence[str] = (),
     mode: str | None = None,
 ) -> WandbLogger:
-    """A W&B logger that needs no account.
+    """A W&B logger that needs no account, and never ends a run.
 
     Args:
         save_dir: where an offline run's files go.
@@ -35,14 +38,15 @@ def wandb_logger(
     mode = wandb_mode(mode)
     options: dict[str, Any] = {"entity": entity, "group": group, "job_type": job_type}
     Path(save_dir).mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
+    keep_files_below(save_dir)
+    return Tracker(
         name=name,
         save_dir=save_dir,
         project=project,
         tags=list(tags),
         mode=mode,
         log_model=False,
-        settings={"silent": mode == "offline"},
+        settings={"silent": mode == "offline", "init_timeout": INIT_TIMEOUT},
         **options,
     )
 
@@ -50,6 +54,8 @@ def wandb_logger(
 def describe(logger: WandbLogger) -> str:
     """Where a W&B run lies, and how to get an offline one to the server."""
     run = logger.experiment
+    if getattr(run, "disabled", False):
+        return "left out"
     if run.offline:
         folder = Path(run.dir).parent
         return f"{folder} (offline; upload it with: wandb sync {shlex.quote(str(folder))})"

@@ -18,6 +18,8 @@ from experiments.overrides import quoted
 log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"
+_failed: list[BaseException] = []  # in this process, also where nothing could be written
+
 MIN_WIDTH = 140  # of a table that is written to a file
 
 
@@ -36,6 +38,8 @@ class Summary(Callback):
                 f"  {path.parent}: {path.read_text(encoding='utf-8').strip()}" for path in failures
             )
             sys.exit(f"error: {len(failures)} of the runs failed:\n{lines}")
+        if _failed:
+            sys.exit(f"error: {len(_failed)} of the runs failed, the first with: {_failed[0]}")
 
 
 def summarize(paths: list[Path]) -> None:
@@ -63,9 +67,14 @@ def in_multirun() -> bool:
 def leave_failure(error: BaseException) -> None:
     """Write what went wrong into the run's folder, for the summary."""
     log.error("%s", error)
+    _failed.append(error)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).write_text(f"{error}\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = str(error).strip() or type(error).__name__
+        (folder / FAILURE).write_text(f"{text}\n", encoding="utf-8")
+    except OSError as reason:
+        log.error("cannot write %s: %s", folder / FAILURE, reason)
 
 
 def needs_own_process(cfg: DictConfig) -> bool:

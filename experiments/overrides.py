@@ -1,7 +1,7 @@
 """Overrides as text: quoted as Hydra's grammar needs it, and with paths that hold in any folder."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,31 @@ def quoted(text: str) -> str:
     if "/" in text and _PLAIN.fullmatch(text):
         return text
     return QuotedString(text=text.replace("${", "\\${"), quote=Quote.single).with_quotes()
+
+
+def written(value: Any) -> str:
+    """Plain data as a value of an override."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{written(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(written(entry) for entry in value)}]"
+    if isinstance(value, str):
+        return quoted(value)
+    return "null" if value is None else str(value).lower()
+
+
+def text_value(text: str) -> str:
+    """Text that may be in Hydra's syntax as a value of an override.
+
+    Lists, mappings and interpolations stay as they are; what Hydra would read as a number, a
+    boolean, null or several values is quoted.
+    """
+    try:
+        parsed = OverridesParser.create().parse_override(f"key={text}")
+        is_syntax = not parsed.is_sweep_override() and isinstance(parsed.value(), str | list | dict)
+    except HydraException:
+        is_syntax = False
+    return text if is_syntax else quoted(text)
 
 
 def quote_paths(overrides: Iterable[str]) -> list[str]:
@@ -59,7 +84,7 @@ def _absolute(override: str) -> str:
     except HydraException:
         return override
     changed = _resolved(value, bare=name in _PATHS or name.endswith("_weights"))
-    return override if changed == value else f"{key}={_written(changed)}"
+    return override if changed == value else f"{key}={written(changed)}"
 
 
 def _resolved(value: Any, *, bare: bool) -> Any:
@@ -76,17 +101,9 @@ def _resolved(value: Any, *, bare: bool) -> Any:
     return f"{path.resolve()}{checksum}{digits}"
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(_written(entry) for entry in value)}]"
-    if isinstance(value, str):
-        return quoted(value)
-    return "null" if value is None else str(value).lower()
-
-
-def run_folder(overrides: Iterable[str]) -> str | None:
+def run_folder(overrides: Iterable[str], key: str = "hydra.run.dir") -> str | None:
     """The folder that `hydra.run.dir=` gives a run, or None."""
-    given = [o for o in overrides if o.partition("=")[0] == "hydra.run.dir"]
+    given = [o for o in overrides if o.partition("=")[0] == key]
     return str(OverridesParser.create().parse_override(given[-1]).value()) if given else None
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from callbacks.curves import RateCurves
 from callbacks.evaluation import PointResult
+from callbacks.tracking import never_fatal
 from diffcodec.metrics import ordered
 from experiments.loggers import describe
 
@@ -30,8 +31,9 @@ def report(trainer: Trainer) -> None:
         console.print(f"  {path}", highlight=False)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            console.print(f"  W&B: {describe(logger)}", highlight=False)
-            logger.experiment.finish()
+            with never_fatal():
+                console.print(f"  W&B: {describe(logger)}", highlight=False)
+                logger.experiment.finish()
 
 
 def table(title: str, results: list[PointResult]) -> Table:

@@ -117,10 +117,10 @@ def run(cfg: DictConfig) -> None:
     for shared in passes:
         codec.measure(shared, ceiling=shared is passes[-1])
         trainer.test(codec, datamodule=datamodule, verbose=False)
-    report(trainer)
     evaluation = find_evaluation(trainer)
     if evaluation is not None and trainer.is_global_zero:
         evaluation.finish()
+    report(trainer)
 
 
 def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:

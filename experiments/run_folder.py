@@ -18,7 +18,6 @@ from experiments.overrides import quoted, run_folder
 
 LOCK = ".running"
 OWNER = ".running.json"
-MULTIRUN = ("-m", "--multirun")
 
 _started: set[Path] = set()
 _held: dict[Path, BaseFileLock] = {}  # as long as this process lives
@@ -70,8 +69,14 @@ def _setting(folder: Path) -> str:
 
 
 def _of_multirun(arguments: Sequence[str]) -> list[str]:
-    named = any(argument.startswith("hydra.sweep.dir=") for argument in arguments)
-    if named or not set(arguments) & set(MULTIRUN):
+    from experiments.sweep_overrides import is_multirun
+
+    if not is_multirun(arguments):
+        return []
+    given = run_folder(arguments, "hydra.sweep.dir")
+    if given is not None:
+        if "${" not in given:  # whether it can be written, before Hydra says so by a traceback
+            Path(given).mkdir(parents=True, exist_ok=True)
         return []
     from experiments.cli import compose_config
 

@@ -1,13 +1,21 @@
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hydra._internal.utils import _locate
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+import diffcodec
+from diffcodec.base.vbr import VariableRateCodec
 from diffcodec.cdc import CDC
 from diffcodec.configuration import (
+    INHERIT,
     Configured,
+    _is_given,
     build,
     call,
     config_of,
@@ -20,6 +28,8 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small_unet import SmallUNet
+from diffcodec.weights import shipped
+from experiments.cli import compose_config
 
 
 class Thing(Configured):
@@ -160,3 +170,62 @@ def test_weights_are_by_reference_where_others_have_them(tmp_path):
     assert is_by_reference(Piped("hf://a/b"))
     assert not is_by_reference(Thing(1, weights=str(tmp_path)))
     assert config_of(Thing(1, weights=str(tmp_path)))["weights"] is None
+
+
+def test_an_explicit_none_wins_and_what_is_not_given_inherits():
+    def bound_of(codec):
+        return codec.arguments()["caption_max_bpp"]
+
+    saved = bound_of(PerCo(weights="perco"))
+    assert saved == 0.01
+    assert bound_of(PerCo(weights="perco", caption_max_bpp=INHERIT)) == saved
+    assert bound_of(PerCo(weights="perco", caption_max_bpp=None)) is None
+    assert bound_of(diffcodec.load("perco", caption_max_bpp=None)) is None
+    assert bound_of(diffcodec.load("perco")) == saved
+    for override, expected in (("null", None), ("inherit", saved), ("0.5", 0.5)):
+        cfg = compose_config(["codec=perco", f"codec.caption_max_bpp={override}"])
+        assert bound_of(instantiate(cfg.codec)) == expected
+    level = [0, 3]
+    codec = VariableRateCodec(weights="mbt2018_mean_vbr", level=level)
+    assert len(codec.points) == 2
+    assert len(VariableRateCodec(weights="mbt2018_mean_vbr", level=None).points) == 8
+
+
+def test_what_was_saved_as_none_is_none_again(tmp_path):
+    codec = diffcodec.load("perco", caption_max_bpp=None, rate=["8x8/256"])
+    codec.save(tmp_path)
+    again = diffcodec.load(str(tmp_path))
+    assert again.arguments()["caption_max_bpp"] is None
+    assert [p.name for p in again.points] == [p.name for p in codec.points]
+
+
+def test_every_null_of_the_yamls_stands_for_itself_or_for_what_is_saved():
+    # An argument that may be None and that weights bring along must be `inherit` there.
+    saved = {
+        (value["_target_"], key)
+        for folder in shipped().values()
+        for value in nested(json.loads((folder / "config.json").read_text()))
+        for key in value
+        if not key.endswith("weights")
+    }
+    for name in ("perco", "cdc", "mbt2018_mean_vbr", "diffc"):
+        cfg = OmegaConf.to_container(compose_config([f"codec={name}"]).codec, resolve=False)
+        for value in nested(cfg):
+            target = inspect.unwrap(_locate(value["_target_"]))
+            function = inspect.unwrap(target.__init__) if isinstance(target, type) else target
+            parameters = inspect.signature(function).parameters
+            for key, entry in value.items():
+                if entry is None and (value["_target_"], key) in saved:
+                    assert not _is_given(None, parameters[key]), (name, key)
+
+
+def nested(tree):
+    """The mappings of a config that say what is built of them."""
+    if isinstance(tree, Mapping):
+        if "_target_" in tree:
+            yield tree
+        for value in tree.values():
+            yield from nested(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from nested(value)

@@ -5,9 +5,10 @@ Codecs, priors and backbones remember the arguments that they were built with, a
 `{"_target_": "diffcodec.cdc.CDC", "width": 16, …}`, nested where an argument was built like that
 itself, and `build` makes it all again.
 
-Arguments that are not given, or are None, are those of the `config.json` beside the weights that
-are asked for, if there is one; then come the defaults. So `CDC(weights="cdc")` has the sizes that
-those weights have, and what trained weights need stands in one place.
+Arguments that are not given, or are `INHERIT`, are those of the `config.json` beside the weights,
+if there is one; then come the defaults. So `CDC(weights="cdc")` has the sizes that those weights
+have, and what trained weights need stands in one place. None is a value where an argument may be
+None; where it may not, as for a width, it is not given either.
 """
 
 import dataclasses
@@ -15,9 +16,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from diffcodec.weights import find_config, is_public, pinned
+
+INHERIT = "inherit"
+"""As an argument: what the weights were made with, or else the default."""
 
 TARGET = "_target_"
 TRUSTED = "diffcodec."
@@ -151,7 +156,9 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
 def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArguments:
     """Fill in what is not given from the config beside the weights, and then the defaults."""
     parameters = bound.signature.parameters
-    given = {name: value for name, value in bound.arguments.items() if value is not None}
+    given = {
+        name: value for name, value in bound.arguments.items() if _is_given(value, parameters[name])
+    }
     for source in _sources(given):
         config = _find_nested(find_config(source), target)
         if config is not None:
@@ -161,7 +168,7 @@ def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArgume
                     f"the config of {source!r} has arguments that {target.__name__} does not "
                     f"take: {', '.join(unknown)}"
                 )
-            given |= {k: v for k, v in missing.items() if v is not None}
+            given |= {k: v for k, v in missing.items() if _is_given(v, parameters[k])}
             break
     required = {
         k: None for k in bound.arguments if parameters[k].default is inspect.Parameter.empty
@@ -170,6 +177,13 @@ def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArgume
     # In the order of the signature, as `BoundArguments` wants them.
     bound.arguments = {k: given[k] for k in parameters if k in given}
     return bound
+
+
+def _is_given(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a value stands for itself, and not for what is saved."""
+    if value is None:
+        return parameter.default is None or NoneType in get_args(parameter.annotation)
+    return not (isinstance(value, str) and value == INHERIT)
 
 
 def _sources(given: Mapping[str, Any]) -> Iterator[str]:

@@ -11,10 +11,11 @@ import csv
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from diffcodec.points import Point
 
@@ -162,17 +163,30 @@ def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """A text file that takes another's place once it is whole; errors name it."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(data: Any, path: Path) -> None:
     """Write JSON in one step, so that a reader never sees half a file."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with _replacing(path) as file:
+        file.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write one CSV line per mapping, with a column for every key that one of them has."""
+    """Write in one step a CSV line per mapping, with a column for each key that any of them has."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with _replacing(path) as file:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)

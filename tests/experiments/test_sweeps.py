@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from sweeps.config.schema import validator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+from wandb.sdk.lib.config_util import save_config_file_from_dict
 
 from experiments.agent import split_evaluations, translate
 from experiments.cli import CONFIG_DIR, compose_config
@@ -141,3 +143,32 @@ def test_a_sweep_of_two_points_runs_end_to_end(folder, tmp_path, monkeypatch):
     assert runs["run0"].run_group == runs["run1"].run_group == "matched_rates"
     assert [runs[name].job_type for name in ("run0", "run1")] == ["jpeg", "webp"]
     assert list(runs["run0"].tags) == ["jpeg", "folder", "quality=6…56"]
+
+
+VALUES = {
+    **{"codec.caption": None, "codec.compile": True, "codec.steps": [1, 20], "codec.guidance": 3.5},
+    **{"codec.captioner.text": "30", "logger.group": "a, b", "name": "true"},
+    **{"codec.guided": ["text, more", None, False], "codec.rate": "[32x32/256]", "seed": 7},
+    **{"point": "None", "callbacks.evaluation.weights": {"lpips": None, "inception": "a b"}},
+}
+
+
+@pytest.mark.parametrize("with_file", [True, False])
+def test_values_keep_their_types(tmp_path, with_file):
+    parameters = {name: {"value": value} for name, value in VALUES.items()}
+    environment = {}
+    if with_file:  # as `wandb agent` does
+        path = tmp_path / "config-run.yaml"
+        save_config_file_from_dict(str(path), parameters)
+        environment = {"WANDB_SWEEP_PARAM_PATH": str(path)}
+    arguments = create_sweep_command_args({"args": parameters})["args_no_hyphens"]
+    translated = translate(arguments, environment)
+    assert translate(translated, environment) == translated  # Lightning starts the agent again
+    parse = OverridesParser.create().parse_override
+    found = {override.key_or_group: override.value() for override in map(parse, translated)}
+    expected = {**VALUES, "codec.rate": ["32x32/256"]}
+    if not with_file:  # the command line does not tell these from others
+        expected |= {"codec.captioner.text": 30, "name": True, "point": None}
+    for name, value in expected.items():
+        got = found[name]
+        assert (str(got) if isinstance(value, str) else got) == value, name

@@ -1,0 +1,76 @@
+"""The overrides of a multirun: each holds for the jobs, whatever groups they choose.
+
+Hydra composes a multirun once with its default groups before it looks at what is swept, and would
+refuse `-m codec=jpeg,webp codec.quality=50` because the default codec has no quality. What is
+written as a sweep of one value, `codec.quality=choice(50)`, is left to the jobs.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from experiments.cli import CONFIG_NAME, compose_config, is_group
+
+_NULL = "'${oc.decode:null}'"
+FLAGS = ("-m", "--multirun")
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for several runs."""
+    return not set(arguments).isdisjoint(FLAGS)
+
+
+def for_each_job(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a multirun, with every override left to the jobs."""
+    return [_left_to_the_jobs(argument) for argument in arguments]
+
+
+def _left_to_the_jobs(argument: str) -> str:
+    key, separator, value = argument.partition("=")
+    override = _parse(argument)
+    if override is None or not separator or override.is_sweep_override():
+        return argument
+    if key.lstrip("+").startswith(("hydra.", "hydra/")) or override.is_delete():
+        return argument
+    if override.value() is None:  # Hydra takes `choice(null)` for no sweep
+        return argument if is_group(override.key_or_group) else f"{key}=choice({_NULL})"
+    changed = f"{key}=choice({value})"
+    return changed if _parse(changed) is not None else argument
+
+
+def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> None:
+    """Compose a job of each combination of groups that a multirun has.
+
+    Raises:
+        ValueError: a job lacks a key or a choice; the message names the groups that it chooses.
+    """
+    overrides = [override for override in map(_parse, arguments) if override is not None]
+    if any(override.key_or_group == "hydra/sweeper" for override in overrides):
+        return  # which has a syntax of its own
+    choices = []
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices.append([f"{key}={override.get_value_element_as_str()}"])
+        elif override.is_discrete_sweep():
+            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            # One value stands for all, except where they choose what else there is.
+            choices.append(values if is_group(override.key_or_group) else values[:1])
+    for job in product(*choices):
+        try:
+            compose_config(list(job), config_name)
+        except ValueError as error:
+            swept = [own for own, all_ in zip(job, choices, strict=True) if len(all_) > 1]
+            raise ValueError(f"{' '.join(swept)}: {error}" if swept else str(error)) from error
+
+
+def _parse(argument: str) -> Override | None:
+    if argument.startswith("-") or "=" not in argument.lstrip("~"):
+        return None
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None

@@ -90,7 +90,7 @@ def openai_edm_convention() -> Convention:
 
 
 # guided-diffusion's name of a schedule -> diffusers'.
-ADM_SCHEDULES = {
+ADM_SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
 }

@@ -59,7 +59,10 @@ def _config(size: int, layers: int, widths: Sequence[int], attending: int, **mor
     }
 
 
-_SCALE_SHIFT = {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 32}
+_SCALE_SHIFT: dict[str, Any] = {
+    "resnet_time_scale_shift": "scale_shift",
+    "attn_norm_num_groups": 32,
+}
 
 # Options of UNet2DModel: Appendix C of Consistency Models (Song et al. 2023), and those of ADM
 # (Dhariwal & Nichol 2021), of which its README has the last two beside each file.

@@ -6,6 +6,7 @@ FILE is for `codec.strength=FILE`, and ends in `.json`. A run finds them, too, a
 decoding never does.
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def calibrate(output: Path, overrides: list[str]) -> None:
 
     if not isinstance(codec, SDEdit):
         raise ValueError(f"{type(codec).__name__} has no strengths to find: use codec=sdedit")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # says what it will cost
     codec.calibrate()
     codec.write_strengths(output)
 

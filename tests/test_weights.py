@@ -2,7 +2,7 @@ import hashlib
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 import pytest
@@ -227,3 +227,20 @@ def test_what_no_file_can_be_called_is_no_weights(source):
         with pytest.raises(ValueError, match=r"no weights at|no folder"):
             find(source)
     assert find_config(source) is None
+
+
+def test_a_class_of_another_project_says_how_to_go_on(tmp_path):
+    torch.save({"state_dict": STATE, "path": PurePosixPath("a")}, tmp_path / "w.pt")
+    with pytest.raises(
+        ValueError, match=r"save torch\.load\(FILE\)\['state_dict'\] alone"
+    ) as error:
+        load_checkpoint(str(tmp_path / "w.pt"))
+    assert "\n" not in str(error.value)
+
+
+def test_the_prefix_of_data_parallel_wrappers_is_dropped():
+    state = {f"module.{key}": value for key, value in STATE.items()}
+    assert set(state_dict_of({"state_dict": state})) == set(STATE)
+    assert set(state_dict_of({**state, "other": STATE["a.bias"]})) == {*state, "other"}
+    model = {f"module.model.{key}": value for key, value in STATE.items()}
+    assert set(state_dict_of(model, prefix="model.")) == set(STATE)

@@ -35,6 +35,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 ZOO = "zoo"
 
+_PARALLEL = "module."
 _CHECKSUM = "#sha256="
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
 _PIP = "pip://"
@@ -64,6 +65,8 @@ def load_checkpoint(source: str) -> dict[str, Any]:
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a file that `torch.save` wrote onto the CPU; nothing in it is executed.
 
+    Beside tensors it may hold numbers, also NumPy's, strings and an `argparse.Namespace`.
+
     Args:
         path: of the file.
         mmap: read tensors when they are used; a file that is cut off is noticed all the same.
@@ -73,18 +76,39 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
             and strings.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(_plain_types()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch reports unsafe, truncated and foreign files by many types
         reason = _reason(error)
+        if "GLOBAL" in reason or "class" in reason:
+            reason += "; where it was made, save torch.load(FILE)['state_dict'] alone"
         raise ValueError(f"{path} is not a whole checkpoint of plain tensors: {reason}") from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a state dict")
     return dict(checkpoint)
 
 
+def _plain_types() -> list[Any]:
+    """What trainings keep beside tensors and what holds nothing but numbers and text."""
+    import argparse
+
+    import numpy as np
+    from numpy._core.multiarray import scalar  # type: ignore[attr-defined]
+
+    kinds = [*"?bhilqBHILQefd"]  # booleans, integers and floating point, of all sizes
+    dtypes = {type(np.dtype(kind)) for kind in kinds}
+    older = (scalar, "numpy.core.multiarray.scalar")  # its name in files from NumPy 1
+    return [argparse.Namespace, np.dtype, scalar, older, *dtypes]
+
+
 def state_dict_of(checkpoint: Mapping[str, Any], *, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint: its `state_dict` entry if it has one, keys below `prefix`."""
+    """The tensors of a checkpoint: its `state_dict` entry if it has one, keys below `prefix`.
+
+    `module.`, which data-parallel wrappers put before every key, is dropped.
+    """
     state = checkpoint.get("state_dict", checkpoint)
+    if state and all(str(key).startswith(_PARALLEL) for key in state):
+        state = {str(key).removeprefix(_PARALLEL): value for key, value in state.items()}
     if prefix and any(key.startswith(prefix) for key in state):
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return {k: v for k, v in state.items() if isinstance(v, Tensor)}

@@ -1,6 +1,10 @@
+import argparse
+
+import numpy as np
 import pytest
 import torch
 from compressai.zoo.image import model_urls
+from compressai.zoo.pretrained import load_pretrained
 from hydra.utils import instantiate
 
 from diffcodec.base.compressai import LAMBDAS, CompressAICodec
@@ -178,3 +182,30 @@ def test_tables_that_are_built_under_autocast_are_the_same():
     codec.on_test_epoch_start()  # they are built anew
     with torch.autocast("cpu", torch.bfloat16):
         assert codec.fingerprint() == expected
+
+
+def test_what_compressai_s_own_loader_takes_is_loaded(tmp_path, photo):
+    settings = {"architecture": "cheng2020-anchor", "size": [16]}
+    codec = CompressAICodec(**settings).eval()
+    state = {
+        "module."
+        + key.replace(".skip.", ".downsample.")
+        .replace("entropy_bottleneck._bias", "entropy_bottleneck._biases.")
+        .replace("entropy_bottleneck._matrix", "entropy_bottleneck._matrices.")
+        .replace("entropy_bottleneck._factor", "entropy_bottleneck._factors."): value
+        for key, value in codec.model.state_dict().items()
+    }
+    assert load_pretrained(dict(state)).keys() == codec.model.state_dict().keys()
+    training = {
+        "state_dict": state,
+        "loss": np.float64(0.5),
+        "epoch": np.int64(7),
+        "is_best": np.bool_(True),
+        "args": argparse.Namespace(lmbda=0.01),
+    }
+    for number, checkpoint in enumerate((state, training)):
+        path = tmp_path / f"{number}.pth.tar"
+        torch.save(checkpoint, path)
+        again = CompressAICodec(**settings, weights=str(path)).eval()
+        x = photo[..., :64, :64]
+        assert again.compress(x) == codec.compress(x)

@@ -6,7 +6,6 @@ little memory.
 
 import random
 import resource
-import shutil
 import time
 from collections import Counter
 
@@ -16,7 +15,7 @@ import torch
 from diffcodec.bitstream import BitstreamError, pack, pack_progressive
 from diffcodec.codec import Codec
 from tests.reliability.mutation import mutated_sections
-from tests.test_contract import NAMES, UNAVAILABLE, build_lively
+from tests.test_contract import CASES, find_case
 
 HEIGHT, WIDTH = 40, 24
 MAX_SECONDS = 10.0
@@ -38,12 +37,10 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=CASES)
 def codec(request) -> Codec:
     name = request.param
-    if name in UNAVAILABLE and not shutil.which(UNAVAILABLE[name]):
-        pytest.skip(f"{name} needs {UNAVAILABLE[name]}")
-    built = build_lively(name).codec
+    built = find_case(name).codec
     built.test_name = name
     return built
 

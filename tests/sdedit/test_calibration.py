@@ -1,9 +1,13 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
 from diffcodec.base.classical import PillowCodec
 from diffcodec.sdedit.calibration import Calibration, mse
+from diffcodec.sdedit.strength import find_index, num_trials
 
 
 def test_each_image_comes_with_the_bases_picture_of_it_at_its_point(x):
@@ -61,3 +65,47 @@ def test_beyond_the_references_rates_its_nearest_point_counts(x):
     (error,) = Calibration(lambda: [image], reference).errors(base)
     reference.select(reference.points[-1])
     assert error == pytest.approx(mse(image, reference.decompress(reference.compress(image))))
+
+
+def test_the_cost_is_said_before_and_a_bar_shows_what_it_is_for(make_codec, x, caplog, monkeypatch):
+    shown, advanced = [], []
+
+    class Bar(Progress):
+        def add_task(self, description, **options):
+            shown.append((description, options["total"], list(caplog.messages)))
+            return super().add_task(description, **options)
+
+        def advance(self, task, advance=1):
+            advanced.append(task)
+            super().advance(task, advance)
+
+    monkeypatch.setattr("diffcodec.sdedit.codec.progress", lambda: Bar(disable=True))
+    caplog.set_level(logging.INFO)
+    codec = make_codec("fast", "medium", strength="auto", calibration=lambda: x.split(1))
+    codec.calibrate()
+    trials = num_trials(codec.prior.max_sigma)
+    evaluations = 2 * trials * (2 * 1 + 2 * 3)  # images, points of each preset and their steps
+    cost = f"4 strengths are calibrated on 2 images, in {evaluations} network evaluations at most"
+    assert {(text, total) for text, total, _ in shown} == {
+        (f"calibrating strength=auto of {preset} at quality={quality}", 2 * trials)
+        for quality in (10, 60)
+        for preset in ("fast", "medium")
+    }
+    assert all(cost in messages[-1] for _, _, messages in shown)
+    assert 0 < len(advanced) <= 4 * 2 * trials
+    caplog.clear()
+    codec.calibrate()
+    assert not caplog.messages  # all are known
+
+
+@pytest.mark.parametrize("max_sigma", [0.006, 0.1, 1.0, 4.0])
+def test_no_search_takes_more_trials_than_are_told(max_sigma):
+    for bound in (0.0, max_sigma / 2, 10.0):
+        tried: list[float] = []
+
+        def excess(sigma, bound=bound, tried=tried):
+            tried.append(sigma)
+            return 0 if sigma <= bound else 2
+
+        find_index(excess, max_sigma)
+        assert len(tried) <= num_trials(max_sigma)

@@ -20,6 +20,14 @@ LAMBDAS = {
     "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
 }
 
+# Keys of older checkpoints, which CompressAI's own loader takes.
+OLDER_KEYS = [
+    (r"(.*\.)downsample\.", r"\1skip."),
+    (r"entropy_bottleneck\._biases\.(\d)", r"entropy_bottleneck._bias\1"),
+    (r"entropy_bottleneck\._matrices\.(\d)", r"entropy_bottleneck._matrix\1"),
+    (r"entropy_bottleneck\._factors\.(\d)", r"entropy_bottleneck._factor\1"),
+]
+
 
 class CompressAICodec(LearnedCodec):
     """A model of CompressAI's zoo, one network per quality.
@@ -79,6 +87,9 @@ class CompressAICodec(LearnedCodec):
             self._load_zoo(self._quality)
         elif weights is not None:
             self.load_weights(weights)
+
+    def load_weights(self, source: str, key_table: Sequence[tuple[str, str | None]] = ()) -> None:
+        super().load_weights(source, [*key_table, *OLDER_KEYS])
 
     def select(self, point: Point | str) -> None:
         super().select(point)

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from diffcodec.codec import Codec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Calibration:
@@ -28,6 +33,10 @@ class Calibration:
         self._images: list[Tensor] | None = None
         self._decoded: dict[str, list[tuple[Tensor, float]]] = {}
         self._references: list[list[tuple[float, float]]] = []
+
+    def num_images(self, base: Codec) -> int:
+        """How many images there are; they are loaded."""
+        return len(self._all(base))
 
     def pairs(self, base: Codec) -> list[tuple[Tensor, Tensor]]:
         """Each image and the base's picture of it at its selected point.
@@ -76,6 +85,13 @@ class Calibration:
         if base.point.name not in self._decoded:
             self._decoded[base.point.name] = [_code(base, x) for x in self._all(base)]
         return self._decoded[base.point.name]
+
+
+def progress() -> "Progress":
+    """A bar for the first process."""
+    from rich.progress import Progress
+
+    return Progress(transient=True, disable=getattr(rank_zero_only, "rank", 0) != 0)
 
 
 def mse(x: Tensor, x_hat: Tensor) -> float:

@@ -5,6 +5,7 @@ bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no n
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +21,7 @@ from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.points import Point, listed
 from diffcodec.precision import check_precision, decoding_in
-from diffcodec.sdedit.calibration import Calibration, mse
+from diffcodec.sdedit.calibration import Calibration, mse, progress
 from diffcodec.sdedit.points import build_points
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.prior import Prior
@@ -32,10 +33,13 @@ from diffcodec.sdedit.strength import (
     find_index,
     level_sigma,
     log2_growth,
+    num_trials,
     read_strengths,
     shipped_strengths,
     write_strengths,
 )
+
+log = logging.getLogger(__name__)
 
 PURE_NOISE = 10.0  # a level beside which a picture in [-1, 1] does not show
 
@@ -189,16 +193,38 @@ class SDEdit(Codec):
             ValueError: there are no calibration images.
         """
         before = self.point
-        for point in self.points if points is None else points:
+        pending = self._pending(self.points if points is None else points)
+        if not pending:
+            return
+        images = self._calibration.num_images(self.base)
+        trials = num_trials(self.prior.max_sigma)
+        steps = sum(self._presets[preset].steps for preset, _ in pending)
+        log.info(
+            "strength=auto: %d strengths are calibrated on %d images, in %d network evaluations at "
+            "most; codec.strength=FILE, as diffcodec calibrate writes it, saves them",
+            *(len(pending), images, images * trials * steps),
+        )
+        with progress() as bar:
+            for preset, base_point in pending:
+                self.base.select(base_point)
+                text = f"calibrating strength=auto of {preset} at {base_point.name}"
+                task = bar.add_task(text, total=images * trials)
+                sigma = self._calibrate(self._presets[preset], partial(bar.advance, task))
+                self._strengths.setdefault(preset, {})[base_point.name] = sigma
+                bar.update(task, visible=False)
+        self.select(before)
+
+    def _pending(self, points: Sequence[Point]) -> list[tuple[str, Point]]:
+        """Presets and points of the base whose strength is not known yet, each once."""
+        pending = {}
+        for point in points:
             preset: Any = point.settings["preset"]
             base_point = self._base_points[point.name]
             if point.settings["strength"] != AUTO or not self._has_strength(point):
                 continue
-            found = self._strengths.setdefault(preset, {})
-            if base_point.name not in found:
-                self.base.select(base_point)
-                found[base_point.name] = self._calibrate(self._presets[preset])
-        self.select(before)
+            if base_point.name not in self._strengths.get(preset, {}):
+                pending[preset, base_point.name] = base_point
+        return [(preset, base_point) for (preset, _), base_point in pending.items()]
 
     def _has_strength(self, point: Point) -> bool:
         """Whether a point adds noise to the base's picture: not its own, nor one of pure noise."""
@@ -372,7 +398,7 @@ class SDEdit(Codec):
         return self._strengths[preset][name]
 
     @torch.no_grad()
-    def _calibrate(self, preset: Preset) -> float:
+    def _calibrate(self, preset: Preset, advance: Callable[[], None]) -> float:
         """The sigma at which the base's error doubles, in the mean of its logarithm over images.
 
         With a reference that is the reference's error, at the base's rate.
@@ -384,6 +410,7 @@ class SDEdit(Codec):
             total = 0.0
             for i, (x, x_hat) in enumerate(pairs):
                 total += log2_growth(mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
+                advance()
             return total / len(pairs)
 
         return level_sigma(find_index(excess, self.prior.max_sigma))

@@ -47,6 +47,11 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
     return low
 
 
+def num_trials(max_sigma: float) -> int:
+    """How many levels `find_index` tries at most."""
+    return sum(level_sigma(i) <= max_sigma for i in range(1, NUM_LEVELS)).bit_length()
+
+
 def log2_growth(mse: float, base_mse: float) -> float:
     """log2(mse / base_mse); infinite where the base makes no error, so that no noise is added."""
     if base_mse <= 0:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from diffcodec.adversarial import PatchDiscriminator
-from diffcodec.decoder_loss import DecoderLoss, with_discriminator
+from diffcodec.decoder_loss import DecoderLoss, parameter_groups
 
 
 @pytest.fixture
@@ -70,8 +70,14 @@ def test_one_optimizer_has_a_group_for_the_discriminator():
     network = torch.nn.Linear(2, 2)
     network.bias.requires_grad_(False)
     loss = DecoderLoss(perceptual_weight=0, adversarial_weight=0.1, width=8)
-    groups = with_discriminator(network.parameters(), loss, lr=1e-4)
+    groups = parameter_groups(network, loss, discriminator_lr=1e-4)
     assert [len(group["params"]) for group in groups] == [1, len([*loss.parameters()])]
     assert groups[1]["lr"] == 1e-4
     plain = DecoderLoss(perceptual_weight=0)
-    assert len(with_discriminator(network.parameters(), plain, lr=1e-4)) == 1
+    assert len(parameter_groups(network, plain, discriminator_lr=1e-4)) == 1
+    assert (
+        parameter_groups(network, plain, discriminator_lr=1e-4, only=("bias",))[0]["params"] == []
+    )
+    network.register_parameter("quantiles", torch.nn.Parameter(torch.zeros(1)))
+    groups = parameter_groups(network, plain, discriminator_lr=1e-4, aux_lr=0.1)
+    assert [(len(g["params"]), g.get("lr")) for g in groups] == [(1, None), (1, 0.1)]

@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffcodec.base.classical import PillowCodec
-from diffcodec.cdc import ResidualCDC
+from diffcodec.cdc import CDC, ResidualCDC
 from diffcodec.decoder_loss import DecoderLoss
 from diffcodec.few_steps import FewStepTraining
 from tests.trainers import quiet_trainer
@@ -39,14 +39,14 @@ def test_what_is_trained_is_what_is_decoded(codec, photo):
         codec.eval().select(point)
         decoded = codec.decompress(codec.compress(x))
         with torch.no_grad():
-            resampled = codec.resample({"image": x}, point)
+            resampled = codec.resample({"image": x}, point).x_hat
         torch.testing.assert_close(resampled.clamp(0, 1), decoded, rtol=0, atol=1e-5)
 
 
 def test_gradients_go_through_all_steps(codec, photo):
     x = photo[..., :64, :64]
     (point,) = [p for p in codec.points[:4] if p.decoding == {"steps": 2, "gamma": 1.0}]
-    codec.resample({"image": x}, point).sum().backward()
+    codec.resample({"image": x}, point).x_hat.sum().backward()
     assert codec.unet.conv_out.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in codec.compressor.parameters())
 
@@ -68,7 +68,7 @@ def test_the_faithful_points_learn_to_be_closer(codec, loader, photo, tmp_path):
 
     def error():
         with torch.no_grad():
-            errors = [(codec.resample({"image": x}, p) - x).square().mean() for p in points]
+            errors = [(codec.resample({"image": x}, p).x_hat - x).square().mean() for p in points]
         return float(sum(errors))
 
     before = error()
@@ -80,3 +80,24 @@ def test_the_faithful_points_learn_to_be_closer(codec, loader, photo, tmp_path):
 def test_a_codec_without_such_a_decoder_is_refused():
     with pytest.raises(ValueError, match="PillowCodec has no decoder that can be trained"):
         learner(PillowCodec("JPEG", quality=10))
+
+
+def test_the_papers_design_is_trained_with_its_encoder(loader, photo, tmp_path):
+    torch.manual_seed(0)
+    codec = CDC(width=8, steps=2, gamma=[0.0, 1.0], lmbda=0.1)
+    x = photo[..., 20:84, 180:244]
+    (point, _) = codec.points
+    codec.eval().select(point)
+    codec.prepare_coding()
+    with torch.no_grad():
+        decoded = codec.decompress(codec.compress(x))
+        resampled = codec.resample({"image": x}, point)
+    torch.testing.assert_close(resampled.x_hat.clamp(0, 1), decoded, rtol=0, atol=1e-4)
+    assert resampled.loss > 0.1 * resampled.logged["bpp"] > 0
+    before = {name: p.clone() for name, p in codec.named_parameters()}
+    part = learner(codec, lr=1e-3)
+    quiet_trainer(tmp_path, max_steps=3, gradient_clip_val=1.0).fit(part, loader)
+    changed = {n for n, p in codec.named_parameters() if not torch.equal(p, before[n])}
+    for name in ("compressor.g_a", "compressor.h_s", "compressor.g_s", "unet"):
+        assert any(n.startswith(name) for n in changed)
+    assert "compressor.entropy_bottleneck.quantiles" in changed

@@ -1,6 +1,5 @@
 """The loss that decoders are trained with: squared error, a perceptual and an adversarial term."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -86,20 +85,34 @@ class DecoderLoss(nn.Module):
         return {"loss": loss, **terms}
 
 
-def with_discriminator(
-    parameters: Iterable[nn.Parameter], loss: DecoderLoss, *, lr: float
+def parameter_groups(
+    network: nn.Module,
+    loss: DecoderLoss,
+    *,
+    discriminator_lr: float,
+    aux_lr: float | None = None,
+    only: tuple[str, ...] = ("",),
 ) -> list[dict[str, Any]]:
-    """Parameter groups of one optimizer: what is trained of a network, and its discriminator.
+    """Groups of one optimizer: a network, the quantiles of factorized priors, a discriminator.
 
-    One backward pass serves both, as neither's loss has a gradient to the other.
+    One backward pass serves all, as none of their losses has a gradient to another group.
 
     Args:
-        parameters: of the network; frozen ones are left out.
+        network: what is trained; frozen parameters are left out.
         loss: of the decoder.
-        lr: of the discriminator.
+        discriminator_lr: learning rate of the discriminator.
+        aux_lr: of the parameters named `….quantiles`; None treats them as the others.
+        only: beginnings of the names of parameters that are trained.
     """
-    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if p.requires_grad]}]
+    named = [
+        (n, p) for n, p in network.named_parameters() if p.requires_grad and n.startswith(only)
+    ]
+    quantiles = [p for n, p in named if aux_lr is not None and n.endswith("quantiles")]
+    own = {id(p) for p in quantiles}
+    groups: list[dict[str, Any]] = [{"params": [p for _, p in named if id(p) not in own]}]
+    if quantiles:
+        groups.append({"params": quantiles, "lr": aux_lr})
     if loss.discriminator is not None:
         adversary = [*loss.discriminator.parameters()]
-        groups.append({"params": adversary, "lr": lr, "betas": (0.5, 0.9), "weight_decay": 0.0})
+        groups.append({"params": adversary, "lr": discriminator_lr, "betas": (0.5, 0.9)})
     return groups

@@ -1,5 +1,7 @@
 """Training a diffusion decoder through the few steps of its own sampler."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -8,25 +10,38 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from diffcodec.codec import Codec, CodecOutput
-from diffcodec.decoder_loss import DecoderLoss, with_discriminator
+from diffcodec.decoder_loss import DecoderLoss, parameter_groups
 from diffcodec.optimization import clip_network, warmed_up_adamw
 from diffcodec.points import Point
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """What a codec decodes in training, with gradients through all steps of its sampler.
+
+    Attributes:
+        x_hat: the decoded images, (B, 3, H, W) in [0, 1].
+        loss: what is minimized beside the loss of the images, such as the weighted rate of an
+            encoder that is trained along; None where only the decoder is trained.
+        logged: scalars to log.
+    """
+
+    x_hat: Tensor
+    loss: Tensor | None = None
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class FewStepDecoder(Protocol):
-    """A codec whose decoder can be trained like this."""
+    """A codec that can be trained through the steps of its decoder."""
 
     points: tuple[Point, ...]
 
-    def resample(self, batch: dict[str, Any], point: Point) -> Tensor:
-        """A batch -> what is decoded of its images at a point, (B, 3, H, W) in [0, 1].
-
-        With gradients through all steps of the sampler.
-        """
+    def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
+        """Decode the images of a batch at a point."""
 
 
 class FewStepTraining(LightningModule):
-    """Trains the decoder of a codec end to end, through all steps of its sampler.
+    """Trains a codec through all steps of its decoder's sampler.
 
     A network that was trained to denoise needs many steps, since its estimate at a high noise level
     is a mean over what the image may have been. Trained through one to three steps with a
@@ -36,11 +51,13 @@ class FewStepTraining(LightningModule):
     to look real, with the same weights.
 
     Args:
-        codec: what is trained; its encoder stays as it is.
+        codec: what is trained. `ResidualCDC` keeps its base codec; of `CDC` the encoder is trained
+            as well, by the rate times `lmbda`.
         loss: see `DecoderLoss`.
         faithful_mse_weight: weight of the squared error at gamma=0.
-        lr, warmup_steps: of AdamW; the learning rate falls linearly to zero.
-        discriminator_lr: of the discriminator.
+        lr, aux_lr, discriminator_lr: of AdamW for the network, for the quantiles of factorized
+            priors and for the discriminator; the learning rates fall linearly to zero.
+        warmup_steps: in which they rise.
 
     Attributes:
         product: the codec.
@@ -56,8 +73,9 @@ class FewStepTraining(LightningModule):
         loss: DecoderLoss,
         faithful_mse_weight: float = 50.0,
         lr: float = 3e-4,
-        warmup_steps: int = 100,
+        aux_lr: float = 1e-2,
         discriminator_lr: float = 2e-4,
+        warmup_steps: int = 100,
     ) -> None:
         super().__init__()
         if not hasattr(codec, "resample"):
@@ -68,7 +86,7 @@ class FewStepTraining(LightningModule):
         self.loss = loss
         self.faithful_mse_weight = faithful_mse_weight
         self.lr, self.warmup_steps = lr, warmup_steps
-        self.discriminator_lr = discriminator_lr
+        self.aux_lr, self.discriminator_lr = aux_lr, discriminator_lr
 
     @property
     def product(self) -> Codec:
@@ -78,14 +96,14 @@ class FewStepTraining(LightningModule):
         codec: Any = self.codec
         point = codec.points[int(torch.randint(len(codec.points), ()))]
         realism = min(1.0, float(point.decoding.get("gamma", 1.0)))
-        x_hat, x = codec.resample(batch, point) * 2 - 1, batch["image"] * 2 - 1
+        decoded: Resampled = codec.resample(batch, point)
+        x_hat, x = decoded.x_hat * 2 - 1, batch["image"] * 2 - 1
         out = self.loss(x_hat, x, step=self.global_step, realism=realism)
         kind = "real" if realism else "faithful"
-        for name, value in out.items():
-            self.log(f"train/{kind}/{name}", value, prog_bar=name in ("mse", "perceptual"))
-        if realism == 0:
-            return self.faithful_mse_weight * out["mse"]
-        return out["loss"]
+        for name, value in {**out, **decoded.logged}.items():
+            self.log(f"train/{kind}/{name}", value, prog_bar=name in ("mse", "perceptual", "bpp"))
+        loss = out["loss"] if realism else self.faithful_mse_weight * out["mse"]
+        return loss if decoded.loss is None else loss + decoded.loss
 
     def validation_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
@@ -96,7 +114,9 @@ class FewStepTraining(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(
-            with_discriminator(self.codec.parameters(), self.loss, lr=self.discriminator_lr),
+            parameter_groups(
+                self.codec, self.loss, aux_lr=self.aux_lr, discriminator_lr=self.discriminator_lr
+            ),
             lr=self.lr,
             weight_decay=0.0,
             warmup_steps=self.warmup_steps,

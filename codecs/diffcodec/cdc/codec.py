@@ -24,10 +24,12 @@ from diffcodec.codec import Codec
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser, check_window
+from diffcodec.few_steps import Resampled
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perceptual import PerceptualLoss, check_choice
+from diffcodec.points import Point
 from diffcodec.precision import check_precision, decoding_in
 from diffcodec.tiles import by_tiles
 from diffcodec.weights import load_checkpoint, state_dict_of
@@ -268,6 +270,31 @@ class CDC(Codec):
         with torch.autocast(y_hat.device.type, enabled=False):  # as the encoder's networks
             contexts = self.compressor.contexts(y_hat)
         return self.unet.context_terms(contexts)
+
+    def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
+        """Encode and decode the images of a batch at a point, see `FewStepTraining`."""
+        x = batch["image"]
+        x0 = pad_to_multiple(x * 2 - 1, STRIDE)
+        latents = self.compressor(x0)
+        terms = self.unet.context_terms(self.compressor.contexts(latents.y_hat))
+
+        def network(x: Tensor, time: Tensor) -> Tensor:
+            out: Tensor = self.unet(x, time, terms)
+            return out.float()
+
+        settings: Any = point.decoding
+        denoiser, sigmas = self.process.sampling(network, settings["steps"])
+        scale = settings["gamma"] * (1 + sigmas[0] ** 2).sqrt()
+        start = torch.randn_like(x0) * like(x0, scale)
+        sample = find_sampler(self.sampler)
+        x0_hat = sample(denoiser, start, sigmas, noise=torch.randn_like)
+        bpp = latents.bits().mean() / (x0.shape[-2] * x0.shape[-1])
+        height, width = x.shape[-2:]
+        return Resampled(
+            (x0_hat[..., :height, :width] + 1) / 2,
+            loss=self.lmbda * bpp + self.compressor.entropy_bottleneck.loss(),
+            logged={"bpp": bpp, "y_escaped": share_outside(latents)},
+        )
 
     def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.

@@ -27,6 +27,7 @@ from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.diffusion.tiling import TiledDenoiser, check_window
+from diffcodec.few_steps import Resampled
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.padding import crop_center, pad_around
@@ -293,8 +294,8 @@ class ResidualCDC(Codec):
             )
             return r_hat.add_(x_hat)
 
-    def resample(self, batch: dict[str, Any], point: Point) -> Tensor:
-        """What is decoded of a batch at a point, (B, 3, H, W) in [0, 1], see `FewStepTraining`."""
+    def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
+        """Decode the images of a batch at a point, see `FewStepTraining`."""
         x = batch["image"]
         x_hat, contexts = self.contexts(self.simulate_base(x, self._base_points[point.name]))
         settings: Any = point.decoding
@@ -305,7 +306,7 @@ class ResidualCDC(Codec):
             noise=torch.randn_like,
             terms=self.unet.context_terms(contexts),
         )
-        return crop_center(x_hat + r_hat, *x.shape[-2:]).add(1).div(2)
+        return Resampled(crop_center(x_hat + r_hat, *x.shape[-2:]).add(1).div(2))
 
     def _sigmas(self, steps: int) -> Tensor:
         return karras_sigmas(self.sigma_max, steps, sigma_min=self.sigma_min, rho=self.rho)

@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed
 from diffcodec.configuration import arguments_of, is_configured
-from diffcodec.decoder_loss import DecoderLoss, with_discriminator
+from diffcodec.decoder_loss import DecoderLoss, parameter_groups
 from diffcodec.diffusion.sampler import seeded_noise
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone, frozen
@@ -132,13 +132,11 @@ class AutoencoderTraining(LightningModule):
         clip_network(optimizer, gradient_clip_val)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [
-            parameter
-            for name, parameter in self.latents.vae.named_parameters()
-            if not self.decoder_only or name.startswith(("decoder.", "post_quant_conv."))
-        ]
+        only = ("decoder.", "post_quant_conv.") if self.decoder_only else ("",)
         return warmed_up_adamw(
-            with_discriminator(parameters, self.loss, lr=self.discriminator_lr),
+            parameter_groups(
+                self.latents.vae, self.loss, discriminator_lr=self.discriminator_lr, only=only
+            ),
             lr=self.lr,
             weight_decay=self.weight_decay,
             warmup_steps=self.warmup_steps,

@@ -17,11 +17,14 @@ from diffcodec.bitstream import BitstreamError
 from diffcodec.entropy import (
     MAX_SYMBOL,
     MAX_TEXT_BYTES,
-    build_tables,
+    RansReader,
+    Tables,
+    conditional_tables,
     decode_indices,
     decode_text,
     encode_indices,
     encode_text,
+    factorized_tables,
     guard_rans,
     indices_num_bytes,
     rans_decode,
@@ -74,10 +77,8 @@ def test_a_4k_image_of_indices_is_coded_in_seconds(num_codes):
 
 
 @pytest.fixture(scope="module")
-def gaussian() -> GaussianConditional:
-    model = GaussianConditional(None)
-    model.update_scale_table(get_scale_table())
-    return model
+def gaussian() -> Tables:
+    return conditional_tables(GaussianConditional(None), get_scale_table())
 
 
 def test_rans_round_trip_with_outliers(gaussian):
@@ -99,19 +100,25 @@ def test_many_symbols_are_coded_in_parts(gaussian, monkeypatch):
     assert torch.equal(rans_decode(data, indexes, gaussian), symbols)
 
 
-def test_gaussian_tables_are_those_of_the_error_function_in_float64():
-    model = GaussianConditional(None)
-    model.update_scale_table(get_scale_table())
-    build_tables(model)
-    beyond = -NormalDist().inv_cdf(model.tail_mass / 2)
-    for i, scale in enumerate(model.scale_table.tolist()):
+def test_symbols_are_read_in_any_parts(gaussian):
+    generator = torch.Generator().manual_seed(0)
+    indexes = torch.randint(64, (7000,), generator=generator)
+    symbols = (torch.randn(7000, generator=generator) * 30).round().int()
+    reader = RansReader(rans_encode(symbols, indexes, gaussian), 7000, gaussian)
+    parts = indexes.split([1, 2, 0, 3000, 3997])  # few take the tables that they need alone
+    assert torch.equal(torch.cat([reader.read(part) for part in parts]), symbols)
+
+
+def test_gaussian_tables_are_those_of_the_error_function_in_float64(gaussian):
+    beyond = -NormalDist().inv_cdf(GaussianConditional(None).tail_mass / 2)
+    for i, scale in enumerate(get_scale_table().tolist()):
         center = math.ceil(scale * beyond)
         tails = [math.erfc((k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(center + 2)]
         side = [inner - outer for inner, outer in pairwise(tails)]
         expected = pmf_to_quantized_cdf([*side[:0:-1], *side, 2 * tails[-1]], 16)
-        assert model._offset[i] == -center
-        assert model._cdf_length[i] == len(expected)
-        assert model._quantized_cdf[i, : len(expected)].tolist() == expected
+        assert gaussian.offsets[i] == -center
+        assert gaussian.lengths[i] == len(expected)
+        assert gaussian.cdfs[i, : len(expected)].tolist() == expected
 
 
 def test_rans_of_nothing(gaussian):
@@ -123,21 +130,19 @@ def test_rans_of_nothing(gaussian):
 def test_rans_rate_is_the_likelihood():
     torch.manual_seed(0)
     model = EntropyBottleneck(4)
-    model.update(force=True)
     z = torch.randn(1, 4, 32, 32) * 3
     symbols = model.quantize(z, "symbols", model._extend_ndims(model._get_medians(), 2))
     indexes = model._build_indexes(z.shape)
-    data = rans_encode(symbols, indexes, model)
+    data = rans_encode(symbols, indexes, factorized_tables(model))
     bits = -model.eval()(z)[1].log2().sum().item()
     assert bits / 8 == pytest.approx(len(data), rel=0.02, abs=8)
 
 
 @given(st.binary(max_size=64))
 def test_foreign_bytes_decode_to_something_or_are_refused(data):
-    model = GaussianConditional(None)
-    model.update_scale_table(get_scale_table())
-    indexes = torch.full((200,), 63)
-    assert rans_decode(data, indexes, model).shape == (200,)
+    tables = conditional_tables(GaussianConditional(None), torch.tensor([256.0]))
+    indexes = torch.full((200,), 0)
+    assert rans_decode(data, indexes, tables).shape == (200,)
 
 
 @given(
@@ -196,26 +201,31 @@ def test_symbols_that_the_encoder_would_never_finish_are_refused(gaussian, value
         rans_encode(symbols, torch.zeros(2, dtype=torch.int64), gaussian)
 
 
-def test_tables_must_have_been_built():
-    model = GaussianConditional(None)
-    with pytest.raises(ValueError, match="update"):
-        rans_encode(torch.zeros(3), torch.zeros(3), model)
+def test_tables_are_built_beside_the_model():
+    torch.manual_seed(0)
+    prior, conditional = EntropyBottleneck(4), GaussianConditional(None)
+    before = {**prior.state_dict(), **conditional.state_dict()}
+    tables = factorized_tables(prior)
+    prior.update(force=True)  # CompressAI's, in float32
+    assert torch.equal(tables.offsets, prior.offset)
+    assert torch.equal(tables.lengths, prior.cdf_length)
+    assert (tables.cdfs - prior.quantized_cdf).abs().max() <= 2
+    prior = EntropyBottleneck(4)
+    assert factorized_tables(prior).cdfs.any()
+    conditional_tables(conditional, torch.tensor([1.0, 2.0]))
+    after = {**prior.state_dict(), **conditional.state_dict()}
+    assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
 
 
-def test_new_tables_of_a_model_are_used_at_once():
+def test_other_scales_make_another_code():
     symbols, indexes = torch.arange(-20, 20), torch.full((40,), 3)
-    model = GaussianConditional(None)
-    model.update_scale_table([1.0, 2.0, 3.0, 4.0])
-    data = rans_encode(symbols, indexes, model)
-    model.update_scale_table([5.0, 6.0, 7.0, 8.0], force=True)  # replaces the tensors
-    wider = rans_encode(symbols, indexes, model)
-    assert wider != data
-    other = GaussianConditional(None)
-    other.update_scale_table([5.0, 6.0, 7.0, 9.0])
-    for name in ("_quantized_cdf", "_cdf_length", "_offset"):  # and here they change in place
-        theirs, ours = getattr(other, name), getattr(model, name)
-        ours.resize_(theirs.shape).copy_(theirs)
-    assert rans_encode(symbols, indexes, model) == rans_encode(symbols, indexes, other) != wider
+    narrow, wide = (
+        conditional_tables(GaussianConditional(None), torch.tensor(scales))
+        for scales in ([1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0])
+    )
+    data = rans_encode(symbols, indexes, wide)
+    assert data != rans_encode(symbols, indexes, narrow)
+    assert torch.equal(rans_decode(data, indexes, wide), symbols.int())
 
 
 @given(st.text(max_size=400))

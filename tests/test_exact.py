@@ -4,7 +4,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.cdc.compressor import Compressor
-from diffcodec.exact import EXACT_BITS, RANGE_BITS, WEIGHT_BITS, ExactConvolutions
+from diffcodec.exact import (
+    EXACT_BITS,
+    MAX_FRACTION_BITS,
+    RANGE_BITS,
+    WEIGHT_BITS,
+    ExactConvolutions,
+)
 
 
 @pytest.fixture
@@ -105,3 +111,33 @@ def test_weights_that_cannot_be_exact_are_refused(h_s):
 def test_a_gpu_gives_the_same(h_s, z_hat):
     expected = exact(h_s)(z_hat)
     assert torch.equal(expected, exact(h_s.cuda())(z_hat.cuda()))
+
+
+def test_relu_and_pixel_shuffle_follow_convolutions(z_hat):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(32, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(16, 12, 3, padding=1), nn.PixelShuffle(2)),
+        nn.LeakyReLU(0.3),
+        nn.ConvTranspose2d(3, 5, 3, padding=1),
+    )
+    with torch.no_grad():
+        expected = network.double()(z_hat.double())
+    torch.testing.assert_close(exact(network)(z_hat), expected, rtol=0, atol=1e-4)
+
+
+def test_layers_of_other_kinds_are_refused():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh())
+    with pytest.raises(ValueError, match="has a layer Tanh: only Conv2d, "):
+        exact(network)
+
+
+def test_fewer_bits_of_a_weight_leave_more_for_activations(h_s, z_hat):
+    with torch.no_grad():
+        h_s[4].weight.mul_(100)
+    many, few = (ExactConvolutions(h_s, name="network", weight_bits=bits) for bits in (20, 14))
+    for one, other in zip(many._layers, few._layers, strict=True):
+        assert one.fraction_bits < other.fraction_bits <= MAX_FRACTION_BITS
+        reach = other.weight.abs().sum((1, 2, 3)).max() * 2.0 ** (RANGE_BITS + other.fraction_bits)
+        assert other.transposed or reach < 2**EXACT_BITS

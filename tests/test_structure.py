@@ -12,6 +12,7 @@ LOCAL = {"diffcodec", "datamodules", "callbacks", "experiments"}
 LIBRARY = ROOT / "codecs" / "diffcodec"
 METHODS = {"perco", "cdc", "sdedit", "diffc", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
+BELOW_CODING = {"coding", "bitstream", "entropy", "exact", "tiles"}
 BELOW_LATENT = {
     *("", "latent", "diffusion", "weights", "entropy", "bitstream", "perceptual", "padding"),
     *("optimization", "configuration", "decoder_loss", "local_files"),
@@ -52,6 +53,8 @@ def allowed(path: Path, name: str) -> bool:
         return False
     if room == "diffusion":
         return target in {"", "diffusion"}
+    if room == "coding":
+        return target in BELOW_CODING
     if room == "latent":
         return target in BELOW_LATENT
     return target not in METHODS - {room}

@@ -3,9 +3,11 @@
 import copy
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from diffcodec.bitstream import BitstreamError
 
 if TYPE_CHECKING:
-    from compressai.entropy_models import EntropyModel
+    from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 
 MAX_TEXT_BYTES = 1 << 16
 MAX_SYMBOL = 1 << 26
@@ -82,13 +84,41 @@ def _low_high(value: int, base: int) -> tuple[int, int]:
     return low, high
 
 
-def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> bytes:
-    """Code integer symbols with the cumulative distributions of a CompressAI entropy model.
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Cumulative distributions of symbols, as CompressAI's range coder takes them.
+
+    Attributes:
+        cdfs: of each distribution, in units of 2^-16, (n, L) int32; rows end in zeros.
+        lengths: entries of each row, (n,) int32. The last one is for symbols outside the table.
+        offsets: smallest symbol of each table, (n,) int32.
+    """
+
+    cdfs: Tensor
+    lengths: Tensor
+    offsets: Tensor
+
+    @cached_property
+    def lists(self) -> tuple[list[list[int]], list[int], list[int]]:
+        """Rows without their zeros, lengths and offsets: the coder copies all it is given."""
+        lengths = self.lengths.tolist()
+        rows = [row[:n] for row, n in zip(self.cdfs.tolist(), lengths, strict=True)]
+        return rows, lengths, self.offsets.tolist()
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors by CompressAI's names."""
+        names = ("_quantized_cdf", "_cdf_length", "_offset")
+        tensors = (self.cdfs, self.lengths, self.offsets)
+        return {f"{prefix}.{name}": t for name, t in zip(names, tensors, strict=True)}
+
+
+def rans_encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> bytes:
+    """Code integer symbols, each with one of several distributions.
 
     Args:
         symbols: integers of any shape.
-        indexes: of the same shape: which of the model's distributions each symbol has.
-        model: an updated `EntropyBottleneck` or `GaussianConditional`.
+        indexes: of the same shape: which of the distributions each symbol has.
+        tables: the distributions.
 
     Raises:
         ValueError: a symbol is too large.
@@ -99,9 +129,8 @@ def rans_encode(symbols: Tensor, indexes: Tensor, model: "EntropyModel") -> byte
     from compressai.ans import BufferedRansEncoder
 
     encoder: Any = BufferedRansEncoder()
-    tables = _tables(model)
     for part, own in zip(_parts(symbols), _parts(indexes), strict=True):
-        encoder.encode_with_indexes(part.tolist(), own.tolist(), *tables)
+        encoder.encode_with_indexes(part.numpy().tolist(), own.numpy().tolist(), *tables.lists)
     encoded: bytes = encoder.flush()
     return encoded
 
@@ -110,47 +139,70 @@ def check_symbols(symbols: Tensor) -> None:
     """Refuse symbols that CompressAI's encoder would never finish: beyond 28 bits it hangs.
 
     Args:
-        symbols: integers of any shape; of values that are not finite come the largest.
+        symbols: integers of any shape and type, or what should be integers.
 
     Raises:
-        ValueError: one is not within +-2^26.
+        ValueError: one is not within +-2^26, or not a number.
     """
     if symbols.numel() == 0:
         return
-    low, high = (int(value) for value in symbols.aminmax())
-    if low < -MAX_SYMBOL or high > MAX_SYMBOL:
+    low, high = (value.item() for value in symbols.aminmax())
+    if not (low >= -MAX_SYMBOL and high <= MAX_SYMBOL):
         raise ValueError(
-            f"the latents reach from {low} to {high} quantization steps, and at most {MAX_SYMBOL} "
-            "can be coded: the weights are not finite, or the model has diverged"
+            f"the latents reach from {low:.0f} to {high:.0f} quantization steps, and at most "
+            f"{MAX_SYMBOL} can be coded: the weights are not finite, or the model has diverged"
         )
 
 
-def rans_decode(
-    data: bytes, indexes: Tensor, model: "EntropyModel", *, guarded: bool = False
-) -> Tensor:
-    """Inverse of `rans_encode`: int32 symbols of the shape of `indexes`, on its device.
+def rans_decode(data: bytes, indexes: Tensor, tables: Tables) -> Tensor:
+    """Inverse of `rans_encode`: int32 symbols of the shape of `indexes`."""
+    return RansReader(data, indexes.numel(), tables).read(indexes)
+
+
+class RansReader:
+    """Decodes what `rans_encode` wrote part by part, and never reads beyond the data.
+
+    It takes any bytes for symbols. Whether they are what an encoder writes tells only coding the
+    symbols again.
 
     Args:
-        data: of the encoder; with `guarded` what `guard_rans` made of that.
-        indexes, model: as of `rans_encode`.
-    """
-    if indexes.numel() == 0:
-        return torch.zeros(indexes.shape, dtype=torch.int32, device=indexes.device)
-    from compressai.ans import RansDecoder
+        data: of the encoder.
+        num_symbols: how many will be read at most.
+        tables: of the encoder.
 
-    decoder: Any = RansDecoder()
-    decoder.set_stream(data if guarded else guard_rans(data, indexes.numel()))
-    tables = _tables(model)
-    symbols = [
-        torch.tensor(decoder.decode_stream(part.tolist(), *tables), dtype=torch.int32)
-        for part in _parts(indexes)
-    ]
-    return torch.cat(symbols).to(indexes.device).reshape(indexes.shape)
+    Raises:
+        BitstreamError: the data is longer than so many symbols can be.
+    """
+
+    def __init__(self, data: bytes, num_symbols: int, tables: Tables) -> None:
+        from compressai.ans import RansDecoder
+
+        self._decoder: Any = RansDecoder()
+        self._decoder.set_stream(guard_rans(data, num_symbols))
+        self._tables = tables
+
+    def read(self, indexes: Tensor) -> Tensor:
+        """The next symbols, int32 of the shape of `indexes`: which distribution each has."""
+        if indexes.numel() == 0:
+            return torch.zeros(indexes.shape, dtype=torch.int32)
+        cdfs, lengths, offsets = self._tables.lists
+        symbols = []
+        for part in _parts(indexes):
+            own = part.numpy().tolist()
+            if len(own) < len(self._tables.cdfs[0]):
+                # The coder copies its tables at each call: of few symbols those that they need.
+                used = {index: place for place, index in enumerate(set(own))}
+                tables = tuple([values[i] for i in used] for values in (cdfs, lengths, offsets))
+                found = self._decoder.decode_stream([used[i] for i in own], *tables)
+            else:
+                found = self._decoder.decode_stream(own, cdfs, lengths, offsets)
+            symbols.append(torch.from_numpy(np.fromiter(found, np.int32, len(found))))
+        return torch.cat(symbols).reshape(indexes.shape)
 
 
 def _parts(values: Tensor) -> Sequence[Tensor]:
     """Integers in their order, in parts: as Python's they take eight times the memory."""
-    return values.reshape(-1).int().split(_SYMBOLS_AT_ONCE)
+    return values.detach().cpu().reshape(-1).int().split(_SYMBOLS_AT_ONCE)
 
 
 def guard_rans(data: bytes, num_symbols: int) -> bytes:
@@ -175,55 +227,42 @@ def guard_rans(data: bytes, num_symbols: int) -> bytes:
     return data + bytes(16 * len(data) + 8 * num_symbols + 1024)
 
 
-_Tables = tuple[list[list[int]], list[int], list[int]]
-_lists: "WeakKeyDictionary[EntropyModel, tuple[list[Tensor], _Tables]]" = WeakKeyDictionary()
+def factorized_tables(prior: "EntropyBottleneck") -> Tables:
+    """The tables of a factorized prior, built in float64.
 
+    Built in float32, processors with other vector units make other tables: one entry of 16 bits in
+    a thousand differs, and each would refuse the streams of the other.
 
-def _tables(model: "EntropyModel") -> _Tables:
-    """The model's tables as the lists that the coder takes, made anew only where they changed."""
-    tensors = [t.cpu() for t in (model._quantized_cdf, model._cdf_length, model._offset)]
-    if tensors[0].numel() == 0:
-        raise ValueError("the entropy model has no tables yet, call update() first")
-    known = _lists.get(model)
-    # By their contents: a stale table would be a stream that no other process can decode.
-    if known and all(map(torch.equal, tensors, known[0])):
-        return known[1]
-    cdf, length, offset = tensors
-    lists = cdf.tolist(), length.reshape(-1).tolist(), offset.reshape(-1).tolist()
-    _lists[model] = [t.clone() for t in tensors], lists
-    return lists
+    Args:
+        prior: with its quantiles, on any device. It stays as it is.
+    """
+    exact = copy.deepcopy(prior).cpu().double()
+    with torch.no_grad():
+        exact.update(force=True)
+    return Tables(exact.quantized_cdf, exact.cdf_length, exact.offset)
 
 
 @torch.no_grad()
-def build_tables(model: "EntropyModel") -> None:
-    """Build the integer tables of a CompressAI entropy model, in float64.
+def conditional_tables(conditional: "GaussianConditional", scales: Tensor) -> Tables:
+    """The tables of a conditional distribution, built in float64 as `factorized_tables` are.
 
-    Of float32 processors with other vector units make other tables: one entry of 16 bits in a
-    thousand differs, and each would refuse the streams of the other. CompressAI's own `update` of a
-    Gaussian conditional rounds to float32 whatever the model's type is.
+    CompressAI's own `update` rounds to float32 whatever the model's type is.
 
     Args:
-        model: an `EntropyBottleneck`, or a `GaussianConditional` that has a scale table, on the
-            CPU. It gets `_quantized_cdf`, `_offset` and `_cdf_length`.
+        conditional: what distribution it is. It stays as it is.
+        scales: a table is built for each, (n,).
     """
-    from compressai.entropy_models import GaussianConditional
-
-    exact: Any = copy.deepcopy(model).double()
-    if isinstance(model, GaussianConditional):
-        scales = exact.scale_table[:, None]
-        # The largest symbol of each scale's table: beyond lies a share of `tail_mass`.
-        centers = (scales * -exact._standardized_quantile(exact.tail_mass / 2)).ceil().int()
-        size = 2 * int(centers.max()) + 1
-        distance = (torch.arange(size) - centers).abs()
-        below = exact._standardized_cumulative((-0.5 - distance) / scales)
-        pmf = exact._standardized_cumulative((0.5 - distance) / scales) - below
-        lengths = (2 * centers + 1).flatten()
-        exact._quantized_cdf = exact._pmf_to_cdf(pmf, 2 * below[:, :1], lengths, size)
-        exact._offset, exact._cdf_length = -centers.flatten(), lengths + 2
-    else:
-        exact.update(force=True)
-    for name in ("_quantized_cdf", "_offset", "_cdf_length"):
-        setattr(model, name, getattr(exact, name))
+    exact: Any = copy.deepcopy(conditional).cpu().double()
+    scales = scales.cpu().double()[:, None]
+    # The largest symbol of each scale's table: beyond lies a share of `tail_mass`.
+    centers = (scales * -exact._standardized_quantile(exact.tail_mass / 2)).ceil().int()
+    size = 2 * int(centers.max()) + 1
+    distance = (torch.arange(size) - centers).abs()
+    below = exact._standardized_cumulative((-0.5 - distance) / scales)
+    pmf = exact._standardized_cumulative((0.5 - distance) / scales) - below
+    lengths = (2 * centers + 1).flatten()
+    cdfs = exact._pmf_to_cdf(pmf, 2 * below[:, :1], lengths, size)
+    return Tables(cdfs, lengths + 2, -centers.flatten())
 
 
 FREQUENCY_BITS = 16  # of the range coder

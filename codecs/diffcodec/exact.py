@@ -4,23 +4,22 @@ The decoder must rebuild the encoder's probabilities to the last bit, or it lose
 there on. Floating-point convolutions do not give that: devices, thread counts, batch sizes and
 memory formats add the same products in another order, and rounding the sums to a grid only makes a
 difference rare. Sums of integers do not depend on their order, so the network is computed in
-integers: weights are rounded to 2^-20 and activations to a step chosen per layer such that no
-partial sum, in any order, can leave the 2^53 integers that float64 holds exactly. The integers are
-kept in float64 tensors, because that is where a CPU's convolutions are fast. What happens
-between the convolutions (bias, leaky relu, rounding) is one correctly rounded operation per
+integers: weights are rounded to 2^-20 (or another step) and activations to a step chosen per layer
+such that no partial sum, in any order, can leave the 2^53 integers that float64 holds exactly. The
+integers are kept in float64 tensors, because that is where a CPU's convolutions are fast. What
+happens between the convolutions (bias, leaky relu, rounding) is one correctly rounded operation per
 element. Everything runs on the CPU, which suits the small networks that entropy coders have. What
 comes out differs from the float32 network by about 1e-5, which changes the rate by nothing that
 can be measured.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WEIGHT_BITS = 20  # of a weight's fraction
+WEIGHT_BITS = 20  # of a weight's fraction, unless a network says otherwise
 RANGE_BITS = 11  # activations are clamped to +-2^11
 MAX_FRACTION_BITS = 20  # of an activation; more would gain nothing
 MIN_FRACTION_BITS = 4
@@ -30,19 +29,21 @@ _GATHERED = 1 << 19  # doubles
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution of integers: inputs * 2^fraction_bits with weights * 2^20."""
+    """A convolution of integers: inputs * 2^fraction_bits with weights * 2^weight_bits."""
 
     weight: Tensor
     bias: Tensor
+    weight_bits: int
     fraction_bits: int
     stride: int
     padding: int
     output_padding: int
     transposed: bool
-    slope: float  # of the leaky relu that follows; 1 where there is none
+    upscale: int = 1  # of the pixel shuffle that follows
+    slope: float = 1.0  # of the leaky relu that follows, 0 of a relu
 
     def __call__(self, x: Tensor) -> Tensor:
-        bias = (self.bias * 2.0 ** (WEIGHT_BITS + self.fraction_bits)).round()
+        bias = (self.bias * 2.0 ** (self.weight_bits + self.fraction_bits)).round()
         if self.transposed:
             return F.conv_transpose2d(
                 x, self.weight, bias, self.stride, self.padding, self.output_padding
@@ -66,20 +67,37 @@ class ExactConvolutions:
     """A network of convolutions, computed in integers.
 
     Args:
-        network: convolutions, plain or transposed, each possibly followed by a leaky relu.
+        network: convolutions, plain or transposed, each possibly followed by a pixel shuffle and by
+            a relu or leaky relu.
         name: what the network is, for messages.
+        weight_bits: of a weight's fraction. Weights and activations share 52 bits: the larger sums
+            of weights are, the fewer are left for the fraction of an activation.
 
     Raises:
-        ValueError: the weights are not finite, or too large for exact arithmetic.
+        ValueError: the weights are not finite, or too large for exact arithmetic; or a layer is of
+            another kind.
     """
 
-    def __init__(self, network: nn.Sequential, *, name: str) -> None:
-        modules = list(network)
-        self._layers = [
-            _integer_layer(module, modules[i + 1 : i + 2], name)
-            for i, module in enumerate(modules)
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
-        ]
+    def __init__(
+        self, network: nn.Sequential, *, name: str, weight_bits: int = WEIGHT_BITS
+    ) -> None:
+        self._layers: list[_Layer] = []
+        for _, module in network.named_modules(remove_duplicate=False):
+            if isinstance(module, nn.Sequential):
+                continue  # its layers follow
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                self._layers.append(_integer_layer(module, name, weight_bits))
+            elif isinstance(module, nn.PixelShuffle):
+                self._layers[-1] = replace(self._layers[-1], upscale=module.upscale_factor)
+            elif isinstance(module, nn.LeakyReLU):
+                self._layers[-1] = replace(self._layers[-1], slope=module.negative_slope)
+            elif isinstance(module, nn.ReLU):
+                self._layers[-1] = replace(self._layers[-1], slope=0.0)
+            else:
+                raise ValueError(
+                    f"the {name} has a layer {type(module).__name__}: only Conv2d, "
+                    "ConvTranspose2d, PixelShuffle, LeakyReLU and ReLU are computed in integers"
+                )
 
     def __call__(self, x: Tensor) -> Tensor:
         """The network's output, exact float64 on the CPU, for an input (B, C, H, W) anywhere."""
@@ -88,38 +106,38 @@ class ExactConvolutions:
         for layer in self._layers:
             limit = 2.0 ** (RANGE_BITS + layer.fraction_bits)
             x = (x * 2.0**layer.fraction_bits).round_().clamp_(-limit, limit)
-            x = layer(x).mul_(2.0 ** -(WEIGHT_BITS + layer.fraction_bits))
-            x = F.leaky_relu(x, layer.slope, inplace=True)
+            x = layer(x).mul_(2.0 ** -(layer.weight_bits + layer.fraction_bits))
+            if layer.upscale > 1:
+                x = F.pixel_shuffle(x, layer.upscale)
+            if layer.slope != 1:
+                x = F.leaky_relu(x, layer.slope, inplace=True)
         return x
 
 
-def _integer_layer(
-    conv: nn.Conv2d | nn.ConvTranspose2d, after: Sequence[nn.Module], name: str
-) -> _Layer:
+def _integer_layer(conv: nn.Conv2d | nn.ConvTranspose2d, name: str, weight_bits: int) -> _Layer:
     transposed = isinstance(conv, nn.ConvTranspose2d)
     assert conv.bias is not None
-    weight = (conv.weight.detach().cpu().double() * 2.0**WEIGHT_BITS).round()
+    weight = (conv.weight.detach().cpu().double() * 2.0**weight_bits).round()
     bias = conv.bias.detach().cpu().double()
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"the {name} has weights that are not finite")
-    # |partial sum| <= sum |weight| * |activation| + |bias|, in units of 2^-(20 + fraction_bits)
+    # |partial sum| <= sum |weight| * |activation| + |bias|, in units of both fractions
     gain = weight.abs().sum((0, 2, 3) if transposed else (1, 2, 3)).max()
     reach = int(gain) << RANGE_BITS
-    reach += int(bias.abs().max().ceil()) << WEIGHT_BITS
+    reach += int(bias.abs().max().ceil()) << weight_bits
     fraction_bits = min(EXACT_BITS - 1 - reach.bit_length(), MAX_FRACTION_BITS)
     if fraction_bits < MIN_FRACTION_BITS:
         raise ValueError(
             f"the {name} has too large weights to be coded with: they sum to "
-            f"{gain.item() * 2.0**-WEIGHT_BITS:g} per channel"
+            f"{gain.item() * 2.0**-weight_bits:g} per channel"
         )
-    slope = after[0].negative_slope if after and isinstance(after[0], nn.LeakyReLU) else 1.0
     return _Layer(
         weight=weight.contiguous(memory_format=torch.channels_last),
         bias=bias,
+        weight_bits=weight_bits,
         fraction_bits=fraction_bits,
         stride=conv.stride[0],
         padding=int(conv.padding[0]),
         output_padding=conv.output_padding[0],
         transposed=transposed,
-        slope=slope,
     )

@@ -16,13 +16,11 @@ ENTROPY_FUNCTIONS = (
     *("encode_indices", "decode_indices", "rans_encode", "rans_decode"),
     *("encode_text", "decode_text"),
 )
-# Methods; CompressAI's context models alternate between network and coder in `_…_ar`, and DiffC's
-# channel simulation is what entropy coding is elsewhere.
-ENTROPY_METHODS = {
-    "compressai.entropy_models.entropy_models": {"EntropyModel": ("compress", "decompress")},
-    "compressai.models.google": {
-        "JointAutoregressiveHierarchicalPriors": ("_compress_ar", "_decompress_ar")
-    },
+# Methods; a raster scan alternates between network and coder, and DiffC's channel simulation is
+# what entropy coding is elsewhere.
+ENTROPY_METHODS: dict[str, dict[str, tuple[str, ...]]] = {
+    "diffcodec.entropy": {"RansReader": ("read",)},
+    "diffcodec.base.context_models": {"RasterScan": ("__call__",)},
     "diffcodec.diffc.channel": {"Channel": ("encode", "decode")},
 }
 

@@ -1,16 +1,17 @@
-"""Images larger than the window: the same streams and latents as without one."""
+"""What every hyperprior codec does: CompressAI's code, and the same for images of any size."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from diffcodec.base import learned
 from diffcodec.base.compressai import CompressAICodec
 from diffcodec.base.elic import Elic
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.base.vbr import VariableRateCodec
+from diffcodec.coding import latent_coder
 
 
 def zoo(architecture: str, *size: int) -> Callable[..., LearnedCodec]:
@@ -58,7 +59,7 @@ SLOW = {"mbt2018", "cheng2020-anchor", "cheng2020-attn", "elic"}  # symbol after
 def test_tiles_give_the_stream_and_the_latents_of_the_whole(name, photo, monkeypatch):
     window = BUILDERS[name][1]
     x = torch.cat([photo, photo.flip(-1)], dim=-1)[..., :65, : window + 90]
-    monkeypatch.setattr(learned, "HYPER_WINDOW", 16)
+    monkeypatch.setattr(latent_coder, "WINDOW", 16)
     whole, tiled = build(name), build(name, window=window)
     widths: list[int] = []
     tiled.model.g_a.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
@@ -72,6 +73,42 @@ def test_tiles_give_the_stream_and_the_latents_of_the_whole(name, photo, monkeyp
     torch.testing.assert_close(y_hat, expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(x_hat, expected[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(tiled.decompress([stream]), x_hat)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "attn" in n else []) for n in BUILDERS]
+)
+@torch.no_grad()
+def test_it_codes_as_compressai_does(name, photo):
+    codec = build(name)
+    x = photo[..., 100:164, 200:328]
+    (stream,) = codec.compress(x)
+    (contents,) = codec._unpack([stream])
+    options = {"s": 4} if name == "vbr" else {}
+    theirs = copy.deepcopy(codec.model)
+    theirs.update(force=True)
+    coded = theirs.compress(x, **options)
+    x_hat = theirs.decompress(coded["strings"], coded["shape"], **options)["x_hat"]
+    torch.testing.assert_close(codec.decompress([stream]), x_hat, rtol=0, atol=1e-4)
+    *_, z, y = map(len, contents.sections)
+    *y_strings, (z_string,) = coded["strings"]
+    assert abs(z - len(z_string)) <= 4
+    # One section where ELIC's context model has two for each group: a state of the coder each.
+    assert -8 * len(y_strings) <= y - sum(len(string) for (string,) in y_strings) <= 4
+
+
+@torch.no_grad()
+def test_nothing_of_compressai_s_is_patched(photo):
+    for name in ("mbt2018-mean", "elic", "vbr"):
+        codec = build(name, window=BUILDERS[name][1])
+        before = {n: dict(vars(module)) for n, module in codec.model.named_modules()}
+        tensors = {n: (id(t), t.shape) for n, t in codec.model.named_buffers()}
+        x = photo[..., :64, :448]  # larger than a window
+        codec.decompress(codec.compress(x))
+        codec.simulate(x)
+        codec.reconstruct(x)
+        assert {n: dict(vars(module)) for n, module in codec.model.named_modules()} == before
+        assert {n: (id(t), t.shape) for n, t in codec.model.named_buffers()} == tensors
 
 
 def test_a_window_is_whole_blocks_of_z():

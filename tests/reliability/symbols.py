@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from compressai import ans
-from compressai.entropy_models import entropy_models
 
 from diffcodec import entropy
 
@@ -67,10 +66,6 @@ def watched() -> Iterator[Symbols]:
 
     undo: list[tuple[Any, str, Any]] = [(entropy.FrequencyEncoder, "write", write)]
     entropy.FrequencyEncoder.write = write_frequencies  # type: ignore[method-assign]
-    for name in ("encode_with_indexes", "decode_with_indexes"):
-        original = getattr(entropy_models._EntropyCoder, name)
-        undo.append((entropy_models._EntropyCoder, name, original))
-        setattr(entropy_models._EntropyCoder, name, wrap(original, name))
     for name in ("encode_indices", "decode_indices"):
         original, wrapped = getattr(entropy, name), wrap(getattr(entropy, name), name)
         for module in list(sys.modules.values()):

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from compressai.losses import RateDistortionLoss
 from compressai.models import CompressionModel
+from compressai.models.google import JointAutoregressiveHierarchicalPriors, MeanScaleHyperprior
 from compressai.zoo.image import cfgs, model_architectures, model_urls
 from compressai.zoo.pretrained import load_pretrained
 from torch import Tensor
 
+from diffcodec.base.context_models import RasterScan
 from diffcodec.base.learned import WINDOW, LearnedCodec
+from diffcodec.coding.hyper_synthesis import exact_synthesis
+from diffcodec.coding.latent_coder import ContextModel, scales_alone, scales_then_means
 from diffcodec.points import Point, combine, listed
+from diffcodec.tiles import Network
 from diffcodec.weights import ZOO, load_strict, one_at_a_time
 
 # The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
@@ -100,6 +105,20 @@ class CompressAICodec(LearnedCodec):
             self._quality = quality
             self._load_zoo(quality)
             self.model.to(device)
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        # The scale hyperprior has zero means, whose sign says nothing of the scale.
+        return super().hyper_analysis(y if isinstance(self.model, MeanScaleHyperprior) else y.abs())
+
+    def hyper_synthesis(self) -> Network:
+        if self.context_model() is scales_then_means:
+            return super().hyper_synthesis()
+        return exact_synthesis(self.hyperprior.h_s)
+
+    def context_model(self) -> ContextModel:
+        if isinstance(self.model, JointAutoregressiveHierarchicalPriors):
+            return RasterScan(self.model)
+        return scales_then_means if isinstance(self.model, MeanScaleHyperprior) else scales_alone
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         lmbda = LAMBDAS[self._metric][self._quality - 1]

@@ -7,8 +7,12 @@ from compressai.losses import RateDistortionLoss
 from compressai.models import Elic2022Chandelier, Elic2022Official
 from torch import Tensor
 
+from diffcodec.base.context_models import ChannelGroups
 from diffcodec.base.learned import WINDOW, LearnedCodec
+from diffcodec.coding.hyper_synthesis import exact_synthesis
+from diffcodec.coding.latent_coder import ContextModel
 from diffcodec.points import combine
+from diffcodec.tiles import Network
 
 VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
 
@@ -64,10 +68,8 @@ class Elic(LearnedCodec):
         model = VARIANTS[variant](N, M, list(groups))
         points = combine(rate={"lmbda": lmbda})
         super().__init__(model, lr=lr, aux_lr=aux_lr, points=points, window=window)
-        self._groups = tuple(groups)
         self._variant = variant
         self._loss = RateDistortionLoss(lmbda)
-        self.num_sections = 2 * len(self._groups) + 1  # two checkerboard halves a group, and z
         if weights is not None:
             self.load_weights(weights, KEY_TABLE)
 
@@ -78,12 +80,12 @@ class Elic(LearnedCodec):
         out: dict[str, Tensor] = self._loss(self.model(x), x)
         return out
 
-    def _symbols_of_sections(self, height: int, width: int) -> list[int]:
-        y, z = super()._symbols_of_sections(height, width)
-        places = y // self.latent_channels
-        return [channels * places // 2 for channels in self._groups for _ in range(2)] + [z]
+    @property
+    def hyperprior(self) -> Any:
+        return self.model.latent_codec["hyper"]
 
-    def _coding_shape(self, height: int, width: int) -> Any:
-        # y is four times as large as z; a checkerboard half has half its columns.
-        y = [(channels, 4 * height, 4 * width) for channels in self._groups]
-        return {"hyper": (height, width), "y": y}
+    def hyper_synthesis(self) -> Network:
+        return exact_synthesis(self.hyperprior.h_s)
+
+    def context_model(self) -> ContextModel:
+        return ChannelGroups(self.model.latent_codec["y"])

@@ -7,6 +7,7 @@ y_hat -> g_s -> x_hat
 Layers, their order and their names are those of its checkpoints.
 """
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.base.learned import LearnedCodec
+from diffcodec.coding.hyper_synthesis import exact_synthesis
 from diffcodec.model_folder import load_saved
 from diffcodec.points import combine
+from diffcodec.tiles import Network
 from diffcodec.weights import load_checkpoint, remap
 
 LIKELIHOODS = ("gaussian", "logistic")
@@ -142,20 +145,17 @@ class HyperAnalysis(nn.Module):
         return z
 
 
-class HyperSynthesis(nn.Module):
+class HyperSynthesis(nn.Sequential):
     """Half of h_s: z_hat (B, N, h/4, w/4) -> mu or sigma of y, (B, M, h, w)."""
 
     def __init__(self, M: int, N: int) -> None:
         super().__init__()
         double: dict[str, Any] = {"kernel_size": 5, "stride": 2, "padding": 2, "output_padding": 1}
         self.conv1 = nn.ConvTranspose2d(N, N, **double)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.ConvTranspose2d(N, N, **double)
+        self.relu2 = nn.ReLU()
         self.conv3 = nn.ConvTranspose2d(N, M, 3, padding=1)
-
-    def forward(self, z_hat: Tensor) -> Tensor:
-        h = torch.relu(self.conv2(torch.relu(self.conv1(z_hat))))
-        out: Tensor = self.conv3(h)
-        return out
 
 
 class Parameters(nn.Module):
@@ -222,7 +222,7 @@ class HiFiCModel(MeanScaleHyperprior):
 class HiFiC(LearnedCodec):
     """HiFiC, one network for each target rate.
 
-    Streams are this project's: real bytes, with the hyper-synthesis in float64. Images are padded
+    Streams are this project's: real bytes, with the hyper-synthesis in integers. Images are padded
     to 64 pixels by their border, where the public code mirrors them to 16, and the latent to 4.
 
     What is trained here is the first stage alone, mean square error at a target rate: the
@@ -298,6 +298,11 @@ class HiFiC(LearnedCodec):
         state.setdefault("entropy_bottleneck.quantiles", prior.quantiles.detach())
         load_saved(self, {f"model.{k}": v for k, v in state.items()}, source=source)
         prior.find_tails()
+
+    def hyper_synthesis(self) -> Network:
+        # Means need not be exact, see `diffcodec.coding.hyper_synthesis`.
+        std, mu = exact_synthesis(self.model.h_s.std), copy.deepcopy(self.model.h_s.mu).cpu()
+        return lambda z_hat: torch.cat([std(z_hat), mu(z_hat.float())], dim=1)
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         out = self.model(x)

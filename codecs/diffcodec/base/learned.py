@@ -1,7 +1,7 @@
-"""A codec around a CompressAI model: coding, entropy tables, training.
+"""A codec around a CompressAI model: transforms, coding of its latents, training.
 
-x -> g_a -> y -> h_a -> z -> factorized prior -> bytes
-            y | h_s(z_hat) -> Gaussian conditional -> bytes
+x -> g_a -> y -> h_a -> z
+y, z -> `LatentCoder` -> bytes -> y_hat
 y_hat -> g_s -> x_hat
 """
 
@@ -9,11 +9,10 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.entropy_models import EntropyModel, GaussianConditional
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from compressai.models import CompressionModel
 from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
@@ -22,48 +21,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.hyper_synthesis import ScalesThenMeans
+from diffcodec.coding.latent_coder import ContextModel, LatentCoder, scales_then_means
 from diffcodec.diffusion.tiling import check_window
-from diffcodec.entropy import (
-    build_tables,
-    check_symbols,
-    guard_rans,
-    rans_decode,
-    rans_encode,
-)
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import clip_network, hyperprior_optimizer
 from diffcodec.padding import crop_center, pad_around
 from diffcodec.points import Point
-from diffcodec.tiles import by_tiles
+from diffcodec.tiles import Network, by_tiles
 from diffcodec.weights import load_checkpoint, remap, state_dict_of
 
 STRIDE = 64  # of z: every model here halves the image six times
 LATENT_STRIDE = 16  # of y
 WINDOW = 1024
-_PLACES_OF_Y = (STRIDE // LATENT_STRIDE) ** 2  # for one of z
-HYPER_WINDOW = 64  # values of z a side that the hyper-synthesis sees at once
 
 
 class LearnedCodec(Codec):
-    """A codec around one CompressAI model: coding, entropy tables, optimizer.
+    """A codec around one CompressAI model: transforms, coding of its latents, optimizer.
 
-    Images are coded one at a time: convolution libraries choose their algorithm by shape, so that
-    entropy parameters computed in a batch can differ in the last bit from those of one image, and
-    a decoder that sees another batch would lose the symbols. For the same reason the
-    hyper-synthesis runs in float64 on the CPU while coding: a scale that rounds to another entry of
-    the scale table on another device or number of threads would have to lie within 1e-13 of its
-    border. That holds for the hyperpriors alone. Models with a context model (`mbt2018`,
+    The model's networks are used as they are, and all that entropy coding needs beside them is held
+    by a `diffcodec.coding.latent_coder.LatentCoder`. Subclasses say how y is predicted.
+
+    Streams of the hyperpriors decode on every machine. Models with a context model (`mbt2018`,
     `cheng2020_*`, ELIC) also compute parameters in float32 from what was decoded so far: decode
-    them where they were encoded.
+    them where they were encoded. Images are coded one at a time: convolution libraries choose their
+    algorithm by shape, and what a context model computes in a batch can differ in the last bit from
+    what it computes for one image.
 
     Images larger than a window are coded as wholes, but analysis and synthesis compute them in
     tiles with as much around each as a value of theirs depends on (`diffcodec.tiles`), which is
     found by trying: 32 pixels and 2 values of y for the hyperpriors, 144 pixels and 11 values for
     the farthest, ELIC and `cheng2020_attn`. What a tile gives is then what the whole gives, up to
-    the last bit of a float. The hyper-synthesis goes the same way, in float64, so that its tiles
-    differ by no more than its machines.
+    the last bit of a float.
 
     Args:
         model: the network.
@@ -76,7 +66,7 @@ class LearnedCodec(Codec):
         ValueError: the window is no multiple of 64.
     """
 
-    num_sections = 2
+    num_sections = 2  # z and y
     differentiable = True
 
     def __init__(
@@ -90,17 +80,22 @@ class LearnedCodec(Codec):
     ) -> None:
         check_window(window, STRIDE)
         super().__init__(points)
-        self.model = model
+        self.model: Any = model
         self.window = window
         self.lr = lr
         self.aux_lr = aux_lr
-        # In a tuple, so that it is no submodule: it is derived, not trained and not saved.
-        self._hyper_synthesis: tuple[nn.Module, ...] = ()
+        self._coder: LatentCoder | None = None
+        # Plain copies: they are derived from the weights, not trained and not saved.
+        self._on_cpus: dict[str, Network] = {}
         self.register_load_state_dict_pre_hook(_keep_derived)
-        for transform in ("g_a", "h_a", "h_s"):
+        for transform in (model.g_a, self.hyperprior.h_a, self.hyperprior.h_s):
             # Under autocast: a bfloat16 latent of 100 is off by half a quantization step.
-            if hasattr(model, transform):
-                getattr(model, transform).register_forward_hook(_to_float32)
+            transform.register_forward_hook(_to_float32)
+
+    @property
+    def hyperprior(self) -> Any:
+        """What holds `h_a`, `h_s` and `entropy_bottleneck` of the model."""
+        return self.model
 
     def load_weights(self, source: str, key_table: Sequence[tuple[str, str | None]] = ()) -> None:
         """Load a checkpoint of this codec or of its bare CompressAI model.
@@ -115,40 +110,99 @@ class LearnedCodec(Codec):
     def derived_state(self) -> set[str]:
         return set(_derived_buffers(self))
 
+    def decoding_state(self) -> dict[str, Tensor]:
+        derived = _derived_buffers(self)
+        weights = {k: v for k, v in self.state_dict().items() if k not in derived}
+        return {**weights, **self._prepared().tables()}
+
     def prepare_coding(self) -> None:
-        # Always on the CPU: tables that a GPU rounds otherwise would be another format.
-        device = self.device
-        self.model.cpu()
-        for module in self.model.modules():
-            if isinstance(module, GaussianConditional):
-                module.scale_table = torch.tensor(_scale_table())
-            if isinstance(module, EntropyModel):
-                build_tables(module)
-        if hasattr(self.model, "h_s"):
-            float64 = _Float64(self.model.h_s)
-            self._hyper_synthesis = (_Tiled(float64, HYPER_WINDOW, up=STRIDE // LATENT_STRIDE),)
-        self.model.to(device)
         for module in self.model.modules():
             if isinstance(module, MaskedConv2d | CheckerboardMaskedConv2d):
                 # Their first forward does it: without this the weights change under the hash.
                 module.weight.mul_(module.mask)
+        (conditional, *_) = (m for m in self.model.modules() if isinstance(m, GaussianConditional))
+        scales = torch.tensor(_scale_table())
+        self._coder = LatentCoder(
+            self.hyperprior.entropy_bottleneck,
+            conditional,
+            self.hyper_synthesis(),
+            channels=self.latent_channels,
+            scales=scales,
+            borders=scales[:-1].double(),  # as CompressAI's `build_indexes`: the next larger scale
+        )
+
+        # Convolutions on CPUs are faster with the channels last. Not in the model itself: training
+        # `cheng2020_*` in that format crashes in torch 2.15.
+        self._on_cpus = {
+            name: copy.deepcopy(getattr(self.model, name))
+            .cpu()
+            .requires_grad_(False)
+            .to(memory_format=torch.channels_last)
+            for name in ("g_a", "g_s")
+        }
+
+    def hyper_synthesis(self) -> Network:
+        """h_s for coding: z_hat (1, C', h, w) -> parameters of y (1, P, 4h, 4w)."""
+        return ScalesThenMeans(self.hyperprior.h_s)
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        """y (1, C, 4h, 4w) -> z (1, C', h, w)."""
+        z: Tensor = self.hyperprior.h_a(y)
+        return z
+
+    def context_model(self) -> ContextModel:
+        """How y is predicted from h_s(z_hat)."""
+        return scales_then_means
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
-        with self._fitting(*x.shape[-2:]):
-            return [self._encode_image(image) for image in x.split(1)]
+        return [self._encode_image(image) for image in x.split(1)]
 
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:
-        with self._fitting(height, width):
-            return torch.cat([self._decode_image(payload, height, width) for payload in payloads])
+        images = []
+        for payload in payloads:
+            y_hat = self._decode_latents(payload, height, width)
+            images.append(self._synthesise(y_hat, height, width))
+        return torch.cat(images)
 
     def decode_all(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Decoded:
-        with self._fitting(height, width), self._synthesis_inputs() as latents:
-            images = [self._decode_image(payload, height, width) for payload in payloads]
-        return Decoded(torch.cat(images).clamp_(0, 1), torch.cat(latents))
+        latents = [self._decode_latents(payload, height, width) for payload in payloads]
+        images = [self._synthesise(y_hat, height, width) for y_hat in latents]
+        return Decoded(torch.cat(images), torch.cat(latents))
+
+    def _encode_image(self, x: Tensor) -> list[bytes]:
+        y = self._analyse(x)
+        return self._prepared().encode(y, self.hyper_analysis(y), self.context_model())
+
+    def _decode_latents(self, payload: list[bytes], height: int, width: int) -> Tensor:
+        """Sections of an image of that size -> y_hat, on the codec's device."""
+        y_hat = self._prepared().decode(payload, *size_of_z(height, width), self.context_model())
+        return y_hat.to(self.device)
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        """An image (1, 3, H, W) in [0, 1] -> y (1, C, h, w) of the padded image."""
+        g_a = self._transform("g_a")
+        return by_tiles(g_a, pad_around(x, STRIDE), window=self.window, down=LATENT_STRIDE)
+
+    def _synthesise(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+        """y_hat (1, C, h, w) -> an image (1, 3, height, width) in [0, 1]."""
+        window = self.window // LATENT_STRIDE
+        x_hat = by_tiles(self._transform("g_s"), y_hat, window=window, up=LATENT_STRIDE)
+        return crop_center(x_hat.clamp_(0, 1), height, width)
+
+    def _transform(self, name: str) -> Network:
+        """`g_a` or `g_s`, as it is fastest where the codec is."""
+        transform: Network = getattr(self.model, name)
+        return self._on_cpus.get(name, transform) if self.device.type == "cpu" else transform
+
+    def _prepared(self) -> LatentCoder:
+        if self._coder is None:
+            self.prepare_coding()
+        assert self._coder is not None
+        return self._coder
 
     @torch.no_grad()
     def simulate(self, x: Tensor) -> Decoded:
@@ -169,105 +223,6 @@ class LearnedCodec(Codec):
             yield latents
         finally:
             hook.remove()
-
-    def _encode_image(self, x: Tensor) -> list[bytes]:
-        return self._model_encode(x)
-
-    def _decode_image(self, payload: list[bytes], height: int, width: int) -> Tensor:
-        return self._model_decode(payload, height, width)
-
-    def _model_encode(self, x: Tensor, **options: Any) -> list[bytes]:
-        with self._reproducible(), self._checked_symbols():
-            out = self.model.compress(pad_around(x, STRIDE), **options)
-        return [strings[0] for strings in out["strings"]]
-
-    def _model_decode(
-        self, payload: list[bytes], height: int, width: int, **options: Any
-    ) -> Tensor:
-        size = -(-height // STRIDE), -(-width // STRIDE)  # of z
-        counts = self._symbols_of_sections(*size)
-        strings = [
-            [guard_rans(section, count)] for section, count in zip(payload, counts, strict=True)
-        ]
-        g_s, kept = self.model.g_s, _Keep()
-        # What decompressing needs beside y_hat, of a large image as much as the picture itself, is
-        # gone before the picture is made.
-        self.model.g_s = kept
-        try:
-            with self._reproducible():
-                self.model.decompress(strings, self._coding_shape(*size), **options)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise BitstreamError(f"the entropy decoder failed: {error}") from error
-        finally:
-            self.model.g_s = g_s
-        del strings
-        return crop_center(g_s(kept.input.pop()).clamp_(0, 1), height, width)
-
-    def _symbols_of_sections(self, height: int, width: int) -> list[int]:
-        """How many symbols each section holds, y first, for a z of that size."""
-        places = height * width
-        return [self.latent_channels * places * _PLACES_OF_Y, self._hyper_channels * places]
-
-    @property
-    def _hyper_channels(self) -> int:
-        """The number of channels of z."""
-        (model,) = (m for m in self.model.modules() if isinstance(m, EntropyBottleneck))
-        return int(model.channels)
-
-    @contextmanager
-    def _fitting(self, height: int, width: int) -> Iterator[None]:
-        """Compute the parts of the model by tiles for as long as an image is larger than them."""
-        if max(height, width) <= self.window:
-            yield
-            return
-        tiled = self._tiles()
-        before = {name: getattr(self.model, name) for name in tiled}
-        for name, part in tiled.items():
-            setattr(self.model, name, part)
-        gaussian = getattr(self.model, "gaussian_conditional", None)
-        if gaussian is not None:  # CompressAI's own methods hold all symbols as Python's integers
-            gaussian.compress = partial(_compress, gaussian)
-            gaussian.decompress = partial(_decompress, gaussian)
-        try:
-            yield
-        finally:
-            for name, whole in before.items():
-                setattr(self.model, name, whole)
-            if gaussian is not None:
-                del gaussian.compress, gaussian.decompress
-
-    def _tiles(self) -> dict[str, nn.Module]:
-        """Parts of the model that need the most memory -> the same by tiles."""
-        model, window = self.model, self.window
-        return {
-            "g_a": _Tiled(model.g_a, window, down=LATENT_STRIDE),
-            "g_s": _Tiled(model.g_s, window // LATENT_STRIDE, up=LATENT_STRIDE),
-        }
-
-    @contextmanager
-    def _reproducible(self) -> Iterator[None]:
-        """Compute the entropy parameters so that another machine computes the same."""
-        if not self._hyper_synthesis:
-            yield
-            return
-        h_s = self.model.h_s
-        (self.model.h_s,) = self._hyper_synthesis
-        try:
-            yield
-        finally:
-            self.model.h_s = h_s
-
-    @contextmanager
-    def _checked_symbols(self) -> Iterator[None]:
-        """Refuse what the entropy coder cannot code, see `check_symbols`."""
-        models = [m for m in self.model.modules() if isinstance(m, EntropyModel)]
-        for model in models:
-            model.quantize = partial(_quantize, model)
-        try:
-            yield
-        finally:
-            for model in models:
-                del model.quantize
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """As `Codec.reconstruct`, by the model's own forward pass.
@@ -302,10 +257,6 @@ class LearnedCodec(Codec):
         """The number of channels of y."""
         return next(p.shape[0] for p in reversed([*self.model.g_a.parameters()]) if p.ndim == 1)
 
-    def _coding_shape(self, height: int, width: int) -> Any:
-        """The shapes that the model's `decompress` asks for, given height and width of z."""
-        return (height, width)
-
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         """`loss`, `bpp_loss` and `mse_loss` (or `ms_ssim_loss`) of images (B, 3, H, W)."""
         raise NotImplementedError
@@ -331,22 +282,9 @@ class LearnedCodec(Codec):
         clip_network(optimizer, gradient_clip_val)
 
 
-class _Tiled(nn.Module):
-    """A network, computed by tiles of inputs that are larger than a window.
-
-    Args:
-        network: of limited reach.
-        window, up, down: as of `diffcodec.tiles.by_tiles`.
-    """
-
-    def __init__(self, network: nn.Module, window: int, *, up: int = 1, down: int = 1) -> None:
-        super().__init__()
-        self.network = network
-        self.window = window
-        self.scale = {"up": up, "down": down}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return by_tiles(self.network, x, window=self.window, **self.scale)
+def size_of_z(height: int, width: int) -> tuple[int, int]:
+    """Height and width of z for an image of that height and width."""
+    return -(-height // STRIDE), -(-width // STRIDE)
 
 
 def _scale_table() -> list[float]:
@@ -354,59 +292,6 @@ def _scale_table() -> list[float]:
     low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
     steps = SCALES_LEVELS - 1
     return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]
-
-
-def _quantize(
-    model: EntropyModel, inputs: Tensor, mode: str, means: Tensor | None = None
-) -> Tensor:
-    out: Tensor = type(model).quantize(model, inputs, mode, means)
-    if mode == "symbols":
-        check_symbols(out)
-    return out
-
-
-def _compress(
-    model: EntropyModel, inputs: Tensor, indexes: Tensor, means: Tensor | None = None
-) -> list[bytes]:
-    symbols = model.quantize(inputs, "symbols", means)
-    return [rans_encode(s, i, model) for s, i in zip(symbols, indexes, strict=True)]
-
-
-def _decompress(
-    model: EntropyModel,
-    strings: Sequence[bytes],
-    indexes: Tensor,
-    dtype: torch.dtype = torch.float,
-    means: Tensor | None = None,
-) -> Tensor:
-    pairs = zip(strings, indexes, strict=True)
-    symbols = [rans_decode(string, index, model, guarded=True) for string, index in pairs]
-    out: Tensor = model.dequantize(torch.stack(symbols), means, dtype)
-    return out
-
-
-class _Keep(nn.Module):
-    """Keeps what a network would be given, in its place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.input: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.input.append(x)
-        return x.new_zeros(())
-
-
-class _Float64(nn.Module):
-    """A copy of a network that computes in float64 on the CPU, on float32 inputs and outputs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).cpu().double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.network(x.cpu().double())
-        return out.to(x)
 
 
 def _to_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

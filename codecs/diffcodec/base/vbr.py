@@ -12,10 +12,69 @@ from compressai.models import MeanScaleHyperpriorVbr
 from torch import Tensor, nn
 
 from diffcodec.base.compressai import LAMBDAS
-from diffcodec.base.learned import WINDOW, LearnedCodec
+from diffcodec.base.learned import WINDOW, LearnedCodec, size_of_z
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Decoded
+from diffcodec.coding.latent_coder import Code, whole
 from diffcodec.points import combine, listed
+
+_VALUES_AT_ONCE = 1 << 20
+
+
+class GainedHyperprior(MeanScaleHyperpriorVbr):
+    """CompressAI's `mbt2018-mean-vbr` with gains that follow from rate-distortion weights.
+
+    Args:
+        N, M: channels of the transforms and of y.
+        lambdas: rate-distortion weight of each level.
+    """
+
+    def __init__(self, N: int, M: int, lambdas: Sequence[float]) -> None:
+        super().__init__(N, M)
+        self.lmbda, self.levels = list(lambdas), len(lambdas)
+        # Not torch's float32 square roots: their last bit depends on the processor.
+        gains = torch.tensor([math.sqrt(lmbda / LAMBDAS["mse"][-1]) for lmbda in lambdas])
+        self.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
+
+
+class GainedContextModel:
+    """Predicts y from the hyperprior alone, at the quantisation step 1 / gain of a level.
+
+    A value that is not quantised to zero is reconstructed off its step's middle, by what a network
+    says of its scale and the gain (Kamisli et al., DCC 2024).
+
+    Args:
+        model: the network.
+        level: of the gain.
+    """
+
+    def __init__(self, model: MeanScaleHyperpriorVbr, level: int) -> None:
+        self._model = model
+        self._gain = model.Gain[level]
+
+    def __call__(self, parameters: Tensor, code: Code) -> Tensor:
+        """See `diffcodec.coding.latent_coder.ContextModel`; y is multiplied by the gain."""
+        symbols = self.symbols(parameters, code)
+        scales, means = parameters.chunk(2, dim=1)
+        coded = symbols != 0
+        lower_bound = self._model.gaussian_conditional.lower_bound_scale
+        scaled = lower_bound((scales[coded] * self._gain.cpu()).to(self._gain))
+        offsets = [self._offset(part).cpu() for part in scaled.split(_VALUES_AT_ONCE)]
+        values = symbols.float()
+        values[coded] -= values[coded].sign() * torch.cat(offsets)
+        return (values / self._gain.cpu()).add_(means)
+
+    def symbols(self, parameters: Tensor, code: Code) -> Tensor:
+        """As a call, without reconstructing y: of what an encoder needs all."""
+        scales, means = parameters.chunk(2, dim=1)
+        gain = self._gain.cpu()
+        return code(whole, scales * gain, means * gain)
+
+    def _offset(self, scales: Tensor) -> Tensor:
+        """Distance from the step's middle towards zero, in steps, of scales in steps (n,)."""
+        inputs = torch.stack([scales, self._gain.expand_as(scales)], dim=1)
+        offset: Tensor = self._model.QuantABCD(inputs)
+        return offset[:, 0]
 
 
 class VariableRateCodec(LearnedCodec):
@@ -65,15 +124,11 @@ class VariableRateCodec(LearnedCodec):
         draw = [1.0] * count if draw is None else draw
         if len(draw) != count or min(draw) < 0 or sum(draw) <= 0:
             raise ValueError(f"draw {list(draw)} must be {count} frequencies, one per lambda")
-        model = MeanScaleHyperpriorVbr(N, M)
-        # Not torch's float32 square roots: their last bit depends on the processor.
-        gains = torch.tensor([math.sqrt(lmbda / LAMBDAS["mse"][-1]) for lmbda in lambdas])
-        model.lmbda, model.levels = list(lambdas), count
-        model.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
+        model = GainedHyperprior(N, M, lambdas)
         points = combine(rate={"level": levels})
         super().__init__(model, lr=lr, aux_lr=aux_lr, points=points, window=window)
         self._draw = torch.tensor(draw, dtype=torch.float32)
-        self._gains = gains
+        self._gains = model.Gain.detach().clone()
         self.register_load_state_dict_pre_hook(_check_gains)
         if weights is not None:
             self.load_weights(weights)
@@ -103,43 +158,26 @@ class VariableRateCodec(LearnedCodec):
         out: dict[str, Tensor] = loss(self.model(x, s=level), x)
         return out
 
-    def _tiles(self) -> dict[str, nn.Module]:
-        return {**super()._tiles(), "QuantABCD": _ByChannel(self.model.QuantABCD)}
-
     def _encode_image(self, x: Tensor) -> list[bytes]:
-        return [bytes([self.level]), *self._model_encode(x, s=self.level)]
+        y = self._analyse(x)
+        z = self.hyper_analysis(y)
+        predict = GainedContextModel(self.model, self.level).symbols
+        sections = self._prepared().encode(y * self.model.Gain[self.level], z, predict)
+        return [bytes([self.level]), *sections]
 
     def _model_forward(self, x: Tensor) -> Tensor:
         x_hat: Tensor = self.model(x, s=self.level)["x_hat"]
         return x_hat
 
-    def _decode_image(self, payload: list[bytes], height: int, width: int) -> Tensor:
+    def _decode_latents(self, payload: list[bytes], height: int, width: int) -> Tensor:
         tag, *sections = payload
         if len(tag) != 1 or tag[0] >= self.model.levels:
             raise BitstreamError(
                 f"rate level 0x{tag.hex()} is not one of 0 to {self.model.levels - 1}"
             )
-        return self._model_decode(sections, height, width, s=tag[0])
-
-
-class _ByChannel(nn.Module):
-    """The network of quantisation offsets, which looks at each value of y alone, by channels.
-
-    Its hidden layer has twelve numbers for each of them.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(1, M, h, w, 2) -> (1, M, h, w, 1)."""
-        # Into memory of its own: results between what the hidden layer takes and gives back keep
-        # the allocator from joining that, which was up to 1.5 GB for 8192x8192.
-        out = x.new_empty(*x.shape[:-1], 1)
-        for i in range(x.shape[1]):
-            out[:, i] = self.network(x[:, i])
-        return out
+        context_model = GainedContextModel(self.model, tag[0])
+        y_hat = self._prepared().decode(sections, *size_of_z(height, width), context_model)
+        return y_hat.to(self.device)
 
 
 def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from diffcodec.bitstream import derive_seed, seed_of_sample
-from diffcodec.cdc.coder import LatentCoder, share_outside
+from diffcodec.cdc.coder import build_coder, means_then_scales, share_outside
 from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.process import build_process
@@ -21,6 +21,7 @@ from diffcodec.cdc.released import convert, released_state
 from diffcodec.cdc.training import warmed_up
 from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec
+from diffcodec.coding.latent_coder import LatentCoder
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser, check_window
@@ -204,15 +205,14 @@ class CDC(Codec):
         return {**state, **self._prepared().tables()}
 
     def prepare_coding(self) -> None:
-        self._coder = LatentCoder(self.compressor)
+        self._coder = build_coder(self.compressor)
 
     def encode(self, x: Tensor) -> list[list[bytes]]:
         coder = self._prepared()
         payloads = []
         for image in x.split(1):
             y = self._analyse(pad_to_multiple(image, STRIDE))
-            sections, _ = coder.encode(y, self.compressor.h_a(y))
-            payloads.append(sections)
+            payloads.append(coder.encode(y, self.compressor.h_a(y), means_then_scales))
         return payloads
 
     def _analyse(self, x: Tensor) -> Tensor:
@@ -229,8 +229,9 @@ class CDC(Codec):
     ) -> Tensor:
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         images = []
+        size = -(-height // STRIDE), -(-width // STRIDE)  # of z
         for payload, seed in zip(payloads, seeds, strict=True):
-            y_hat = self._prepared().decode(payload, -(-height // STRIDE), -(-width // STRIDE))
+            y_hat = self._prepared().decode(payload, *size, means_then_scales)
             x0 = self.sample(y_hat.to(self.device), seed)
             images.append(x0[..., :height, :width].add_(1).div_(2))
         return torch.cat(images)

@@ -15,9 +15,9 @@ from diffcodec.cdc.coder import (
     scale_table,
 )
 from diffcodec.cdc.compressor import MIN_SCALE
-from diffcodec.coding.latent_coder import Code, LatentCoder
+from diffcodec.coding.latent_coder import LatentCoder
 from diffcodec.entropy import rans_encode
-from tests.cdc.tiny import build
+from tests.cdc.tiny import build, encode_latents
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +32,16 @@ def latents() -> tuple[Tensor, Tensor]:
     return y, torch.randn(1, 16, 2, 3, generator=generator) * 3
 
 
-def encode(coder: LatentCoder, y: Tensor, z: Tensor) -> tuple[list[bytes], Tensor]:
-    """Sections, and the encoder's y_hat."""
-    known: list[Tensor] = []
-
-    def context_model(parameters: Tensor, code: Code) -> Tensor:
-        known.append(means_then_scales(parameters, code))
-        return known[0]
-
-    return coder.encode(y, z, context_model), known[0]
-
-
 def test_y_hat_of_the_decoder_is_that_of_the_encoder(coder, latents):
     y, z = latents
-    sections, y_hat = encode(coder, y, z)
+    sections, y_hat = encode_latents(coder, y, z)
     assert torch.equal(coder.decode(sections, 2, 3, means_then_scales), y_hat)
     assert (y_hat - y).abs().max() <= 0.5 + 1e-6
 
 
 def test_thread_counts_and_memory_formats_do_not_matter(coder, latents):
     y, z = latents
-    sections, y_hat = encode(coder, y, z)
+    sections, y_hat = encode_latents(coder, y, z)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -71,7 +60,7 @@ def test_rare_latents_survive(coder, latents):
     y, z = (t.clone() for t in latents)
     y[0, 0, 0, :4] = torch.tensor([5000.0, -5000.0, 1e6, -6e7])
     z[0, 0, 0, :2] = torch.tensor([700.0, -6e7])
-    sections, y_hat = encode(coder, y, z)
+    sections, y_hat = encode_latents(coder, y, z)
     assert torch.equal(coder.decode(sections, 2, 3, means_then_scales), y_hat)
     assert y_hat.isfinite().all()
     assert y_hat[0, 0, 0, 0].item() == pytest.approx(5000, abs=0.51)
@@ -89,7 +78,7 @@ def test_absurd_latents_are_refused(coder, latents, which, value):
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("harm", ["truncated", "empty", "longer", "flipped", "random"])
 def test_malformed_sections_are_refused(coder, latents, which, harm):
-    sections, _ = encode(coder, *latents)
+    sections, _ = encode_latents(coder, *latents)
     rng = random.Random(0)
     data = sections[which]
     position = len(data) // 2
@@ -105,7 +94,7 @@ def test_malformed_sections_are_refused(coder, latents, which, harm):
 
 
 def test_another_size_or_number_of_sections_is_refused(coder, latents):
-    sections, _ = encode(coder, *latents)
+    sections, _ = encode_latents(coder, *latents)
     with pytest.raises(BitstreamError, match="section z"):
         coder.decode(sections, 2, 4, means_then_scales)
     with pytest.raises(BitstreamError, match="got 1"):
@@ -139,7 +128,7 @@ def test_the_code_is_as_short_as_the_entropy(coder, scale):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_writes_what_a_cpu_reads(coder, latents):
     other = build_coder(build().compressor.cuda())
-    sections, y_hat = encode(other, *(t.cuda() for t in latents))
+    sections, y_hat = encode_latents(other, *(t.cuda() for t in latents))
     assert torch.equal(coder.decode(sections, 2, 3, means_then_scales), y_hat)
 
 

@@ -1,8 +1,11 @@
 """A codec that is fast, and whose latents are worth coding though it is not trained."""
 
 import torch
+from torch import Tensor
 
 from diffcodec.cdc import CDC
+from diffcodec.cdc.coder import means_then_scales
+from diffcodec.coding.latent_coder import Code, LatentCoder
 
 
 def build(prediction: str = "x0", **options) -> CDC:
@@ -17,3 +20,14 @@ def build(prediction: str = "x0", **options) -> CDC:
         for conv in codec.compressor.h_s[::2]:
             conv.weight.mul_(3)
     return codec
+
+
+def encode_latents(coder: LatentCoder, y: Tensor, z: Tensor) -> tuple[list[bytes], Tensor]:
+    """Sections of z and y, and the encoder's y_hat."""
+    known: list[Tensor] = []
+
+    def context_model(parameters: Tensor, code: Code) -> Tensor:
+        known.append(means_then_scales(parameters, code))
+        return known[0]
+
+    return coder.encode(y, z, context_model), known[0]

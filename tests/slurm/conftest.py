@@ -70,6 +70,14 @@ class Cluster:
         )
 
     def stop(self) -> None:
+        """End the jobs, whose step daemons would outlive the others, and then the daemons."""
+        end = time.monotonic() + 60
+        if len(self.daemons) == 3:
+            self.run("scancel", "--state=RUNNING", check=False)
+            self.run("scancel", "--state=PENDING", check=False)
+            while self.run("squeue", "-h", check=False).stdout.strip() and time.monotonic() < end:
+                time.sleep(1)
+            time.sleep(2)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:

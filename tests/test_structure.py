@@ -12,7 +12,7 @@ LOCAL = {"diffcodec", "datamodules", "callbacks", "experiments"}
 LIBRARY = ROOT / "codecs" / "diffcodec"
 METHODS = {"perco", "cdc", "sdedit", "diffc", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
-BELOW_CODING = {"coding", "bitstream", "entropy", "exact", "tiles"}
+BELOW_CODING = {"coding", "bitstream", "exact", "tiles"}
 BELOW_LATENT = {
     *("", "latent", "diffusion", "weights", "entropy", "bitstream", "perceptual", "padding"),
     *("optimization", "configuration", "decoder_loss", "local_files"),

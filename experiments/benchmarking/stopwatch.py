@@ -4,6 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ from torch.nn.modules import module as hooks
 
 NETWORK, ENTROPY = "network", "entropy"
 # Functions of ours, by the name under which any module of the library may have imported them.
-ENTROPY_FUNCTIONS = (
-    *("encode_indices", "decode_indices", "rans_encode", "rans_decode"),
-    *("encode_text", "decode_text"),
-)
+ENTROPY_FUNCTIONS = {
+    "diffcodec.entropy": ("encode_indices", "decode_indices", "encode_text", "decode_text"),
+    "diffcodec.coding.rans": ("rans_encode", "rans_decode"),
+}
 # Methods; a raster scan alternates between network and coder, and DiffC's channel simulation is
 # what entropy coding is elsewhere.
 ENTROPY_METHODS: dict[str, dict[str, tuple[str, ...]]] = {
-    "diffcodec.entropy": {"RansReader": ("read",)},
+    "diffcodec.coding.rans": {"RansReader": ("read",)},
     "diffcodec.base.context_models": {"RasterScan": ("__call__",)},
     "diffcodec.diffc.channel": {"Channel": ("encode", "decode")},
 }
@@ -144,18 +145,17 @@ class Instruments:
 
 def _patch_functions(watch: Stopwatch) -> list[tuple[Any, str, Any]]:
     """Wrap the library's entropy coders wherever they were imported; returns how to undo it."""
-    from diffcodec import entropy
-
-    wrapped = {
-        original: _timed(original, watch)
-        for original in (getattr(entropy, name) for name in ENTROPY_FUNCTIONS)
-    }
+    wrapped = {}
+    for owner, names in ENTROPY_FUNCTIONS.items():
+        for name in names:
+            original = getattr(import_module(owner), name)
+            wrapped[original] = _timed(original, watch)
     undo = []
     for name, module in list(sys.modules.items()):
-        if name.split(".")[0] != "diffcodec" or module is entropy:
+        if name.split(".")[0] != "diffcodec" or name in ENTROPY_FUNCTIONS:
             continue
         for key, value in list(vars(module).items()):
-            ours = callable(value) and getattr(value, "__module__", "") == entropy.__name__
+            ours = callable(value) and getattr(value, "__module__", "") in ENTROPY_FUNCTIONS
             if ours and value in wrapped:
                 undo.append((module, key, value))
                 setattr(module, key, wrapped[value])

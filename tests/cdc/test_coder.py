@@ -16,7 +16,7 @@ from diffcodec.cdc.coder import (
 )
 from diffcodec.cdc.compressor import MIN_SCALE
 from diffcodec.coding.latent_coder import LatentCoder
-from diffcodec.entropy import rans_encode
+from diffcodec.coding.rans import rans_encode
 from tests.cdc.tiny import build, encode_latents
 
 

@@ -17,7 +17,7 @@ from diffcodec.coding.latent_coder import (
     scales_then_means,
     whole,
 )
-from diffcodec.entropy import MAX_SYMBOL
+from diffcodec.coding.rans import MAX_SYMBOL
 
 CHANNELS, HEIGHT, WIDTH = 12, 2, 3  # of y, and of z
 

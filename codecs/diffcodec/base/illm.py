@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
-from diffcodec.entropy import guard_rans
+from diffcodec.coding.rans import guard_rans
 from diffcodec.local_files import is_folder, local_path
 from diffcodec.padding import pad_to_multiple
 from diffcodec.points import Point, combine, listed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import (
+from diffcodec.coding.rans import (
     RansReader,
     Tables,
     check_symbols,

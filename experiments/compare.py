@@ -25,7 +25,7 @@ from experiments.comparison.render import TABLE_FILES, to_csv, to_rich, write_ta
 from experiments.comparison.runs import Run, find_runs, read_file
 from experiments.comparison.table import RATE_OF, Table, all_deltas, build_table, find_anchor
 
-MIN_WIDTH = 160  # of a table that is written to a file
+MIN_WIDTH = 180  # of a table that is written to a file
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 FAILURE = "error.txt"
 _failed: list[BaseException] = []  # in this process, also where nothing could be written
 
-MIN_WIDTH = 140  # of a table that is written to a file
+MIN_WIDTH = 180  # of a table that is written to a file
 
 
 class Summary(Callback):

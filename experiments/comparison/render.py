@@ -14,6 +14,7 @@ from experiments.comparison.table import Cell, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+MIN_NAME = 24  # characters of a curve's name that narrow terminals show in a line
 TABLE_FILES = ("table.md", "table.tex", "table.csv")
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -46,7 +47,13 @@ def to_rich(table: Table) -> "RichTable":
         box=SIMPLE_HEAD,
     )
     for i, (_, heading) in enumerate(table.columns):
-        out.add_column(heading, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+        out.add_column(
+            heading,
+            justify="right" if i else "left",
+            no_wrap=i > 0,
+            overflow="fold",
+            min_width=None if i else min(MIN_NAME, max(len(row[0].text) for row in table.rows)),
+        )
     for row in table.rows:
         out.add_row(*(_plain(_with_notes(cell, "[{}]")) for cell in row))
     return out

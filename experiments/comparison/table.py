@@ -82,13 +82,15 @@ def build_table(
     where = f" on {', '.join(datasets)}" if datasets else ""
     metrics = headlines(metric.key for metric in measured(curves))
     times = [metric for metric in all_metrics().values() if metric.kind == "time"]
+    counted = sorted({metric.counted(metas_of(curves, metric)) for metric in metrics} - {""})
+    over = f" (distances between sets: {', '.join(counted)})" if counted else ""
     table = Table(
-        f"Against {anchor.name}{where}",
+        f"Against {anchor.name}{where}{over}",
         [
             *(("name", "codec"), ("range", rate), ("shared", f"shared {rate}")),
             *((metric.key, metric.column or metric.heading) for metric in times),
             *(("parameters", "params (M)"), ("bd_rate", "BD-rate (%)")),
-            *((f"bd_{metric.key}", _bd_heading(metric, curves)) for metric in metrics),
+            *((f"bd_{metric.key}", f"BD-{metric.column or metric.label}") for metric in metrics),
         ],
     )
     for curve in curves:
@@ -108,11 +110,6 @@ def build_table(
     for curves_named, names in silent.items():
         table.footnotes.append(f"not stated by {curves_named}: {', '.join(names)}")
     return table
-
-
-def _bd_heading(metric: Metric, curves: Sequence[Line]) -> str:
-    counted = metric.counted(metas_of(curves, metric))
-    return f"BD-{metric.label}" + (f" ({counted})" if counted else "")
 
 
 def _row(

@@ -12,7 +12,7 @@ from experiments.build import build_codec, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 
 EXPERIMENTS = (
-    *("autoencoder", "backbone", "small", "index_model", "paper", "paper_lpips"),
+    *("autoencoder", "decoder", "backbone", "small", "index_model", "paper", "paper_lpips"),
     *("guidance", "steps", "conditions", "caption_swap", "diversity"),
 )
 TINY = (
@@ -70,9 +70,10 @@ def test_the_paper_has_its_numbers():
     assert (codec.caption_drop, codec.guidance, codec.grid_steps) == (0.1, 3.0, 50)
     assert codec.finetune == "linear"
     assert codec.captioner.max_tokens == 32
-    assert cfg.trainer.max_epochs == 5
-    assert 8 * cfg.datamodule.batch_size == 160
-    assert 8 * compose_config(["experiment=perco/paper_lpips"]).datamodule.batch_size == 40
+    # Five epochs of nine million images.
+    assert (8 * cfg.datamodule.batch_size, cfg.trainer.max_steps) == (160, 5 * 9_000_000 // 160)
+    lpips = compose_config(["experiment=perco/paper_lpips"])
+    assert (8 * lpips.datamodule.batch_size, lpips.trainer.max_steps) == (40, 5 * 9_000_000 // 40)
 
 
 @pytest.mark.parametrize("name", ["palette", "fixed", "file", "blip2"])

@@ -186,9 +186,12 @@ def test_lpips_without_its_weights_says_so(make_codec, monkeypatch, tmp_path):
         "torch.hub.load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("off"))
     )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    codec = make_codec(["64x64/256"], lpips_weight=0.1)
-    with pytest.raises(ValueError, match="train with lpips_weight=0"):
+    codec = make_codec(["64x64/256"], lpips_weight=0.1, perceptual="vgg")
+    with pytest.raises(ValueError, match=r"lpips_weight > 0 needs .*'vgg': .*codec\.perceptual"):
         codec.setup("fit")
+    codec = make_codec(["64x64/256"], lpips_weight=0.1)
+    codec.setup("fit")
+    assert codec._perceptual.name == "st-vgg"
 
 
 def test_dropping():

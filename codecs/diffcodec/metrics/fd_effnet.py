@@ -18,7 +18,7 @@ def build_efficientnet(weights: str | None) -> "nn.Module":
 
 METRIC = SetMetric(
     "fd_effnet",
-    "FD-EfficientNet",
+    "FD-EffNet",
     kind="perception",
     better="lower",
     order=12,

@@ -6,7 +6,7 @@ from diffcodec.metrics.metric import SetMetric
 
 METRIC = SetMetric(
     "kd_effnet",
-    "KD-EfficientNet",
+    "KD-EffNet",
     kind="perception",
     better="lower",
     order=13,

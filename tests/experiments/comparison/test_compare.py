@@ -34,7 +34,7 @@ def test_everything_is_written(compared):
     output = (compared / "stdout.txt").read_text()
     for text in (
         "alpha (anchor)",
-        "BD-FD-EfficientNet",
+        "BD-FD-EffNet",
         "not stated by <Other> & Co",
         "index.html",
     ):

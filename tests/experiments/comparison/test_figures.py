@@ -19,7 +19,7 @@ def test_an_overview_has_no_panels_of_published_curves_alone(runs, tmp_path):
     overview = (tmp_path / "both" / "overview.svg").read_text()
     assert "PSNR" in overview
     assert "LPIPS" not in overview
-    assert "EfficientNet" in overview
+    assert "EffNet" in overview
     assert (tmp_path / "both" / "lpips.png").is_file()
     draw_all(join(published)[0], tmp_path / "published")
     assert "LPIPS" in (tmp_path / "published" / "overview.svg").read_text()

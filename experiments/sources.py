@@ -194,6 +194,8 @@ def _metrics(cfg: DictConfig) -> Iterator[Need]:
 
 def _losses(cfg: DictConfig) -> Iterator[Need]:
     """The networks of the perceptual losses that a training has."""
+    from diffcodec.configuration import INHERIT
+
     if not cfg.get("fit"):
         return
     for path, node in _nodes({"codec": cfg.get("codec") or {}, "part": cfg.get("part") or {}}):
@@ -201,7 +203,7 @@ def _losses(cfg: DictConfig) -> Iterator[Need]:
         if node.get("vgg_weights") or not (weighed or node.get("distance") == "perceptual"):
             continue
         choice = node.get("perceptual")
-        if choice is None:
+        if choice in (None, INHERIT):
             need = _stated(f"{path}.perceptual", all_sources()["vgg16"], {})
             told = need.told or "without it: st-vgg"
             yield Need(need.where, need.location, need.source, need.state, told, optional=True)

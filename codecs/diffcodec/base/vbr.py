@@ -162,7 +162,7 @@ class VariableRateCodec(LearnedCodec):
         y = self._analyse(x)
         z = self.hyper_analysis(y)
         predict = GainedContextModel(self.model, self.level).symbols
-        sections = self._prepared().encode(y * self.model.Gain[self.level], z, predict)
+        sections = self._prepared().encode(y.mul_(self.model.Gain[self.level]), z, predict)
         return [bytes([self.level]), *sections]
 
     def _model_forward(self, x: Tensor) -> Tensor:

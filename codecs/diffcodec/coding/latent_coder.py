@@ -123,7 +123,7 @@ class LatentCoder:
         Raises:
             ValueError: a latent is not finite or beyond +-2^26, which no trained network makes.
         """
-        z_symbols = _round(z.cpu() - self._medians)
+        z_symbols = _round_(z.cpu() - self._medians)
         writer = _Writer(y.cpu(), self._y, self._borders)
         context_model(self._parameters(z_symbols), writer)
         z_section = rans_encode(z_symbols, _channel_indexes(z_symbols.shape), self._z)
@@ -170,7 +170,7 @@ class _Writer:
 
     def __call__(self, part: Part, scales: Tensor, means: Tensor | None = None) -> Tensor:
         y = part(self._y)
-        symbols = _round(y if means is None else y - means.cpu())
+        symbols = _round_(y.clone() if means is None else y - means.cpu())
         self._symbols.append(symbols.flatten())
         self._indexes.append(_scale_indexes(scales, self._borders).flatten())
         return symbols
@@ -204,10 +204,10 @@ class _Reader:
         _check_section("y", self._data, symbols, indexes, self._tables)
 
 
-def _round(values: Tensor) -> Tensor:
-    symbols = values.round()
-    check_symbols(symbols)
-    return symbols.int()
+def _round_(values: Tensor) -> Tensor:
+    """Round in place, for there may be a hundred million values, and return them as int32."""
+    check_symbols(values.round_())
+    return values.int()
 
 
 def _scale_indexes(scales: Tensor, borders: Tensor) -> Tensor:

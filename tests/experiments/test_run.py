@@ -128,8 +128,10 @@ def test_a_checkpoint_is_evaluated_and_resumed(trained, runner):
 
 
 def test_a_part_is_trained_and_validated_but_not_measured(runner):
-    part = ("part.network.channels=[8]", "part.network.layers=1", "part.sigmas=[0.1]")
-    part = (*part, "part.warmup_steps=1")
+    part = (
+        *("part.network.channels=[8]", "part.network.layers=1"),
+        *("part.sigmas=[0.1]", "part.warmup_steps=1"),
+    )
     images = ("datamodule.train.path=.", "datamodule.val.path=.", "datamodule.test.path=.")
     done = runner.run(
         *("part", "experiment=sdedit/prior", *part, *images, "logger=csv", *SHORT),

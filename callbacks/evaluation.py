@@ -109,6 +109,7 @@ class Evaluation(Callback):
         self._embeddings: dict[str, nn.Module] = {}
         self._rows: list[dict[str, Any]] = []
         self._features: list[Features] = []
+        self._originals: dict[str, dict[str, Tensor]] = {}  # embedded once, by digest
         self._skipped: list[Any] = []
         self._kept = None if folder is None else Measurements(folder)
         self._key = ""
@@ -280,8 +281,10 @@ class Evaluation(Callback):
         digests = [image_digest(x) for x in originals]
         features = [Features(index) for index in outputs.index]
         if with_features:
-            for of_image, x in zip(features, originals, strict=True):
-                of_image.real = self._embed(x)
+            for of_image, x, digest in zip(features, originals, digests, strict=True):
+                if digest not in self._originals:
+                    self._originals[digest] = self._embed(x)
+                of_image.real = self._originals[digest]
         for decoding in outputs.decodings:
             decoded = to_uint8(decoding.x_hat)
             for i, (x, x_hat) in enumerate(zip(originals, decoded, strict=True)):

@@ -4,6 +4,8 @@ import warnings
 
 from torch import Tensor, nn
 
+from diffcodec.metrics.networks.originals import normalized
+
 NETS = ("alex", "vgg", "squeeze")
 MIN_SIDE = 32  # the networks halve the image five times
 
@@ -55,5 +57,4 @@ class Lpips(nn.Module):
         """LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
         if min(x.shape[-2:]) < MIN_SIDE:
             return None
-        a, b = (image[None].float().div(127.5).sub(1) for image in (x, x_hat))
-        return float(self.distance(a, b))
+        return float(self.distance(normalized(x), normalized(x_hat)))

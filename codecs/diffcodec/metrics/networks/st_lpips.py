@@ -1,11 +1,14 @@
 """The networks of ST-LPIPS, a perceptual distance whose weights come with a Python package."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffcodec.metrics.networks.originals import Originals, normalized
 
 PACKAGE = "pip://stlpips_pytorch/stlpips_pytorch/weights/vST0.0"
 WEIGHTS = {
@@ -61,6 +64,7 @@ class ShiftTolerantLpips(nn.Module):
         except ValueError as error:
             raise ValueError(f"no weights for ST-LPIPS ({net}): {error}") from error
         self.requires_grad_(False).eval()
+        self._originals = Originals(self.embed)
 
     def embed(self, x: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [-1, 1] -> unit-normalized features of five layers."""
@@ -76,15 +80,17 @@ class ShiftTolerantLpips(nn.Module):
 
     def distance(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Distances (B,) of images (B, 3, H, W) in [-1, 1]."""
-        layers = zip(self.heads, self.embed(x), self.embed(x_hat), strict=True)
+        return self._compare(self.embed(x), self.embed(x_hat))
+
+    def _compare(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> Tensor:
+        layers = zip(self.heads, of_x, of_x_hat, strict=True)
         return torch.stack([head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in layers]).sum(0)
 
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
         """ST-LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
         if min(x.shape[-2:]) < MIN_SIDE:
             return None
-        a, b = (image[None].float().div(127.5).sub(1) for image in (x, x_hat))
-        return float(self.distance(a, b))
+        return float(self._compare(self._originals(x), self.embed(normalized(x_hat))))
 
 
 class BlurPool(nn.Module):

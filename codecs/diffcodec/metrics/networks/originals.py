@@ -1,0 +1,41 @@
+"""Features of originals, which are compared with their reconstruction at every operating point."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from diffcodec.provenance import image_digest
+
+LIMIT = 256 * 2**20  # bytes of features; ten images of 512x768 by AlexNet
+
+
+class Originals:
+    """Computes the features of an image once.
+
+    Args:
+        embed: images (1, 3, H, W) in [-1, 1] -> features.
+        limit: bytes of features that are kept in memory; those of further images are computed at
+            every call.
+    """
+
+    def __init__(self, embed: Callable[[Tensor], Sequence[Tensor]], limit: int = LIMIT) -> None:
+        self._embed = embed
+        self._free = limit
+        self._kept: dict[str, Sequence[Tensor]] = {}
+
+    def __call__(self, image: Tensor) -> Sequence[Tensor]:
+        """Features of a uint8 image (3, H, W)."""
+        key = f"{image.device} {image_digest(image)}"
+        if key in self._kept:
+            return self._kept[key]
+        features = self._embed(normalized(image))
+        size = sum(f.numel() * f.element_size() for f in features)
+        if size <= self._free:
+            self._free -= size
+            self._kept[key] = features
+        return features
+
+
+def normalized(image: Tensor) -> Tensor:
+    """A uint8 image (3, H, W) -> (1, 3, H, W) in [-1, 1]."""
+    return image[None].float().div(127.5).sub(1)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from callbacks.earlier_results import set_aside
-from callbacks.evaluation import Evaluation, PointResult, find_evaluation
+from callbacks.evaluation import find_evaluation
 from callbacks.tracking import never_fatal
 from diffcodec.codec import Codec
 from diffcodec.curves import (
@@ -23,6 +23,7 @@ from diffcodec.curves import (
     write_rows,
 )
 from diffcodec.figures import all_panels, panels, plot_curves
+from diffcodec.measuring import MeasuringPass, PointResult
 from diffcodec.metrics import ordered
 from diffcodec.metrics.networks.features import PROTOCOLS
 from diffcodec.points import CEILING, Point, shown
@@ -54,11 +55,11 @@ class RateCurves(Callback):
         self.results: list[PointResult] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        _evaluation(trainer)
+        if find_evaluation(trainer) is None:
+            raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                assert isinstance(pl_module, Codec)
-                tag = rate_tag(pl_module.points)
+                tag = rate_tag(_codec(pl_module).points)
                 with never_fatal():
                     run = logger.experiment
                     # A tag as a filter of W&B's pages: what chooses the rate, whatever its name.
@@ -66,11 +67,13 @@ class RateCurves(Callback):
                         run.tags = (*(run.tags or ()), tag)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not self.results and not _evaluation(trainer).goes_on:
+        assert isinstance(pl_module, MeasuringPass)
+        if trainer.is_global_zero and not self.results and not pl_module.goes_on:
             set_aside(self.folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        added = _evaluation(trainer).results
+        assert isinstance(pl_module, MeasuringPass)
+        added = pl_module.results
         if not trainer.is_global_zero or not added:
             return
         self.results += added
@@ -205,8 +208,10 @@ def _rows(curves: Mapping[str, Curve], keys: Sequence[str]) -> list[list[Any]]:
     ]
 
 
-def _evaluation(trainer: Trainer) -> Evaluation:
-    evaluation = find_evaluation(trainer)
-    if evaluation is None:
-        raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
-    return evaluation
+def _codec(module: LightningModule) -> Codec:
+    """What is measured or trained."""
+    if isinstance(module, Codec):
+        return module
+    codec = module.codec
+    assert isinstance(codec, Codec)
+    return codec

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from callbacks.means import Means, means_of, named
 from callbacks.measurements import Batch, Features, Measurements
-from diffcodec.codec import Codec, CodecOutput, Decoding, to_uint8
+from diffcodec.codec import Codec, to_uint8
 from diffcodec.gathering import gather_all, gather_to_first
+from diffcodec.measuring import CodecOutput, Decoding, MeasuringPass, PointResult
 from diffcodec.metrics import (
     AnnotatedMetric,
     Coding,
@@ -27,44 +27,21 @@ from diffcodec.metrics import (
     all_metrics,
 )
 from diffcodec.metrics.networks.features import PROTOCOLS, cut
-from diffcodec.points import CEILING, Point
+from diffcodec.points import CEILING
 from diffcodec.provenance import image_digest, sources_digest
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class PointResult:
-    """The results at one operating point.
-
-    Attributes:
-        point: the operating point, or `CEILING`.
-        metrics: key of a metric -> value over the set.
-        rows: one mapping per image, in the order of the dataset.
-        num_patches: how many patches (or whole images) a side the set distances were taken over.
-        protocol: how they were cut, one of `PROTOCOLS`.
-        skipped: names of images that could not be read and were left out.
-        infinite: key of a metric -> names of images that its mean leaves out, being infinite there.
-        left_out: key of a metric -> why it has no value, where it was asked for.
-    """
-
-    point: Point
-    metrics: dict[str, float]
-    rows: list[dict[str, Any]]
-    num_patches: int
-    protocol: str
-    skipped: list[str] = field(default_factory=list)
-    infinite: dict[str, list[str]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
 class Evaluation(Callback):
     """Collects a `CodecOutput` per batch and reduces them to a `PointResult` per operating point.
+
+    In test the results go to the `MeasuringPass`.
 
     Every metric is computed image by image on 8-bit pictures; the rows of all processes are
     gathered, taken once per dataset index, sorted and averaged in float64, so that neither batch
     size nor number of processes changes a figure. In validation the per-image means are logged as
-    `val/…`; in test the results are in `results`, on rank 0 alone with rows and set distances.
+    `val/…`.
 
     Args:
         metrics: keys of `diffcodec.metrics`; None is all that are measured by default. A metric
@@ -79,9 +56,6 @@ class Evaluation(Callback):
     Raises:
         ValueError: an unknown metric, protocol or name in `weights`; in test, no image could be
             read, or the rows do not cover the set.
-
-    Attributes:
-        goes_on: whether this run goes on with what a stopped one has measured.
     """
 
     def __init__(
@@ -96,7 +70,6 @@ class Evaluation(Callback):
             raise ValueError(f"unknown protocol {protocol!r}, choose from {sorted(PROTOCOLS)}")
         self.protocol = protocol
         self.metrics = _choose(metrics)
-        self.results: list[PointResult] = []
         self._weights = dict(weights or {})
         takers = {_taker(m) for m in all_metrics().values() if isinstance(m, _LOADED)}
         unknown = sorted(set(self._weights) - takers)
@@ -116,12 +89,11 @@ class Evaluation(Callback):
         self._not_kept: Batch | None = None
         self._digests: dict[int, str] = {}  # of images that were looked at again
         self._told: set[str] = set()
-        self.goes_on = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Get the metrics' own networks, or say once that they cannot be had.
 
-        In test, find out what is measured already, and tell the datamodule.
+        In test, find out what is measured already.
 
         Raises:
             ValueError: a metric needs what the data set does not have.
@@ -130,24 +102,24 @@ class Evaluation(Callback):
             self._check_annotations(getattr(trainer, "datamodule", None))
             self._get_networks(trainer)
         if stage == "test" and self._kept is not None:
-            assert isinstance(pl_module, Codec)
-            self._leave_out_what_is_measured(trainer, pl_module)
+            assert isinstance(pl_module, MeasuringPass)
+            self._find_measured(trainer, pl_module)
 
-    def _leave_out_what_is_measured(self, trainer: Trainer, codec: Codec) -> None:
+    def _find_measured(self, trainer: Trainer, measuring: MeasuringPass) -> None:
+        """Tell the pass which images an interrupted one has measured."""
         assert self._kept is not None
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        names = [point.name for point in codec.measured]
-        self._key = json.dumps([names, codec.measures_ceiling])
+        names = [point.name for point in measuring.points]
+        self._key = json.dumps([names, measuring.ceiling])
         # On all processes: the fingerprint makes entropy tables, which they must have alike.
-        about = self._about(trainer, codec)
+        about = self._about(trainer, measuring.codec)
         known: set[int] = set()
         if trainer.is_global_zero:
-            self.goes_on = self._kept.start(about) or self.goes_on
-            dataset = datamodule.dataset("test")
+            measuring.goes_on = self._kept.start(about)
+            dataset = trainer.datamodule.dataset("test")  # type: ignore[attr-defined]
             for batch in self._kept.read(self._key):
                 if all(self._is_current(row, dataset) for row in batch.rows):
                     known |= batch.indices
-        datamodule.measured = trainer.strategy.broadcast(known)
+        measuring.measured = trainer.strategy.broadcast(known)
 
     def _is_current(self, row: Mapping[str, Any], dataset: Any) -> bool:
         """Whether a row is of the image that has its index now, and of its pixels."""
@@ -232,7 +204,7 @@ class Evaluation(Callback):
         self._start(pl_module)
 
     def _start(self, pl_module: LightningModule) -> None:
-        self._rows, self._features, self._skipped, self.results = [], [], [], []
+        self._rows, self._features, self._skipped = [], [], []
         for network in (*(self._measures or {}).values(), *self._embeddings.values()):
             if isinstance(network, nn.Module):
                 network.to(pl_module.device)
@@ -364,7 +336,7 @@ class Evaluation(Callback):
             pl_module.log(f"val/{name}", value, prog_bar=name in ("bpp", "psnr-rgb"))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Codec)
+        assert isinstance(pl_module, MeasuringPass)
         self._keep(trainer)
         rows, features = gather_to_first(self._rows), gather_to_first(self._features)
         skipped = {image.index: image for image in gather_to_first(self._skipped)}
@@ -372,11 +344,10 @@ class Evaluation(Callback):
         if not trainer.is_global_zero:
             return
         if self._kept is not None:
-            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
             before = [
                 batch
                 for batch in self._kept.read(self._key)
-                if batch.indices <= datamodule.measured
+                if batch.indices <= pl_module.measured
                 and all(self._digests.get(row["index"]) == row["digest"] for row in batch.rows)
             ]
             rows += [row for batch in before for row in batch.rows]
@@ -391,13 +362,13 @@ class Evaluation(Callback):
             point, own = points[name], [row for row in rows if row["point"] == name]
             num_patches, distances = self._distances(features, name)
             self._warn_of_few_patches(num_patches, distances)
-            facts = {} if point is CEILING else pl_module.point_facts(point)
+            facts = {} if point is CEILING else pl_module.codec.point_facts(point)
             annotated = self._finished(_sums(f.numbers.get(name, {}) for f in features))
             means = self._means(own)
             metrics = means.values | annotated | distances | facts
             names_skipped = [skipped[index].name for index in sorted(skipped)]
             left_out = self._left_out(metrics, means, num_patches)
-            self.results.append(
+            pl_module.results.append(
                 PointResult(
                     point,
                     metrics,

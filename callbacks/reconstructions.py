@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from torch import Tensor
 
-from callbacks.evaluation import find_evaluation
 from callbacks.tracking import never_fatal
-from diffcodec.codec import CodecOutput, to_uint8
+from diffcodec.codec import to_uint8
 from diffcodec.contact_sheet import contact_sheet
 from diffcodec.curves import picture_name, safe_name
+from diffcodec.measuring import CodecOutput, MeasuringPass
 from diffcodec.metrics.psnr import psnr
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
@@ -76,8 +76,8 @@ class Reconstructions(Callback):
         trainer.strategy.barrier()
         if not trainer.is_global_zero:
             return
-        evaluation = find_evaluation(trainer)
-        for result in evaluation.results if evaluation else []:
+        assert isinstance(pl_module, MeasuringPass)
+        for result in pl_module.results:
             folder = self.folder / safe_name(result.point.name)
             rate = result.metrics.get("bpp")
             told = "" if rate is None else f"{rate:.4f} bpp"

@@ -106,7 +106,6 @@ class ImageDataModule(LightningDataModule):
         self.cache = cache
         self.samples_per_epoch = samples_per_epoch
         self.on_error = on_error
-        self.measured: Container[int] = ()
         self._sources: dict[str, Source | Shards | None] = {
             "train": train,
             "val": val,
@@ -254,7 +253,7 @@ class ImageDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             sizes=dataset.sizes if self.eval_batch_size > 1 else None,
-            without=self.measured if split == "test" else (),
+            without=self._measured if split == "test" else (),
         )
         return DataLoader(
             dataset,
@@ -264,6 +263,13 @@ class ImageDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # as in training
         )
+
+    @property
+    def _measured(self) -> Container[int]:
+        """Indices of test images that need no measuring any more, by what is tested."""
+        tested = self.trainer.lightning_module if self.trainer else None
+        found: Container[int] = getattr(tested, "measured", ())
+        return found
 
     @property
     def _world_size(self) -> int:

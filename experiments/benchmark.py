@@ -133,8 +133,8 @@ def _measure_variant(
     options = {"repetitions": cfg.repetitions, "warmup": cfg.warmup}
     codec = build_coder(cfg) if cfg.ckpt_path else build_codec(cfg).eval()
     codec.to(device)
-    codec.select(find_points(codec.points, cfg.point)[0])
-    data["point"] = codec.point.name
+    point = find_points(codec.points, cfg.point)[0]
+    data["point"] = point.name
     bf16 = str(cfg.codec.get("decode_precision")) == "bf16"
     dtypes = {"encode": "float32", "decode": "bfloat16" if bf16 else "float32"}
     data["parameters"] = sum(p.numel() for p in codec.parameters())
@@ -145,10 +145,11 @@ def _measure_variant(
         flops = (
             {stage: known[0][stage]["flops"] for stage in ("encode", "decode")}
             if known
-            else count_flops(codec, x)
+            else count_flops(codec, x, point)
         )
         for batch in cfg.batch_sizes:
-            row = measure_coding(codec, x.expand(batch, -1, -1, -1), instruments, **options)
+            images = x.expand(batch, -1, -1, -1)
+            row = measure_coding(codec, images, point, instruments, **options)
             for stage, count in flops.items():
                 row[stage] |= {"flops": count, "dtype": dtypes[stage]}
             data["coding"].append({"variant": name, "size": size, "batch": batch, **row})

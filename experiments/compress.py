@@ -41,18 +41,18 @@ def compress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> 
     from experiments.build import build_coder
 
     codec = build_coder(cfg)
-    codec.select(find_points(codec.points, cfg.point)[0])
+    point = find_points(codec.points, cfg.point)[0]
     for job in jobs:
         if problem := codec.size_problem(*image_size(job.source)):
             raise ValueError(f"{job.source}: {problem}")
     lines = []
     for job in track(jobs, "compressing", disable=len(jobs) < 2, transient=True):
         image = read_rgb(job.source)
-        (stream,) = codec.compress(pil_to_tensor(image)[None].float().div_(255))
+        (stream,) = codec.compress(pil_to_tensor(image)[None].float().div_(255), point)
         job.target.parent.mkdir(parents=True, exist_ok=True)
         job.target.write_bytes(stream)
         bpp = 8 * len(stream) / (image.width * image.height)
-        lines.append(f"{job.target}: {len(stream)} bytes, {bpp:.4f} bpp at {codec.point.name}")
+        lines.append(f"{job.target}: {len(stream)} bytes, {bpp:.4f} bpp at {point.name}")
     for folder in {job.folder for job in jobs if job.folder is not None}:
         lines.append(str(write_codec_file(folder, overrides)))
     return lines

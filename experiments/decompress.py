@@ -45,11 +45,11 @@ def decompress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -
     from experiments.build import build_coder
 
     codec = build_coder(cfg)
-    codec.select(find_points(codec.points, cfg.point)[0])
+    point = find_points(codec.points, cfg.point)[0]
     lines = []
     for job in track(jobs, "decompressing", disable=len(jobs) < 2, transient=True):
         try:
-            (x_hat,) = codec.decompress([job.source.read_bytes()])
+            (x_hat,) = codec.decompress([job.source.read_bytes()], point)
         except BitstreamError as error:
             raise BitstreamError(f"{job.source}: {error}") from error
         image = to_pil_image(to_uint8(x_hat))

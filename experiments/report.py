@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.curves import RateCurves
-from callbacks.evaluation import PointResult
 from callbacks.tracking import never_fatal
+from diffcodec.measuring import PointResult
 from diffcodec.metrics import ordered
 from experiments.loggers import describe
 

@@ -85,6 +85,7 @@ def run(cfg: DictConfig) -> None:
     from lightning.pytorch import seed_everything
 
     from callbacks.evaluation import find_evaluation
+    from diffcodec.measuring import MeasuringPass
     from experiments.report import report
 
     quiet_libraries()
@@ -115,8 +116,8 @@ def run(cfg: DictConfig) -> None:
     # Images are encoded once for all points that share their bytes, or begin with the same.
     passes = group_by_bytes(points, progressive=codec.progressive)
     for shared in passes:
-        codec.measure(shared, ceiling=shared is passes[-1])
-        trainer.test(codec, datamodule=datamodule, verbose=False)
+        measuring = MeasuringPass(codec, shared, ceiling=shared is passes[-1])
+        trainer.test(measuring, datamodule=datamodule, verbose=False)
     evaluation = find_evaluation(trainer)
     if evaluation is not None and trainer.is_global_zero:
         evaluation.finish()

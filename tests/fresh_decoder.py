@@ -81,8 +81,7 @@ def decode(request: dict[str, Any]) -> None:
     if request["state"] is not None:
         codec.load_state_dict(torch.load(request["state"], weights_only=True))
     for point, stream, picture in request["jobs"]:
-        codec.select(point)
-        torch.save(codec.decompress([Path(stream).read_bytes()]), picture)
+        torch.save(codec.decompress([Path(stream).read_bytes()], point), picture)
 
 
 def main() -> None:

@@ -42,18 +42,18 @@ def to_gpu(module: torch.nn.Module) -> torch.nn.Module:
 def codes_alike(name: str) -> None:
     """The same bytes and pictures as on the CPU, also under autocast."""
     codec = build_lively(name).codec
-    codec.select(codec.points[-1 if not codec.progressive else 0])
-    streams = codec.compress(PHOTO)
-    picture = codec.decompress(streams)
-    simulated = codec.simulate(PHOTO).x_hat
+    point = codec.points[0 if codec.progressive else -1]
+    streams = codec.compress(PHOTO, point)
+    picture = codec.decompress(streams, point)
+    simulated = codec.simulate(PHOTO, point).x_hat
     to_gpu(codec)
     with SimulatedCuda(), torch.no_grad():
         x = PHOTO.to(GPU)
         for context in (nullcontext(), torch.autocast("cuda", torch.bfloat16)):
             with context:
-                assert codec.compress(x) == streams
-                assert_close(codec.decompress(streams), picture)
-        assert_close(codec.simulate(x).x_hat, simulated)
+                assert codec.compress(x, point) == streams
+                assert_close(codec.decompress(streams, point), picture)
+        assert_close(codec.simulate(x, point).x_hat, simulated)
 
 
 def trains(name: str) -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from diffcodec.codec import BitstreamError, Codec, to_uint8
+from diffcodec.codec import BitstreamError, Codec, Decoded, to_uint8
+from diffcodec.measuring import MeasuringPass, code_batch, decompress_at
 from diffcodec.points import CEILING, Point, combine
 
 
@@ -24,10 +25,10 @@ class Toy(Codec):
     def format_config(self):
         return {"kind": "toy"}
 
-    def encode(self, x):
-        return [[self.point.name.encode(), to_uint8(image).numpy().tobytes()] for image in x]
+    def encode(self, x, point):
+        return [[point.name.encode(), to_uint8(image).numpy().tobytes()] for image in x]
 
-    def decode(self, payloads, height, width, seeds):
+    def decode(self, payloads, height, width, seeds, point):
         images = []
         for (_, pixels), seed in zip(payloads, seeds, strict=True):
             if len(pixels) != 3 * height * width:
@@ -35,7 +36,7 @@ class Toy(Codec):
             image = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(3, height, width)
             generator = torch.Generator().manual_seed(seed)
             images.append(image / 255 + self.noise * torch.randn(image.shape, generator=generator))
-        return torch.stack(images)
+        return Decoded(torch.stack(images))
 
 
 @pytest.fixture
@@ -46,11 +47,10 @@ def x():
 def test_points_are_named_and_checked():
     codec = Toy()
     assert [point.name for point in codec.points] == ["a", "b"]
-    assert codec.point.name == "a"
-    codec.select("b")
-    assert codec.point.name == "b"
+    assert codec.find_point(None).name == "a"
+    assert codec.find_point("b") is codec.find_point(codec.points[1]) is codec.points[1]
     with pytest.raises(ValueError, match="'c', choose from a, b"):
-        codec.select("c")
+        codec.find_point("c")
     with pytest.raises(ValueError, match="twice"):
         Toy(points=("a", "a"))
     with pytest.raises(ValueError, match="at least one"):
@@ -114,7 +114,7 @@ def test_a_stream_of_other_weights_is_refused(x):
 def test_an_evaluation_step_reports_what_it_wrote(x):
     codec = Toy()
     batch = {"image": x, "index": torch.tensor([4, 9, 2]), "name": ["p", "q", "r"]}
-    out = codec.test_step(batch, 0)
+    out = code_batch(codec, batch, codec.points[:1])
     streams = codec.compress(x)
     assert out.index == [4, 9, 2]
     assert out.encoding_seconds > 0
@@ -134,12 +134,13 @@ class Brightened(Toy):
         self._points = combine(rate={"kind": ["a", "b"]}, decoding={"light": [0.0, 0.1]})
         self.encoded = 0
 
-    def encode(self, x):
+    def encode(self, x, point):
         self.encoded += 1
-        return super().encode(x)
+        return super().encode(x, point)
 
-    def decode(self, payloads, height, width, seeds):
-        return super().decode(payloads, height, width, seeds) + self.point.decoding["light"]
+    def decode(self, payloads, height, width, seeds, point):
+        decoded = super().decode(payloads, height, width, seeds, point)
+        return Decoded(decoded.x_hat + point.decoding["light"])
 
     def ceiling(self, x):
         return x
@@ -148,29 +149,24 @@ class Brightened(Toy):
 def test_points_that_share_their_bytes_are_decoded_from_one_encoding(x):
     codec = Brightened()
     batch = {"image": x, "index": torch.arange(3), "name": ["p", "q", "r"]}
-    codec.measure(codec.points[2:], ceiling=True)
-    out = codec.test_step(batch, 0)
+    out = MeasuringPass(codec, codec.points[2:], ceiling=True).test_step(batch, 0)
     assert codec.encoded == 1
     assert [decoding.point for decoding in out.decodings] == [*codec.points[2:], CEILING]
     dark, light, best = out.decodings
     assert light.x_hat.mean() > dark.x_hat.mean() + 0.05
     assert torch.equal(best.x_hat, x)
     assert best.seconds is None
-    codec.measure(codec.points[:1])
-    assert [d.point for d in codec.test_step(batch, 0).decodings] == [codec.points[0]]
     with pytest.raises(ValueError, match="must share their bytes"):
-        codec.measure(codec.points)
+        MeasuringPass(codec)
     with pytest.raises(ValueError, match="must share their bytes"):
-        codec.measure([])
+        MeasuringPass(codec, [])
 
 
-def test_validation_looks_at_the_selected_point_alone(x):
+def test_validation_looks_at_the_first_point_alone(x):
     codec = Brightened()
-    codec.measure(codec.points[:2], ceiling=True)
-    codec.select(codec.points[3])
     batch = {"image": x, "index": torch.arange(3), "name": ["p", "q", "r"]}
     (decoding,) = codec.validation_step(batch, 0).decodings
-    assert decoding.point == codec.points[3]
+    assert decoding.point == codec.points[0]
 
 
 def test_coding_ignores_autocast(x):
@@ -196,16 +192,16 @@ def test_trainable_means_a_training_step():
 
 def test_what_points_share_is_done_once_and_its_time_counts_for_each(x, monkeypatch):
     class Shares(Brightened):
-        def decode(self, payloads, height, width, seeds):
+        def decode(self, payloads, height, width, seeds, point):
             self.once("part", lambda: made.append("part"))
-            return super().decode(payloads, height, width, seeds)
+            return super().decode(payloads, height, width, seeds, point)
 
     made = []
     codec = Shares()
     streams = codec.compress(x)
     clock = iter(range(100))
-    monkeypatch.setattr(codec, "_clock", lambda: next(clock))
-    first, second = codec.decompress_at(streams, codec.points[:2])
+    monkeypatch.setattr("diffcodec.measuring._clock", lambda codec: next(clock))
+    first, second = decompress_at(codec, streams, codec.points[:2])
     assert made == ["part"]
     # A tick for the part, and one before and after it; then the part's, and one around nothing.
     assert [first.seconds * len(x), second.seconds * len(x)] == pytest.approx([3, 2])

@@ -185,12 +185,11 @@ def test_another_process_decodes_the_same_pictures(case, fresh_decoder, photo, t
     codec = case.codec
     jobs, expected = [], []
     for point in dict.fromkeys((codec.points[0], codec.points[-1])):
-        codec.select(point)
         for height, width in SIZES:
             x = photo[..., 100 : 100 + height, 200 : 200 + width]
-            (stream,) = codec.compress(x)
-            assert codec.compress(x) == [stream]
-            x_hat = codec.decompress([stream])
+            (stream,) = codec.compress(x, point)
+            assert codec.compress(x, point) == [stream]
+            x_hat = codec.decompress([stream], point)
             assert x_hat.shape == x.shape
             assert x_hat.min() >= 0
             assert x_hat.max() <= 1
@@ -213,29 +212,25 @@ def state_of(case: Case, folder: Path) -> Path | None:
 
 
 def test_another_processor_decodes_the_same_streams(case, old_processor, photo, tmp_path):
-    codec = case.codec
-    codec.select(codec.points[-1])
+    codec, point = case.codec, case.codec.points[-1]
     x = photo[..., 100:164, 200:264]
-    (stream,) = codec.compress(x)
+    (stream,) = codec.compress(x, point)
     path, picture = tmp_path / "64.bin", tmp_path / "64.pt"
     path.write_bytes(stream)
-    old_processor.decode(
-        case.overrides, state_of(case, tmp_path), [(codec.point.name, path, picture)]
-    )
-    difference = torch.load(picture, weights_only=True) - codec.decompress([stream])
+    old_processor.decode(case.overrides, state_of(case, tmp_path), [(point.name, path, picture)])
+    difference = torch.load(picture, weights_only=True) - codec.decompress([stream], point)
     assert -10 * difference.square().mean().clamp(min=1e-12).log10() > 45  # PSNR, dB
 
 
 def test_a_large_image(codec, photo):
     # A progressive codec takes the longer, the more it sends; the others show all that they have.
-    codec.select(codec.points[0 if codec.progressive else -1])
+    point = codec.points[0 if codec.progressive else -1]
     x = torch.cat([photo, photo.flip(-1)[..., :256]], dim=-1)
-    (stream,) = codec.compress(x)
-    assert codec.decompress([stream]).shape == (1, 3, 512, 768)
+    (stream,) = codec.compress(x, point)
+    assert codec.decompress([stream], point).shape == (1, 3, 512, 768)
 
 
 def test_a_batch_is_what_its_images_are(codec, photo):
-    codec.select(codec.points[0])
     x = torch.cat([photo[..., i : i + 72, i : i + 100] for i in (0, 120, 240)])
     streams = codec.compress(x)
     assert streams == [codec.compress(image[None])[0] for image in x]
@@ -247,7 +242,6 @@ def test_a_batch_is_what_its_images_are(codec, photo):
 
 
 def test_truncated_and_corrupted_streams_are_refused(codec, photo):
-    codec.select(codec.points[0])
     (stream,) = codec.compress(photo[..., :40, :40])
     positions = torch.linspace(0, len(stream) - 1, 24).long().tolist()
     checked = len(stream)
@@ -314,10 +308,8 @@ def test_a_checkpoint_restores_the_codec(codec, photo, tmp_path):
 
 
 def test_a_saved_folder_restores_the_codec(codec, photo, tmp_path):
-    codec.select(codec.points[0])
     (stream,) = codec.compress(photo[..., :48, :48])
     other = diffcodec.load(str(codec.save(tmp_path)))
-    other.select(codec.point)
     assert torch.equal(other.decompress([stream]), codec.decompress([stream]))
 
 
@@ -353,8 +345,7 @@ def assert_resembles(case: Case, photo: Tensor) -> None:
     x = photo[..., :256, :256]
     point, bound = case.codec.points[-1].name, psnr(x, x.mean((2, 3), keepdim=True)) + MARGIN
     point, bound = QUALITY.get(case.name, (point, bound))
-    case.codec.select(point)
-    assert psnr(x, case.codec.decompress(case.codec.compress(x))) > bound
+    assert psnr(x, case.codec.decompress(case.codec.compress(x, point), point)) > bound
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> float:
@@ -377,6 +368,6 @@ def test_a_new_codec_without_training_needs_no_entry_here(photo):
     jpeg = build("jpeg", ["codec.quality=[10,80]"])
     assert_resembles(Case("new", jpeg.overrides, jpeg.cfg, jpeg.codec), photo)
     grey = copy.copy(jpeg.codec)
-    grey.decompress = lambda streams, seed=None: torch.full((1, 3, 256, 256), 0.5)
+    grey.decompress = lambda streams, point: torch.full((1, 3, 256, 256), 0.5)
     with pytest.raises(AssertionError):
         assert_resembles(Case("new", jpeg.overrides, jpeg.cfg, grey), photo)

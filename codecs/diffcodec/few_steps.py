@@ -9,8 +9,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from diffcodec.codec import Codec, CodecOutput
+from diffcodec.codec import Codec
 from diffcodec.decoder_loss import DecoderLoss, parameter_groups
+from diffcodec.measuring import CodecOutput, code_batch
 from diffcodec.optimization import clip_network, warmed_up_adamw
 from diffcodec.points import Point
 
@@ -108,9 +109,8 @@ class FewStepTraining(LightningModule):
     def validation_step(  # type: ignore[override]
         self, batch: dict[str, Any], batch_idx: int
     ) -> CodecOutput:
-        """As the codec's, at its last operating point."""
-        self.codec.select(self.codec.points[-1])
-        return Codec.validation_step(self.codec, batch, batch_idx)
+        """The evaluation step at the codec's last operating point."""
+        return code_batch(self.codec, batch, self.codec.points[-1:])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(

@@ -22,8 +22,10 @@ from diffcodec.weights import (
     WEIGHTS_FILE,
     find_config,
     has_weights,
+    load_checkpoint,
     load_strict,
     shipped,
+    state_dict_of,
 )
 
 CARD = """---
@@ -40,6 +42,75 @@ streams = codec.compress(x)  # x (B, 3, H, W) in [0, 1]
 x_hat = codec.decompress(streams)
 ```
 """
+
+
+class SavedModel:
+    """A module that is saved as such a folder and uploaded to the hub."""
+
+    only_by_source: bool = False
+    """Whether its tensors are never saved, being of several networks that are fetched by need."""
+
+    def derived_state(self) -> set[str]:
+        """Names of tensors that are no weights: they follow from the weights or the arguments."""
+        return set()
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write the model as a folder that `diffcodec.load` and `weights=` take.
+
+        `config.json` has the constructor's arguments, `model.safetensors` the tensors; of parts
+        that are frozen and can be had elsewhere it has the source alone.
+
+        Args:
+            folder: is made where there is none.
+            dtype: of the tensors, as in `torch.float16`; None keeps them as they are, and with them
+                the streams that a codec reads.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: an argument cannot be written.
+        """
+        return save_model(self._module(), folder, dtype=dtype)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        dtype: torch.dtype | None = None,
+        message: str = "Upload the codec",
+    ) -> str:
+        """Upload that folder to a repository of the hub, which is made if there is none.
+
+        Args:
+            repository: `owner/repo`.
+            private: of a repository that is made; None is the owner's default.
+            dtype: as of `save`.
+            message: of the commit.
+
+        Returns:
+            The source for `diffcodec.load`.
+
+        Raises:
+            ValueError: the model is built on something that only this machine has.
+        """
+        return push_model(self._module(), repository, private=private, dtype=dtype, message=message)
+
+    def load_weights(self, source: str) -> None:
+        """Load what `save` wrote.
+
+        Args:
+            source: see `diffcodec.weights`.
+
+        Raises:
+            ValueError: it cannot be had, or does not fit.
+        """
+        load_saved(self._module(), state_dict_of(load_checkpoint(source)), source=source)
+
+    def _module(self) -> nn.Module:
+        assert isinstance(self, nn.Module)
+        return self
 
 
 def save_model(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffcodec.codec import Codec
+from diffcodec.points import Point
 from experiments.benchmarking.machine import clock_of, peak_memory
 from experiments.benchmarking.stopwatch import ENTROPY, NETWORK, Instruments, Stopwatch
 
@@ -38,13 +39,20 @@ def photograph(height: int, width: int) -> Tensor:
 
 @torch.no_grad()
 def measure_coding(
-    codec: Codec, x: Tensor, instruments: Instruments, *, repetitions: int, warmup: int
+    codec: Codec,
+    x: Tensor,
+    point: Point,
+    instruments: Instruments,
+    *,
+    repetitions: int,
+    warmup: int,
 ) -> dict[str, Any]:
     """Times, throughput, parts and peak memory of coding a batch.
 
     Args:
-        codec: in evaluation mode, at an operating point.
+        codec: in evaluation mode.
         x: images (B, 3, H, W) in [0, 1].
+        point: the operating point.
         instruments: that see the parts.
         repetitions: how often it is timed; medians and quartiles are over these.
         warmup: how often it runs before.
@@ -56,13 +64,13 @@ def measure_coding(
     """
     clock = clock_of(codec.device)
     x = x.to(codec.device)
-    streams = codec.compress(x)
+    streams = codec.compress(x, point)
     for _ in range(warmup):
-        codec.compress(x)
-        codec.decompress(streams)
+        codec.compress(x, point)
+        codec.decompress(streams, point)
     stages: dict[str, Callable[[], object]] = {
-        "encode": lambda: codec.compress(x),
-        "decode": lambda: codec.decompress(streams),
+        "encode": lambda: codec.compress(x, point),
+        "decode": lambda: codec.decompress(streams, point),
     }
     out: dict[str, Any] = {
         "bpp": 8 * sum(map(len, streams)) / (x.shape[0] * x.shape[2] * x.shape[3])
@@ -80,13 +88,13 @@ def measure_coding(
 
 
 @torch.no_grad()
-def count_flops(codec: Codec, x: Tensor) -> dict[str, int]:
+def count_flops(codec: Codec, x: Tensor, point: Point) -> dict[str, int]:
     """Floating-point operations of encoding and of decoding one image (1, 3, H, W)."""
     x = x.to(codec.device)
     with FlopCounterMode(display=False) as encoding:
-        streams = codec.compress(x)
+        streams = codec.compress(x, point)
     with FlopCounterMode(display=False) as decoding:
-        codec.decompress(streams)
+        codec.decompress(streams, point)
     return {"encode": encoding.get_total_flops(), "decode": decoding.get_total_flops()}
 
 

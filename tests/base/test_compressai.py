@@ -63,14 +63,13 @@ def test_the_zoo_is_asked_for_each_quality_and_its_weights_are_used(monkeypatch,
     codec = CompressAICodec("mbt2018-mean", [1, 5], weights="zoo").eval()
     assert tuple(p.name for p in codec.points) == ("quality=1", "quality=5")
     for quality in (1, 5):
-        codec.select(f"quality={quality}")
+        codec.load_point(codec.find_point(f"quality={quality}"))
         state = codec.model.state_dict()
         assert torch.equal(state["g_a.0.weight"], made[quality]["g_a.0.weight"])
     x = photo[..., :64, :64]
-    (stream,) = codec.compress(x)
-    codec.select("quality=1")
+    (stream,) = codec.compress(x, "quality=5")
     with pytest.raises(ValueError, match="another codec or other weights"):
-        codec.decompress([stream])
+        codec.decompress([stream], "quality=1")
 
 
 def test_no_network_is_an_error_that_names_the_address(monkeypatch):
@@ -122,10 +121,9 @@ def test_the_shipped_model_has_eight_rates_that_rise(photo):
     x = photo[..., :256, :256]
     sizes, errors = [], []
     for point in codec.points:
-        codec.select(point)
-        (stream,) = codec.compress(x)
+        (stream,) = codec.compress(x, point)
         sizes.append(len(stream))
-        errors.append(float((codec.decompress([stream]) - x).square().mean()))
+        errors.append(float((codec.decompress([stream], point) - x).square().mean()))
     assert sizes == sorted(set(sizes))
     assert errors == sorted(set(errors), reverse=True)
 
@@ -136,10 +134,9 @@ def test_a_stream_decodes_on_another_number_of_threads_and_memory_format(photo):
     threads = torch.get_num_threads()
     try:
         for point in codec.points:
-            codec.select(point)
             torch.set_num_threads(1)
-            (stream,) = codec.compress(x)
-            expected = codec.decompress([stream])
+            (stream,) = codec.compress(x, point)
+            expected = codec.decompress([stream], point)
             torch.set_num_threads(2)
             other = shipped().to(memory_format=torch.channels_last)
             # One lost symbol would make noise of all that follows it.
@@ -159,11 +156,9 @@ def test_coding_leaves_the_network_as_it_was(photo):
 
 def test_a_stream_carries_its_level(photo):
     codec = shipped()
-    codec.select("level=6")
-    (stream,) = codec.compress(photo[..., :64, :64])
-    x_hat = codec.decompress([stream])
-    codec.select("level=0")
-    assert torch.equal(codec.decompress([stream]), x_hat)
+    (stream,) = codec.compress(photo[..., :64, :64], "level=6")
+    x_hat = codec.decompress([stream], "level=6")
+    assert torch.equal(codec.decompress([stream], "level=0"), x_hat)
     with pytest.raises(ValueError, match="choose from 0 to 7"):
         VariableRateCodec(8, 8, level=[8])
 

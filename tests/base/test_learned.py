@@ -45,7 +45,7 @@ def decode(codec: LearnedCodec, stream: bytes) -> tuple[Tensor, Tensor]:
     (contents,) = codec._unpack([stream])
     with torch.no_grad():
         payloads = [list(contents.sections)]
-        decoded = codec.decode_all(payloads, contents.height, contents.width, [0])
+        decoded = codec.decode(payloads, contents.height, contents.width, [0], codec.points[0])
     assert decoded.y_hat is not None
     return decoded.y_hat, decoded.x_hat
 
@@ -105,8 +105,8 @@ def test_nothing_of_compressai_s_is_patched(photo):
         tensors = {n: (id(t), t.shape) for n, t in codec.model.named_buffers()}
         x = photo[..., :64, :448]  # larger than a window
         codec.decompress(codec.compress(x))
-        codec.simulate(x)
-        codec.reconstruct(x)
+        codec.simulate(x, codec.points[0])
+        codec.reconstruct(x, codec.points[0])
         assert {n: dict(vars(module)) for n, module in codec.model.named_modules()} == before
         assert {n: (id(t), t.shape) for n, t in codec.model.named_buffers()} == tensors
 

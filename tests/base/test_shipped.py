@@ -17,13 +17,12 @@ def curve(codec: Codec, paths: list) -> PchipInterpolator:
     """PSNR in dB over bpp, means over the images at each operating point."""
     rates, scores = [], []
     for point in codec.points:
-        codec.select(point)
         measured = []
         for path in paths:
             x = pil_to_tensor(read_rgb(path))[None]
-            (stream,) = codec.compress(x / 255)
+            (stream,) = codec.compress(x / 255, point)
             bpp = 8 * len(stream) / x[0, 0].numel()
-            measured.append((bpp, psnr(x, to_uint8(codec.decompress([stream])))))
+            measured.append((bpp, psnr(x, to_uint8(codec.decompress([stream], point)))))
         rate, score = np.mean(measured, axis=0)
         rates.append(rate)
         scores.append(score)

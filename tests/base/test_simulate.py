@@ -22,12 +22,13 @@ def test_it_is_what_is_decoded(name, photo):
     x = torch.cat([photo[..., 100:150, 100:180], photo[..., 300:350, 60:140]])
     codec.fingerprint()  # builds the entropy tables
     for point in {codec.points[0], codec.points[-1]}:
-        codec.select(point)
-        simulated = codec.simulate(x)
-        payloads = codec.encode(x)
-        decoded = codec.decode_all(payloads, 50, 80, [0, 0])
+        simulated = codec.simulate(x, point)
+        payloads = codec.encode(x, point)
+        decoded = codec.decode(payloads, 50, 80, [0, 0], point)
         torch.testing.assert_close(simulated.x_hat, decoded.x_hat, rtol=0, atol=1e-4)
-        assert torch.equal(decoded.x_hat, codec.decode(payloads, 50, 80, [0, 0]).clamp(0, 1))
+        assert torch.equal(
+            decoded.x_hat, codec.decode(payloads, 50, 80, [0, 0], point).x_hat.clamp(0, 1)
+        )
         if name == "jpeg":
             assert decoded.y_hat is None
             assert codec.latent_channels == 0
@@ -42,17 +43,16 @@ def test_a_variable_rate_stream_says_its_rate_wherever_it_is_decoded(photo):
     codec = BUILDERS["vbr"]().eval()
     x = photo[..., :64, :64]
     codec.fingerprint()
-    codec.select("level=6")
-    assert codec.simulate(x).lmbda.tolist() == pytest.approx([LAMBDAS[6]])
-    payloads = codec.encode(x)
-    codec.select("level=0")
-    assert codec.decode_all(payloads, 64, 64, [0]).lmbda.tolist() == pytest.approx([LAMBDAS[6]])
+    low, high = codec.find_point("level=0"), codec.find_point("level=6")
+    assert codec.simulate(x, high).lmbda.tolist() == pytest.approx([LAMBDAS[6]])
+    payloads = codec.encode(x, high)
+    assert codec.decode(payloads, 64, 64, [0], low).lmbda.tolist() == pytest.approx([LAMBDAS[6]])
 
 
 def test_no_gradient_and_no_half_precision(photo):
     codec = BUILDERS["mean"]().eval()
     x = photo[..., :64, :64].clone().requires_grad_()
-    expected = codec.simulate(x)
+    expected = codec.simulate(x, codec.points[0])
     assert not expected.x_hat.requires_grad
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(codec.simulate(x).x_hat, expected.x_hat)
+        assert torch.equal(codec.simulate(x, codec.points[0]).x_hat, expected.x_hat)

@@ -8,27 +8,28 @@ from torch.utils.data import DataLoader
 
 import diffcodec.metrics
 from callbacks.evaluation import Evaluation
-from diffcodec.codec import Codec, to_uint8
+from diffcodec.codec import Codec, Decoded, to_uint8
+from diffcodec.measuring import MeasuringPass
 from diffcodec.metrics.psnr import psnr
 from diffcodec.points import CEILING, combine
-from tests.trainers import quiet_trainer
+from tests.trainers import measure, quiet_trainer
 
 
 class Grey(Codec):
     """Sends one grey level; its pictures cannot have more than 16 of them."""
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point) -> list[list[bytes]]:
         return [[bytes([int(image.mean() * 15)])] for image in x]
 
-    def decode(self, payloads, height, width, seeds) -> Tensor:
+    def decode(self, payloads, height, width, seeds, point) -> Decoded:
         levels = torch.tensor([payload[0][0] / 15 for payload in payloads])
-        return levels.reshape(-1, 1, 1, 1).expand(-1, 3, height, width)
+        return Decoded(levels.reshape(-1, 1, 1, 1).expand(-1, 3, height, width))
 
     def ceiling(self, x: Tensor) -> Tensor:
         return (x * 15).round() / 15
 
 
-def evaluate(codec: Codec, images: Tensor, *, ceiling: bool = True) -> Evaluation:
+def evaluate(codec: Codec, images: Tensor, *, ceiling: bool = True) -> MeasuringPass:
     dataset = [{"index": i, "name": f"{i}.png", "image": x} for i, x in enumerate(images)]
     evaluation = Evaluation(metrics=["psnr-rgb", "ms-ssim-rgb", "fd_random", "decoding_time"])
     trainer = Trainer(
@@ -38,9 +39,7 @@ def evaluate(codec: Codec, images: Tensor, *, ceiling: bool = True) -> Evaluatio
         enable_progress_bar=False,
         enable_checkpointing=False,
     )
-    codec.measure(codec.points, ceiling=ceiling)
-    trainer.test(codec, DataLoader(dataset, batch_size=2), verbose=False)
-    return evaluation
+    return measure(trainer, codec, DataLoader(dataset, batch_size=2), ceiling=ceiling)
 
 
 def test_the_ceiling_is_measured_like_a_point_but_has_no_rate_and_no_time():
@@ -75,8 +74,9 @@ def test_points_of_one_pass_have_rows_and_distances_of_their_own():
         def __init__(self):
             super().__init__(combine(decoding={"light": [0.0, 0.3]}))
 
-        def decode(self, payloads, height, width, seeds):
-            return super().decode(payloads, height, width, seeds) + self.point.decoding["light"]
+        def decode(self, payloads, height, width, seeds, point):
+            decoded = super().decode(payloads, height, width, seeds, point)
+            return Decoded(decoded.x_hat + point.decoding["light"])
 
     images = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     first, second = evaluate(Bright(), images, ceiling=False).results
@@ -97,8 +97,7 @@ def test_a_metric_that_one_image_lacks_is_left_out():
         callbacks=[evaluation],
         **dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False),
     )
-    trainer.test(codec, DataLoader(dataset, batch_size=1), verbose=False)
-    (result,) = evaluation.results
+    (result,) = measure(trainer, codec, DataLoader(dataset, batch_size=1)).results
     assert [row["ms-ssim-rgb"] is None for row in result.rows] == [True, False]
     assert "ms-ssim-rgb" not in result.metrics
     assert result.metrics["psnr-rgb"] == pytest.approx(
@@ -159,8 +158,8 @@ class Captioned(LightningDataModule):
 def test_what_the_data_set_says_is_summed_over_the_images(tmp_path, long_words):
     evaluation = Evaluation(metrics=["psnr-rgb", "long-words"])
     trainer = quiet_trainer(tmp_path, callbacks=[evaluation])
-    trainer.test(Grey(), datamodule=Captioned(["a house", "horses everywhere", "a"]), verbose=False)
-    (result,) = evaluation.results
+    data = Captioned(["a house", "horses everywhere", "a"])
+    (result,) = measure(trainer, Grey(), data).results
     assert [row["long-words"] for row in result.rows] == [0.5, 1.0, 0.0]
     assert result.metrics["long-words"] == 3 / 5  # not the mean of the images' shares
 
@@ -170,7 +169,7 @@ def test_what_the_data_set_does_not_say_is_asked_for_before_the_run(tmp_path, lo
     with pytest.raises(
         ValueError, match=r"long-words needs what datamodule 'captioned' .*captions="
     ):
-        trainer.test(Grey(), datamodule=Captioned(None), verbose=False)
+        measure(trainer, Grey(), Captioned(None))
 
 
 def test_one_perfect_and_one_small_image_remove_no_metric_without_a_word(caplog):
@@ -184,8 +183,8 @@ def test_one_perfect_and_one_small_image_remove_no_metric_without_a_word(caplog)
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing"), False)
     trainer = Trainer(accelerator="cpu", callbacks=[evaluation], **quiet)
     for _ in range(2):
-        trainer.test(Grey(), DataLoader(dataset, batch_size=1), verbose=False)
-    (result,) = evaluation.results
+        measuring = measure(trainer, Grey(), DataLoader(dataset, batch_size=1))
+    (result,) = measuring.results
     assert result.rows[0]["psnr-rgb"] == math.inf
     finite = [row["psnr-rgb"] for row in result.rows[1:]]
     assert result.metrics["psnr-rgb"] == pytest.approx(math.fsum(finite) / 2)

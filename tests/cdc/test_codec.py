@@ -36,9 +36,8 @@ def test_points_are_all_pairs_and_share_their_bytes(x):
     )
     streams, pictures = [], []
     for point in codec.points:
-        codec.select(point)
-        streams.append(codec.compress(x))
-        pictures.append(codec.decompress(streams[0]))
+        streams.append(codec.compress(x, point))
+        pictures.append(codec.decompress(streams[0], point))
     assert all(stream == streams[0] for stream in streams)
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
@@ -48,9 +47,8 @@ def test_several_samples_of_a_stream_differ_where_there_is_noise(x):
     streams = codec.compress(x[:1])
     pictures = {}
     for point in codec.points:
-        codec.select(point)
         settings = point.decoding
-        pictures[settings["gamma"], settings["sample"]] = codec.decompress(streams)
+        pictures[settings["gamma"], settings["sample"]] = codec.decompress(streams, point)
     assert torch.equal(pictures[0, 0], pictures[0, 2])
     noisy = [pictures[0.8, sample] for sample in range(3)]
     assert all(not torch.equal(a, b) for i, a in enumerate(noisy) for b in noisy[:i])
@@ -63,14 +61,12 @@ def test_decoding_that_stops_shows_x_n(x):
     streams = codec.compress(x[:1])
     seen = {}
     for point in codec.points:
-        codec.select(point)
         settings = point.decoding
-        seen[settings["gamma"], settings["progress"]] = codec.decompress(streams)
+        seen[settings["gamma"], settings["progress"]] = codec.decompress(streams, point)
     assert torch.equal(seen[0, 0], torch.full_like(seen[0, 0], 0.5))  # x_N = 0 is grey
     assert torch.equal(seen[0.8, 1], build(gamma=0.8).decompress(streams))
     noise = torch.randn(1, 3, 128, 64, generator=torch.Generator().manual_seed(5))
-    codec.select("lmbda=0.0032,gamma=0.8,progress=0")
-    start = codec.decompress(streams, seed=5)
+    start = codec.decompress(streams, "lmbda=0.0032,gamma=0.8,progress=0", seed=5)
     expected = ((0.8 * noise[..., :70, :33] + 1) / 2).clamp(0, 1)
     torch.testing.assert_close(start, expected, rtol=0, atol=1e-6)
     # One step of three: x_n = sqrt(abar) x0 + sqrt(1 - abar) eps, at neither end.
@@ -109,8 +105,10 @@ def test_a_seed_changes_the_texture_only_where_there_is_noise(x):
     codec = build(gamma=[0, 0.8])
     streams = codec.compress(x)
     assert torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
-    codec.select(codec.points[1])
-    assert not torch.equal(codec.decompress(streams, seed=1), codec.decompress(streams, seed=2))
+    assert not torch.equal(
+        codec.decompress(streams, codec.points[1], seed=1),
+        codec.decompress(streams, codec.points[1], seed=2),
+    )
 
 
 def test_the_decoder_has_the_encoders_y_hat(codec, x):
@@ -120,7 +118,7 @@ def test_the_decoder_has_the_encoders_y_hat(codec, x):
         with torch.no_grad():
             y = codec.compressor.g_a(padded)
             _, y_hat = encode_latents(coder, y, codec.compressor.h_a(y))
-        (payload,) = codec.encode(image)
+        (payload,) = codec.encode(image, codec.points[0])
         assert torch.equal(coder.decode(payload, 2, 1, means_then_scales), y_hat)
 
 
@@ -145,11 +143,11 @@ def test_changed_weights_get_new_entropy_tables(x):
 
 
 def test_malformed_sections_are_refused(codec, x):
-    payload = codec.encode(x[:1])[0]
+    payload = codec.encode(x[:1], codec.points[0])[0]
     with pytest.raises(BitstreamError):
-        codec.decode([[payload[0][:-4], payload[1]]], 70, 33, [0])
+        codec.decode([[payload[0][:-4], payload[1]]], 70, 33, [0], codec.points[0])
     with pytest.raises(BitstreamError):
-        codec.decode([payload], 700, 330, [0])
+        codec.decode([payload], 700, 330, [0], codec.points[0])
 
 
 # Few steps: an untrained network makes a hundredfold of a difference in every further one.

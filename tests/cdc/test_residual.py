@@ -13,6 +13,7 @@ from diffcodec.base.classical import PillowCodec
 from diffcodec.base.vbr import VariableRateCodec
 from diffcodec.cdc import ResidualCDC
 from diffcodec.codec import Codec, Decoded
+from diffcodec.measuring import decompress_at
 from diffcodec.model_folder import saved_state
 from diffcodec.padding import pad_around
 from experiments.build import build_codec, refuse_untrained, refuse_untrained_parts
@@ -65,11 +66,11 @@ def loader(photo) -> DataLoader:
 def test_streams_are_the_base_codecs_and_each_decodes_the_others(base, x):
     codec, alone = build(base, gamma=[0.0, 1.0]), copy.deepcopy(base)
     for point in codec.points:
-        codec.select(point)
-        alone.select(codec.base_point)
-        streams = codec.compress(x)
-        assert streams == alone.compress(x)
-        assert not torch.equal(codec.decompress(streams), alone.decompress(streams))
+        streams = codec.compress(x, point)
+        assert streams == alone.compress(x, codec.base_point(point))
+        assert not torch.equal(
+            codec.decompress(streams, point), alone.decompress(streams, codec.base_point(point))
+        )
 
 
 def test_points_are_the_bases_at_all_pairs_of_steps_and_gamma():
@@ -94,8 +95,7 @@ def test_untrained_and_without_noise_it_returns_the_bases_picture(base, x, sampl
     streams = codec.compress(x)
     x_hat = codec.compressor.decompress(streams)
     torch.testing.assert_close(codec.decompress(streams), x_hat, rtol=0, atol=1e-6)
-    codec.select(codec.points[1])
-    assert (codec.decompress(streams) - x_hat).abs().max() > 1e-3
+    assert (codec.decompress(streams, codec.points[1]) - x_hat).abs().max() > 1e-3
 
 
 def test_an_untrained_decoder_adds_what_the_closed_form_says(x):
@@ -152,7 +152,7 @@ def test_the_network_scales_what_it_is_given_without_passing_it_through(x):
     wanted = deviation**2 / (deviation**2 + sigma**2)
     with torch.no_grad():
         codec.unet.conv_out.bias.chunk(2)[1].fill_(float((wanted - c_skip) / (c_out * c_in)))
-    _, contexts = codec.contexts(codec.simulate_base(x[:1], codec.compressor.points[0]))
+    _, contexts = codec.contexts(codec.compressor.simulate(x[:1], codec.compressor.points[0]))
     r = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
         D = codec.denoiser()(r, sigma, terms=codec.unet.context_terms(contexts))
@@ -162,13 +162,16 @@ def test_the_network_scales_what_it_is_given_without_passing_it_through(x):
 def test_the_loss_has_the_unit_of_the_network_at_every_noise_level(x):
     """For F = 0 and residuals of sigma_data, its mean is 1 whatever sigma is."""
     codec = build(untrained=True)
-    codec.simulate_base = lambda x, point: replace(
-        codec.compressor.simulate(x), x_hat=x + SIGMA_DATA / 2 * torch.randn_like(x)
+    simulate = codec.compressor.simulate
+    codec.compressor.simulate = lambda x, point: replace(
+        simulate(x, point), x_hat=x + SIGMA_DATA / 2 * torch.randn_like(x)
     )
     x = torch.full((1, 3, 256, 256), 0.5)
     for sigma in (0.01, 0.08, 1.0):
         torch.manual_seed(1)
-        loss = codec.losses(x, torch.randn_like(x), torch.tensor([sigma]), codec.points[0])
+        loss = codec.losses(
+            x, torch.randn_like(x), torch.tensor([sigma]), codec.compressor.points[0]
+        )
         assert loss.item() == pytest.approx(1, rel=0.02)
 
 
@@ -177,19 +180,18 @@ def test_the_base_decodes_once_for_all_points_and_its_time_counts_for_each(base,
     streams = codec.compress(x)
     expected = []
     for point in codec.points[:6]:
-        codec.select(point)
-        expected.append(codec.decompress(streams))
+        expected.append(codec.decompress(streams, point))
     clock = iter(range(10_000))
-    monkeypatch.setattr(codec, "_clock", lambda: next(clock))
+    monkeypatch.setattr("diffcodec.measuring._clock", lambda codec: next(clock))
     calls = []
-    decode_all = codec.compressor.decode_all
+    decode = codec.compressor.decode
     monkeypatch.setattr(
-        codec.compressor, "decode_all", lambda *args: calls.append(args) or decode_all(*args)
+        codec.compressor, "decode", lambda *args: calls.append(args) or decode(*args)
     )
     terms = []
     context_terms = codec.unet.context_terms
     monkeypatch.setattr(codec.unet, "context_terms", lambda c: terms.append(c) or context_terms(c))
-    decodings = list(codec.decompress_at(streams, codec.points[:6]))
+    decodings = list(decompress_at(codec, streams, codec.points[:6]))
     assert len(calls) == len(terms) == len(x)
     assert all(
         torch.equal(decoding.x_hat, x_hat)
@@ -198,7 +200,7 @@ def test_the_base_decodes_once_for_all_points_and_its_time_counts_for_each(base,
     # A tick for each image's contexts, and one between the two looks at the clock around.
     assert decodings[0].seconds == (2 * len(x) + 1) / len(x)
     assert [d.seconds for d in decodings[1:]] == [(1 + len(x)) / len(x)] * 5
-    assert codec._done is None
+    assert codec._shared is None
 
 
 def test_the_picture_is_a_function_of_the_stream(base, x):
@@ -208,9 +210,8 @@ def test_the_picture_is_a_function_of_the_stream(base, x):
     torch.manual_seed(1)
     assert torch.equal(codec.decompress(streams[::-1]), together.flip(0))
     assert torch.equal(codec.decompress(streams[1:]), together[1:])
-    codec.select(codec.points[1])  # another rate of the base: the stream says its own
-    assert torch.equal(codec.decompress(streams), together)
-    assert not torch.equal(codec.decompress(streams, seed=5), together)
+    assert torch.equal(codec.decompress(streams, codec.points[1]), together)
+    assert not torch.equal(codec.decompress(streams, codec.points[1], seed=5), together)
 
 
 def test_training_sees_what_the_decoder_sees(base, x):
@@ -218,10 +219,9 @@ def test_training_sees_what_the_decoder_sees(base, x):
     codec.fingerprint()  # builds the entropy tables
     points = list(codec.compressor.points)
     for i, point in enumerate(points):
-        x_hat, contexts = codec.contexts(codec.simulate_base(x[i : i + 1], point))
-        codec.compressor.select(point)
-        payload = codec.compressor.encode(x[i : i + 1])[0]
-        decoded = codec.compressor.decode_all([payload], 72, 100, [0])
+        x_hat, contexts = codec.contexts(codec.compressor.simulate(x[i : i + 1], point))
+        payload = codec.compressor.encode(x[i : i + 1], point)[0]
+        decoded = codec.compressor.decode([payload], 72, 100, [0], point)
         decoded_x_hat, decoded_contexts = codec.contexts(decoded)
         torch.testing.assert_close(x_hat, decoded_x_hat, rtol=0, atol=1e-4)
         for a, b in zip(contexts, decoded_contexts, strict=True):
@@ -246,7 +246,7 @@ def test_training_changes_the_network_alone(base, loader, tmp_path):
 def test_the_loss_falls_and_validation_shows_it(loader, tmp_path, monkeypatch):
     codec = build(untrained=True, lr=1e-2, warmup_steps=5)
     # A residual that is the same everywhere is soon learned.
-    monkeypatch.setattr(codec.compressor, "simulate", lambda x: Decoded(x - SIGMA_DATA / 2))
+    monkeypatch.setattr(codec.compressor, "simulate", lambda x, _: Decoded(x - SIGMA_DATA / 2))
     trainer = quiet_trainer(tmp_path, max_steps=60, gradient_clip_val=1.0)
     (before,) = trainer.validate(codec, loader, verbose=False)
     trainer.fit(codec, loader)
@@ -351,11 +351,11 @@ def test_padding_and_latents_lie_on_one_grid(photo):
     """y_hat is of the picture padded around: moving the window moves nothing else."""
     codec = build(hyperprior(), untrained=True)
     x = photo[..., 100:181, 60:190]  # 81x130
-    decoded = codec.simulate_base(x, codec.compressor.points[0])
+    decoded = codec.compressor.simulate(x, codec.compressor.points[0])
     x_hat, contexts = codec.contexts(decoded)
     assert x_hat.shape[-2:] == (128, 192)
     assert contexts[3].shape[-2:] == decoded.y_hat.shape[-2:] == (8, 12)
-    whole = codec.simulate_base(pad_around(x, 64), codec.compressor.points[0])
+    whole = codec.compressor.simulate(pad_around(x, 64), codec.compressor.points[0])
     torch.testing.assert_close(whole.y_hat, decoded.y_hat)
 
 
@@ -364,9 +364,10 @@ def test_images_larger_than_the_window_have_no_seams(base, photo):
     whole, tiled = build(base, steps=2), build(base, steps=2, window=128)
     stream = whole.compress(x)
     assert tiled.compress(x) == stream
-    whole.select(whole.points[-1])
-    tiled.select(tiled.points[-1])
-    one, other = whole.decompress(stream), tiled.decompress(stream)
+    one, other = (
+        whole.decompress(stream, whole.points[-1]),
+        tiled.decompress(stream, tiled.points[-1]),
+    )
     assert not torch.equal(one, other)
     assert (one - other).abs().mean() < 0.02
     assert seam_ratio(other, one, 128, 64) < 6

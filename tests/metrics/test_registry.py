@@ -15,7 +15,7 @@ from callbacks.evaluation import Evaluation
 from diffcodec.base.classical import PillowCodec
 from diffcodec.metrics import Metric, all_metrics, find_metric, headlines, ordered
 from experiments.compare import compare, parser
-from tests.trainers import quiet_trainer
+from tests.trainers import measure, quiet_trainer
 
 TOY = '''
 """The largest error of a pixel, as a share of the range."""
@@ -74,8 +74,7 @@ def test_a_metric_in_a_file_of_its_own_is_measured_and_shown_everywhere(toy_metr
             ],
         )
         for point in codec.points:
-            codec.measure([point])
-            trainer.test(codec, datamodule=Data(images), verbose=False)
+            measure(trainer, codec, Data(images), points=[point])
     with (toy_metric / "fine" / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
     curve = json.loads((toy_metric / "fine" / "curve.json").read_text())

@@ -25,8 +25,7 @@ def x() -> torch.Tensor:
 def test_any_size_comes_back_at_any_rate(perco, size):
     x = torch.rand(1, 3, *size)
     for point in perco.points:
-        perco.select(point)
-        x_hat = perco.decompress(perco.compress(x))
+        x_hat = perco.decompress(perco.compress(x, point), point)
         assert x_hat.shape == x.shape
         assert x_hat.isfinite().all()
         assert 0 <= x_hat.min() <= x_hat.max() <= 1
@@ -37,7 +36,7 @@ def test_any_size_comes_back_at_any_rate(perco, size):
 )
 def test_the_spatial_part_of_table_2(make_backbone, name, num_bytes):
     codes = PerCo(make_backbone(), [name], N=8, M=6, codebook_dim=4).eval()
-    text, spatial = codes.encode(torch.rand(1, 3, 512, 512))[0]
+    text, spatial = codes.encode(torch.rand(1, 3, 512, 512), codes.points[0])[0]
     assert len(spatial) == num_bytes
     assert len(text) == 1
 
@@ -48,21 +47,18 @@ def test_points_are_the_rates_in_their_order(make_codec):
 
 
 def test_the_picture_depends_on_the_stream_and_not_on_the_batch(perco, x):
-    perco.select("16x16/16")
-    streams = perco.compress(x)
-    together = perco.decompress(streams)
-    assert torch.equal(perco.decompress(streams[::-1]), together.flip(0))
-    assert torch.equal(perco.decompress(streams[1:]), together[1:])
-    assert perco.compress(x[1:])[0] == streams[1]
-    assert not torch.equal(perco.decompress(streams, seed=1), together)
+    streams = perco.compress(x, "16x16/16")
+    together = perco.decompress(streams, "16x16/16")
+    assert torch.equal(perco.decompress(streams[::-1], "16x16/16"), together.flip(0))
+    assert torch.equal(perco.decompress(streams[1:], "16x16/16"), together[1:])
+    assert perco.compress(x[1:], "16x16/16")[0] == streams[1]
+    assert not torch.equal(perco.decompress(streams, "16x16/16", seed=1), together)
 
 
 def test_the_stream_names_its_rate(perco, x):
-    perco.select("8x8/16")
-    stream = perco.compress(x[:1])
-    expected = perco.decompress(stream)
-    perco.select("16x16/16")
-    assert torch.equal(perco.decompress(stream), expected)
+    stream = perco.compress(x[:1], "8x8/16")
+    expected = perco.decompress(stream, "8x8/16")
+    assert torch.equal(perco.decompress(stream, "16x16/16"), expected)
 
 
 def test_coding_does_not_move_the_codebook(make_codec, x):
@@ -74,13 +70,14 @@ def test_coding_does_not_move_the_codebook(make_codec, x):
 
 
 def test_a_caption_changes_the_picture_and_costs_its_bytes(perco, x):
-    perco.select("8x8/16")
-    plain, red, blue = (perco.compress(x[:1], captions=[c]) for c in (None, "red", "blue"))
+    plain, red, blue = (
+        perco.compress(x[:1], "8x8/16", captions=[c]) for c in (None, "red", "blue")
+    )
     assert len(plain[0]) < len(red[0])
-    pictures = [perco.decompress(stream, seed=0) for stream in (plain, red, blue)]
+    pictures = [perco.decompress(stream, "8x8/16", seed=0) for stream in (plain, red, blue)]
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
     with pytest.raises(ValueError, match="1 captions for 2 images"):
-        perco.compress(x, captions=["red"])
+        perco.compress(x, "8x8/16", captions=["red"])
 
 
 def test_guidance_is_on_the_text_alone(make_codec, x):
@@ -88,9 +85,8 @@ def test_guidance_is_on_the_text_alone(make_codec, x):
     streams = [one.compress(x[:1])[0], one.compress(x[:1], captions=[None])[0]]
     pictures = {}
     for point in one.points:
-        one.select(point)
         pictures[point.decoding["guidance"]] = [
-            one.decompress([stream], seed=0) for stream in streams
+            one.decompress([stream], point, seed=0) for stream in streams
         ]
     unguided = pictures[0]
     # Scale 0 is the picture without the caption, at which no scale matters.
@@ -115,14 +111,13 @@ def test_guidance_may_be_on_text_and_codes(make_codec, x):
         index=0,
         codes=None,
         seed=0,
-        num_steps=one.point.decoding["steps"] or one.rates[0].default_steps,
+        num_steps=one.points[0].decoding["steps"] or one.rates[0].default_steps,
         guidance=1.0,
     ).clamp(0, 1)
     pictures = {}
     for point in one.points:
-        one.select(point)
         settings = point.decoding
-        pictures[settings["guided"], settings["guidance"]] = one.decompress(stream, seed=0)
+        pictures[settings["guided"], settings["guidance"]] = one.decompress(stream, point, seed=0)
     # Without guidance both are the same; at scale 0 only this one drops the codes as well.
     assert torch.equal(pictures["text", 1.0], pictures["text_and_codes", 1.0])
     torch.testing.assert_close(pictures["text_and_codes", 0.0], nothing, rtol=0, atol=1e-5)
@@ -135,8 +130,7 @@ def test_guidance_on_text_and_codes_needs_no_caption(make_codec, x):
     stream = one.compress(x[:1])
     pictures = []
     for point in one.points:
-        one.select(point)
-        pictures.append(one.decompress(stream, seed=0))
+        pictures.append(one.decompress(stream, point, seed=0))
     assert not torch.equal(*pictures)
 
 
@@ -146,16 +140,15 @@ def test_what_is_sent_by_condition(make_codec, x):
     )
     sizes = {}
     for point in one.points:
-        one.select(point)
-        (text, codes), _ = one.encode(x)
+        (text, codes), _ = one.encode(x, point)
         sizes[point.encoding["condition"]] = (len(text) > 1, len(codes) > 0)
-        assert one.decompress(one.compress(x)).shape == x.shape
+        assert one.decompress(one.compress(x, point), point).shape == x.shape
     assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
 
 
 def test_without_quantisation_vectors_are_sent(make_codec, x):
     one = make_codec(["16x16/16"], quantize=False)
-    head, vectors = one.encode(x)[0]
+    head, vectors = one.encode(x, one.points[0])[0]
     assert len(vectors) == 2 * 6 * 3 * 3
     z = one.model.codes(x[:1], 0)
     codes = one._read([head, vectors], 70, 90)[2]
@@ -171,9 +164,8 @@ def test_without_quantisation_vectors_are_sent(make_codec, x):
 def test_a_swapped_caption_keeps_the_codes(make_codec, x):
     one = make_codec(["8x8/16"], caption=[None, "an old castle"], captioner=FixedCaptioner("red"))
     assert [point.encoding["caption"] for point in one.points] == [None, "an old castle"]
-    (own_text, own_codes), _ = one.encode(x)
-    one.select(one.points[1])
-    (text, codes), _ = one.encode(x)
+    (own_text, own_codes), _ = one.encode(x, one.points[0])
+    (text, codes), _ = one.encode(x, one.points[1])
     assert codes == own_codes
     assert text != own_text
 
@@ -188,9 +180,8 @@ def test_samples_share_the_bytes_and_differ(make_codec, x):
     one = make_codec(["8x8/16"], num_samples=3)
     streams, pictures = [], []
     for point in one.points:
-        one.select(point)
-        streams.append(one.compress(x[:1]))
-        pictures.append(one.decompress(streams[0]))
+        streams.append(one.compress(x[:1], point))
+        pictures.append(one.decompress(streams[0], point))
     assert streams[0] == streams[1] == streams[2]
     assert all(not torch.equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
     assert torch.equal(pictures[0], make_codec(["8x8/16"]).decompress(streams[0]))
@@ -216,8 +207,7 @@ def test_other_weights_are_refused_but_another_encoder_is_not(make_codec, x):
 
 
 def test_malformed_sections_are_refused(perco, x):
-    perco.select("16x16/16")
-    head, codes = perco.encode(x[:1])[0]
+    head, codes = perco.encode(x[:1], perco.find_point("16x16/16"))[0]
     for payload, message in (
         ([b"", codes], "does not say"),
         ([bytes([7 << 2 | 3]) + head[1:], codes], "rate 7 is not one of 0 to 2"),
@@ -228,9 +218,9 @@ def test_malformed_sections_are_refused(perco, x):
         ([head, codes + b"0"], "bytes"),
     ):
         with pytest.raises(BitstreamError, match=message):
-            perco.decode([payload], 70, 90, [0])
+            perco.decode([payload], 70, 90, [0], perco.points[0])
     with pytest.raises(BitstreamError, match="bytes"):
-        perco.decode([[head, codes]], 700, 900, [0])
+        perco.decode([[head, codes]], 700, 900, [0], perco.points[0])
 
 
 @pytest.mark.parametrize(
@@ -285,7 +275,7 @@ def test_the_ceiling_is_what_the_autoencoder_alone_does(make_codec, x):
 def test_captions_of_the_batch_are_sent(make_codec, x):
     codec = make_codec(["8x8/16"], captioner=FileCaptioner())
     batch = {"image": x, "caption": ["a red barn", "a blue sky"]}
-    assert codec.compress_batch(batch) == codec.compress(x, captions=batch["caption"])
+    assert codec.compress(x, about=batch) == codec.compress(x, captions=batch["caption"])
     with pytest.raises(ValueError, match="the data set has no captions"):
         codec.compress(x)
 
@@ -300,8 +290,7 @@ def test_rates_above_a_limit_send_no_caption(make_codec):
     for name, same in (("8x8/16", every), ("64x64/256", alone)):
         streams = []
         for codec in (limited, every, alone):
-            codec.select(name)
-            streams.append(codec.compress(x))
+            streams.append(codec.compress(x, name))
         assert streams[0] == streams[1 if same is every else 2]
         assert streams[1] != streams[2]
         # Any of them decodes them all: the stream says what it holds.
@@ -310,19 +299,15 @@ def test_rates_above_a_limit_send_no_caption(make_codec):
     texts = [
         make_codec(rates, condition="text", caption_max_bpp=m, **options) for m in (0.01, None)
     ]
-    for codec in texts:
-        codec.select("64x64/256")
-    assert texts[0].compress(x) == texts[1].compress(x)
+    assert len({codec.compress(x, "64x64/256")[0] for codec in texts}) == 1
 
 
 def test_images_larger_than_the_window_have_no_seams(make_codec, photo):
     x = photo[..., :100, :300]
     whole, tiled = make_codec(noise_seed=0), make_codec(noise_seed=0, window=128)
     for point in whole.points:
-        whole.select(point)
-        tiled.select(point)
-        stream = whole.compress(x)
-        one, other = whole.decompress(stream), tiled.decompress(stream)
+        stream = whole.compress(x, point)
+        one, other = whole.decompress(stream, point), tiled.decompress(stream, point)
         assert not torch.equal(one, other)
         assert seam_ratio(other, one, 128, 64) < 3
 

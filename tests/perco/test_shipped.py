@@ -32,8 +32,7 @@ def build(*overrides: str) -> PerCo:
 
 
 def decode(codec: PerCo, point: str, x: torch.Tensor, **options) -> torch.Tensor:
-    codec.select(point)
-    return codec.decompress(codec.compress(x, **options))
+    return codec.decompress(codec.compress(x, point, **options), point)
 
 
 def test_more_bits_give_a_truer_picture(photos):

@@ -53,19 +53,18 @@ def main(height: int, width: int, point: str, part: str, overrides: list[str]) -
     """Encode and decode; the original is held while encoding, as a command holds it."""
     torch.set_num_threads(1)
     codec = instantiate(compose_config(overrides).codec).eval()
-    codec.select(point)
     small = photograph(64, 64)
-    codec.decompress(codec.compress(small))
+    codec.decompress(codec.compress(small, point), point)
     if part == "first":
         compute_first_tiles_alone()
     out = {"before_mib": resident_peak()}
     x = photograph(height, width)
     start = time.perf_counter()
-    streams = codec.compress(x)
+    streams = codec.compress(x, point)
     out |= {"encode_seconds": time.perf_counter() - start, "encode_mib": resident_peak()}
     del x
     start = time.perf_counter()
-    x_hat = codec.decompress(streams)
+    x_hat = codec.decompress(streams, point)
     out |= {"decode_seconds": time.perf_counter() - start, "decode_mib": resident_peak()}
     assert x_hat.shape == (1, 3, height, width)
     return out | {"num_bytes": len(streams[0])}

@@ -19,7 +19,7 @@ from diffcodec.points import group_by_bytes
 from experiments.comparison.compatibility import check
 from experiments.comparison.joining import join
 from experiments.comparison.runs import find_runs
-from tests.trainers import quiet_trainer
+from tests.trainers import measure, quiet_trainer
 
 METRICS = ["psnr-rgb", "fd_random", "encoding_time"]
 
@@ -37,7 +37,7 @@ class Kill(Callback):
     def on_test_batch_start(self, trainer, pl_module, batch, *_):
         if len(self.seen) == self.count:
             raise Killed
-        self.seen.append((pl_module.point.name, batch["index"].tolist()))
+        self.seen.append((pl_module.points[0].name, batch["index"].tolist()))
 
 
 def evaluate(folder: Path, datamodule, kill: Kill, **options):
@@ -49,8 +49,7 @@ def evaluate(folder: Path, datamodule, kill: Kill, **options):
     pictures = Reconstructions(str(folder), max_images=2)
     trainer = quiet_trainer(folder, callbacks=[kill, evaluation, curves, pictures])
     for points in group_by_bytes(codec.points):
-        codec.measure(points)
-        trainer.test(codec, datamodule=datamodule, verbose=False)
+        measure(trainer, codec, datamodule, points=points)
     return curves.results
 
 

@@ -96,7 +96,6 @@ class Ways:
         codec = self.codecs[way.weights]
         form = torch.channels_last if way.channels_last else torch.contiguous_format
         codec.to(memory_format=form)
-        codec.select(point)
         return codec
 
     def make(self, x: Tensor, way: Way, point: str) -> list[bytes]:
@@ -195,17 +194,16 @@ def test_many_streams(name, photo, symbols, record_property):
 @pytest.mark.parametrize("name", ["cdc", "cdc_residual"])
 def test_a_compiled_decoder_reads_the_same(name, photo, symbols):
     codec = build_lively(name).codec
-    codec.select(codec.points[0])
     x = torch.cat([photo[..., i : i + SIDE, :SIDE] for i in range(0, 400, 50)])
-    streams = codec.compress(x)
+    streams = codec.compress(x, codec.points[0])
     written, _ = symbols.take()
-    eager = codec.decompress(streams)
+    eager = codec.decompress(streams, codec.points[0])
     assert symbols.take()[1] == written
     codec.unet.compile()
-    compiled = codec.decompress(streams)
+    compiled = codec.decompress(streams, codec.points[0])
     assert symbols.take()[1] == written
     assert (eager - compiled).abs().mean((1, 2, 3)).max() < MEAN_CLOSE
-    assert codec.compress(x) == streams
+    assert codec.compress(x, codec.points[0]) == streams
 
 
 VECTOR_UNITS = """
@@ -231,7 +229,6 @@ def test_the_cpu_and_the_gpu_read_each_other(name, photo, symbols):
     codec = build_lively(name).codec
     if not has_entropy_model(codec):
         pytest.skip("has no learned entropy model")
-    codec.select(codec.points[0])
     others = {"cpu": codec, "cuda": copy.deepcopy(codec).cuda()}
     x = torch.cat([photo[..., i : i + SIDE, :SIDE] for i in range(0, 400, 25)])
     for maker, reader in (("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")):

@@ -51,8 +51,7 @@ def attack(codec: Codec, photo, count: int, seed: int) -> Counter:
     x = photo[..., 100 : 100 + HEIGHT, 200 : 200 + WIDTH]
     originals = []
     for point in dict.fromkeys((codec.points[0], codec.points[-1])):
-        codec.select(point)
-        originals.append(list(codec._unpack(codec.compress(x))[0].sections))
+        originals.append(list(codec._unpack(codec.compress(x, point))[0].sections))
     ends: Counter = Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(count):
@@ -64,7 +63,7 @@ def attack(codec: Codec, photo, count: int, seed: int) -> Counter:
             stream = pack(sections, **about)
         start = time.perf_counter()
         try:
-            x_hat = codec.decompress([stream])
+            x_hat = codec.decompress([stream], point)
         except BitstreamError:
             ends["refused"] += 1
         else:

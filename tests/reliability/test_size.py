@@ -69,12 +69,11 @@ def test_time_grows_as_the_pixels_do(name):
 def test_pictures_of_tiles_are_as_good_and_show_no_seams(name, photo):
     point, overrides = CASES[name]
     codec = instantiate(compose_config(overrides).codec).eval()
-    codec.select(point)
-    streams = codec.compress(photo)
-    whole = codec.decompress(streams)
+    streams = codec.compress(photo, point)
+    whole = codec.decompress(streams, point)
     owner = {"cdc_residual": codec, "cdc": codec, "perco": getattr(codec, "model", None)}.get(name)
     (owner or codec.prior).window = 256
-    tiled = codec.decompress(streams)
+    tiled = codec.decompress(streams, point)
     quality = [psnr(to_uint8(photo), to_uint8(x_hat)) for x_hat in (whole, tiled)]
     print(f"{name}: PSNR {quality[0]:.2f} dB whole, {quality[1]:.2f} dB in tiles of 256")
     assert quality[1] > quality[0] - 0.3

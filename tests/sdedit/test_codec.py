@@ -17,40 +17,39 @@ def mse(a, b) -> float:
 def test_streams_are_the_base_codecs_and_each_decodes_the_others(make_codec, x):
     codec, base = make_codec(), PillowCodec("JPEG", quality=[10, 60])
     for point in codec.points:
-        codec.select(point)
-        base.select(codec.base_point)
-        streams = codec.compress(x)
-        assert streams == base.compress(x)
+        streams = codec.compress(x, point)
+        assert streams == base.compress(x, codec.base_point(point))
         assert codec.num_payload_bytes(streams[0]) == base.num_payload_bytes(streams[0])
-    x_hat = base.decompress(streams)
-    assert codec.point.series == "base"
-    assert torch.equal(codec.decompress(streams), x_hat)
-    codec.select("fast,quality=60")
-    assert not torch.equal(codec.decompress(streams), x_hat)
+    x_hat = base.decompress(streams, codec.base_point(point))
+    assert point.series == "base"
+    assert torch.equal(codec.decompress(streams, point), x_hat)
+    assert not torch.equal(codec.decompress(streams, "fast,quality=60"), x_hat)
 
 
 @pytest.mark.parametrize("preset", ["fast", "medium"])
 def test_strength_zero_is_the_base_picture_bit_for_bit(make_codec, x, preset):
     codec = make_codec(preset, strength=[0.0, 0.1], show_base=False)
     (stream,) = codec.compress(x[:1])
-    codec.select(f"{preset},strength=0,quality=10")
-    assert torch.equal(codec.decompress([stream]), codec.base.decompress([stream]))
-    codec.select(f"{preset},strength=0.1,quality=10")
-    assert not torch.equal(codec.decompress([stream]), codec.base.decompress([stream]))
+    assert torch.equal(
+        codec.decompress([stream], f"{preset},strength=0,quality=10"),
+        codec.base.decompress([stream]),
+    )
+    assert not torch.equal(
+        codec.decompress([stream], f"{preset},strength=0.1,quality=10"),
+        codec.base.decompress([stream]),
+    )
 
 
 def test_the_picture_is_a_function_of_the_stream(make_codec, x):
     codec = make_codec("medium", "fast")
     for point in ("medium,quality=10", "fast,quality=10"):
-        codec.select(point)
-        streams = codec.compress(x)
-        together = codec.decompress(streams)
+        streams = codec.compress(x, point)
+        together = codec.decompress(streams, point)
         torch.manual_seed(1)
-        assert torch.equal(codec.decompress(streams[::-1]), together.flip(0))
+        assert torch.equal(codec.decompress(streams[::-1], point), together.flip(0))
         fresh = make_codec("medium", "fast")
-        fresh.select(point)
-        assert torch.equal(fresh.decompress(streams[1:]), together[1:])
-        assert not torch.equal(codec.decompress(streams, seed=5), together)
+        assert torch.equal(fresh.decompress(streams[1:], point), together[1:])
+        assert not torch.equal(codec.decompress(streams, point, seed=5), together)
 
 
 def test_more_strength_changes_more(make_codec, x):
@@ -59,8 +58,7 @@ def test_more_strength_changes_more(make_codec, x):
     base = codec.base.decompress(streams)
     changes = []
     for sigma in ("0.02", "0.1", "0.4"):
-        codec.select(f"medium,strength={sigma},quality=10")
-        changes.append(mse(codec.decompress(streams), base))
+        changes.append(mse(codec.decompress(streams, f"medium,strength={sigma},quality=10"), base))
     assert changes == sorted(changes)
 
 
@@ -69,8 +67,7 @@ def test_blends_lie_between_the_base_and_the_enhanced_picture(make_codec, x):
     streams = codec.compress(x)
     pictures = []
     for blend in ("0", "0.25", "1"):
-        codec.select(f"fast,blend={blend},quality=10")
-        pictures.append(codec.decompress(streams))
+        pictures.append(codec.decompress(streams, f"fast,blend={blend},quality=10"))
     x_hat, mixed, x_tilde = pictures
     assert torch.equal(x_hat, codec.base.decompress(streams))
     torch.testing.assert_close(mixed, 0.75 * x_hat + 0.25 * x_tilde)
@@ -81,13 +78,13 @@ def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset)
     codec = make_codec(preset, strength="auto", calibration=lambda: list(x.split(1)))
     codec.calibrate()
     for point in codec.points[:2]:
-        codec.select(point)
         sigma = codec.point_facts(point)["strength"]
         assert 0.005 < sigma < 1
-        x_hat = codec.base.decompress(codec.base.compress(x))
+        base_point = codec.base_point(point)
+        x_hat = codec.base.decompress(codec.base.compress(x, base_point), base_point)
         ratio = 1.0
         for i, (image, decoded) in enumerate(zip(x.split(1), x_hat.split(1), strict=True)):
-            enhanced = codec.enhance(decoded, sigma, i, codec._presets[preset])
+            enhanced = codec.enhance(decoded, sigma, i, codec._presets[preset], base_point)
             ratio *= mse(enhanced, image) / mse(decoded, image)
         assert 1.75 < ratio**0.5 <= 2
     low, high = (codec._strengths[preset][f"quality={q}"] for q in (10, 60))
@@ -99,7 +96,9 @@ def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec,
     codec = make_codec("fast", "medium", strength="auto", calibration=lambda: list(x.split(1)))
     coded = []
     compress = codec.base.compress
-    monkeypatch.setattr(codec.base, "compress", lambda x: coded.append(x) or compress(x))
+    monkeypatch.setattr(
+        codec.base, "compress", lambda x, point: coded.append(x) or compress(x, point)
+    )
     codec.calibrate()
     assert len(coded) == len(x) * len(codec.base.points)
 
@@ -126,7 +125,7 @@ def test_strengths_of_another_run_are_taken(make_codec, x, tmp_path):
     path = tmp_path / "strengths.json"
     path.write_text('{"fast": {"quality=10": 0.25}}')
     codec = make_codec("fast", strength=str(path))
-    assert codec.point_facts(codec.point) == {"strength": 0.25}
+    assert codec.point_facts(codec.points[0]) == {"strength": 0.25}
     expected = make_codec("fast", strength=0.25)
     streams = codec.compress(x)
     assert torch.equal(codec.decompress(streams), expected.decompress(streams))
@@ -143,14 +142,15 @@ def test_a_strength_per_image_costs_one_byte_and_doubles_its_error(make_codec, x
     assert codec.compress(x) == streams
     with pytest.raises(BitstreamError, match="another codec"):
         codec.base.decompress(streams)
-    codec.select("base,quality=10")
-    assert torch.equal(codec.decompress(codec.compress(x)), x_hat)
+    assert torch.equal(
+        codec.decompress(codec.compress(x, "base,quality=10"), "base,quality=10"), x_hat
+    )
 
 
 def test_a_missing_strength_is_a_bad_stream(make_codec):
     codec = make_codec("fast", strength="per_image")
     with pytest.raises(BitstreamError, match="byte of the strength"):
-        codec.decode([[b""]], 8, 8, [0])
+        codec.decode([[b""]], 8, 8, [0], codec.points[0])
     assert level_sigma(0) == 0
 
 
@@ -167,9 +167,12 @@ def test_the_constraint_brings_the_base_closer_to_its_own_picture(make_codec, hy
     free = replace(codec._presets["slow"], zeta=0.0, steps=8)
     distances = []
     for preset in (free, replace(free, zeta=0.6)):
-        x_tilde = codec.enhance(x_hat, 0.2, 0, preset)
+        x_tilde = codec.enhance(x_hat, 0.2, 0, preset, codec.base.points[0])
         with torch.no_grad():
-            both = [codec.base.reconstruct(picture) for picture in (x_hat, x_tilde)]
+            both = [
+                codec.base.reconstruct(picture, codec.base.points[0])
+                for picture in (x_hat, x_tilde)
+            ]
         distances.append((both[0] - both[1]).norm())
     assert distances[1] < 0.97 * distances[0]
 

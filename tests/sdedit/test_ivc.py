@@ -52,7 +52,7 @@ def test_it_starts_from_pure_noise_and_needs_no_strength(ivc, x):
     x_hat = codec.decompress(streams)
     assert x_hat.shape == x[:1, :, :64, :64].shape
     assert codec.prior.seen[0] == pytest.approx(80)
-    assert codec.point_facts(codec.point) == {"strength": 80}
+    assert codec.point_facts(codec.points[0]) == {"strength": 80}
     assert torch.equal(x_hat, codec.decompress(streams))
 
 
@@ -70,9 +70,10 @@ def test_it_samples_again_until_it_is_near_and_keeps_the_best(ivc, x):
     first = once.decompress(streams)
     best = never.decompress(streams)
     assert len(never.prior.seen) == 3 * len(once.prior.seen)
-    target = once.base.reconstruct(once.base.decompress(streams)).detach()
+    target = once.base.reconstruct(once.base.decompress(streams), once.base.points[0]).detach()
     distances = [
-        float((target - once.base.reconstruct(picture)).norm()) for picture in (first, best)
+        float((target - once.base.reconstruct(picture, once.base.points[0])).norm())
+        for picture in (first, best)
     ]
     assert distances[1] <= distances[0] * 1.01  # of clamped pictures, by which none was chosen
     easy = ivc(preset={"restart_above": 1e9, "max_restarts": 3})

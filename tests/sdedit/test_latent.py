@@ -107,9 +107,8 @@ def test_it_enhances_any_codec(pipeline, save_unet, make_codec, x):
     prior = LatentPrior(pipeline, save_unet(time_cond_proj_dim=6), window=32)
     codec = make_codec("fast", "medium", prior=prior, strength=0.5)
     for point in codec.points:
-        codec.select(point)
-        streams = codec.compress(x)
-        x_hat = codec.decompress(streams)
+        streams = codec.compress(x, point)
+        x_hat = codec.decompress(streams, point)
         assert x_hat.shape == x.shape
         same = torch.equal(x_hat, codec.base.decompress(streams))
         assert same == point.name.startswith("base")

@@ -48,10 +48,10 @@ def test_auto_costs_about_3_db(photos, preset):
     lost = []
     for x in photos:
         streams = codec.compress(x)
-        codec.select("base,level=1")
-        base = psnr(to_uint8(x)[0], to_uint8(codec.decompress(streams))[0])
-        codec.select(f"{preset},level=1")
-        lost.append(base - psnr(to_uint8(x)[0], to_uint8(codec.decompress(streams))[0]))
+        base = psnr(to_uint8(x)[0], to_uint8(codec.decompress(streams, "base,level=1"))[0])
+        lost.append(
+            base - psnr(to_uint8(x)[0], to_uint8(codec.decompress(streams, f"{preset},level=1"))[0])
+        )
     assert 2 < sum(lost) / len(lost) < 4.5, lost
 
 
@@ -61,8 +61,7 @@ def test_the_constraint_of_slow_brings_the_base_back_to_its_own_picture(photos):
     for zeta in (0.0, 0.6):
         codec = build("codec/preset=slow", "codec.base.level=[1]", f"codec.preset.slow.zeta={zeta}")
         for i, x in enumerate(photos):
-            codec.select("base,level=1")
-            x_hat = codec.decompress(codec.compress(x))
+            x_hat = codec.decompress(codec.compress(x, "base,level=1"), "base,level=1")
             x_tilde = codec.enhance(x_hat, 0.2, i, codec._presets["slow"])
             with torch.no_grad():
                 distance = codec._distance(x_hat)(2 * x_tilde - 1)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec
-from diffcodec.points import Setting, combine, listed
+from diffcodec.codec import Codec, Decoded
+from diffcodec.points import Point, Setting, combine, listed
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class PillowCodec(Codec):
             )
         return super().size_problem(height, width)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         if problem := self.size_problem(*x.shape[-2:]):
             raise ValueError(problem)
-        options = self._spec.save_options(self.point.rate[self._spec.parameter])
+        options = self._spec.save_options(point.rate[self._spec.parameter])
         payloads = []
         for image in x:
             file = io.BytesIO()
@@ -115,10 +115,15 @@ class PillowCodec(Codec):
         return payloads
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         images = [self._decode_file(file, height, width) for (file,) in payloads]
-        return torch.stack(images).to(self.device)
+        return Decoded(torch.stack(images).to(self.device))
 
     def _decode_file(self, file: bytes, height: int, width: int) -> Tensor:
         try:

@@ -96,9 +96,8 @@ class CompressAICodec(LearnedCodec):
     def load_weights(self, source: str, key_table: Sequence[tuple[str, str | None]] = ()) -> None:
         super().load_weights(source, [*key_table, *OLDER_KEYS])
 
-    def select(self, point: Point | str) -> None:
-        super().select(point)
-        quality = int(self.point.rate["quality"])  # type: ignore[arg-type]
+    def load_point(self, point: Point) -> None:
+        quality = int(point.rate["quality"])  # type: ignore[arg-type]
         if quality != self._quality:
             device = self.device
             self.model = self._build(quality)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from diffcodec.base.images import from_pil, to_pil
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
 from diffcodec.local_files import is_file, local_path
-from diffcodec.points import combine, listed
+from diffcodec.points import Point, combine, listed
 
 # BT.709 luma weights; chroma is scaled to [-1/2, 1/2] (Rec. ITU-R BT.709-6, item 3.3).
 _KR, _KB = 0.2126, 0.0722
@@ -95,14 +95,20 @@ class ExternalCodec(Codec):
     def size_problem(self, height: int, width: int) -> str | None:
         return self.limit.problem(height, width) or super().size_problem(height, width)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         if problem := self.size_problem(*x.shape[-2:]):
             raise ValueError(problem)
-        return [[self._in_folder(self._encode_image, image)] for image in x]
+        qp = int(point.rate["qp"])  # type: ignore[arg-type]
+        return [[self._in_folder(self._encode_image, image, qp)] for image in x]
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         images = []
         for (file,) in payloads:
             try:
@@ -110,14 +116,9 @@ class ExternalCodec(Codec):
             except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
                 raise BitstreamError(f"the decoder failed: {error}") from error
             images.append(image)
-        return torch.stack(images).to(self.device)
+        return Decoded(torch.stack(images).to(self.device))
 
-    @property
-    def qp(self) -> int:
-        """The quantization parameter that `compress` uses."""
-        return int(self.point.rate["qp"])  # type: ignore[arg-type]
-
-    def _encode_image(self, folder: Path, image: Tensor) -> bytes:
+    def _encode_image(self, folder: Path, image: Tensor, qp: int) -> bytes:
         raise NotImplementedError
 
     def _decode_image(self, folder: Path, file: bytes, height: int, width: int) -> Tensor:
@@ -173,11 +174,11 @@ class Bpg(ExternalCodec):
         self._bpgenc = find_program(bpgenc, install=self.INSTALL)
         self._bpgdec = find_program(bpgdec, install=self.INSTALL)
 
-    def _encode_image(self, folder: Path, image: Tensor) -> bytes:
+    def _encode_image(self, folder: Path, image: Tensor, qp: int) -> bytes:
         source, target = folder / "in.png", folder / "out.bpg"
         to_pil(image).save(source)
         self._run(
-            *(self._bpgenc, "-q", str(self.qp), "-f", self._chroma, "-e", self._encoder),
+            *(self._bpgenc, "-q", str(qp), "-f", self._chroma, "-e", self._encoder),
             *("-o", target, source),
         )
         return target.read_bytes()
@@ -237,13 +238,13 @@ class Vtm(ExternalCodec):
     def format_config(self) -> dict[str, Any]:
         return {"bit_depth": self._bit_depth}
 
-    def _encode_image(self, folder: Path, image: Tensor) -> bytes:
+    def _encode_image(self, folder: Path, image: Tensor, qp: int) -> bytes:
         source, target = folder / "in.yuv", folder / "out.vvc"
         source.write_bytes(_to_bytes(rgb_to_ycbcr(image, self._bit_depth), self._bit_depth))
         height, width = image.shape[-2:]
         self._run(
             *(self._encoder, "-c", self._config, "-i", source, "-b", target, "-o", "/dev/null"),
-            *("-q", str(self.qp), "-wdt", str(width), "-hgt", str(height), "-fr", "1", "-f", "1"),
+            *("-q", str(qp), "-wdt", str(width), "-hgt", str(height), "-fr", "1", "-f", "1"),
             f"--InputBitDepth={self._bit_depth}",
             "--InputChromaFormat=444",
             "--ConformanceWindowMode=1",

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from diffcodec.bitstream import BitstreamError
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.rans import guard_rans
 from diffcodec.local_files import is_folder, local_path
 from diffcodec.padding import pad_to_multiple
-from diffcodec.points import Point, combine, listed
+from diffcodec.points import Point, Setting, combine, listed
 from diffcodec.weights import load_checkpoint, load_strict, one_at_a_time, state_dict_of
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,12 @@ class MsIllm(Codec):
         super().__init__(combine(rate={"quality": qualities}))
         self._entry = "msillm_quality" if gan else "noganms_quality"
         self._repo, self._weights = repo, weights
-        self.model: Any = self._load()
+        self.model: Any = self._load(qualities[0])
         log.warning("MS-ILLM's weights are CC-BY-NC 4.0: for non-commercial use only")
 
-    def select(self, point: Point | str) -> None:
-        before = self.point
-        super().select(point)
-        if self.point != before:
-            self.model = self._load()
+    def load_point(self, point: Point) -> None:
+        if point.rate["quality"] != self._quality:
+            self.model = self._load(point.rate["quality"])
 
     def format_config(self) -> dict[str, Any]:
         return {"entry": self._entry}
@@ -87,7 +85,7 @@ class MsIllm(Codec):
         # Its hyperprior is kept on the CPU: entropy parameters are then those of any machine.
         self.model.update_tensor_devices("compress")
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         payloads = []
         for image in x.split(1):
             out = self.model.compress(image, force_cpu=False)
@@ -95,8 +93,13 @@ class MsIllm(Codec):
         return payloads
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         padded = (-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE)
         num_symbols = _MAX_LATENT_CHANNELS * padded[0] * padded[1] // 256
         images = []
@@ -112,9 +115,10 @@ class MsIllm(Codec):
                 images.append(self.model.decompress(compressed, force_cpu=False))
             except (RuntimeError, ValueError, IndexError) as error:
                 raise BitstreamError(f"the entropy decoder failed: {error}") from error
-        return torch.cat(images)
+        return Decoded(torch.cat(images))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, point: Point) -> Tensor:
+        self.load_point(point)
         height, width = x.shape[-2:]
         model = self.model
         y = model.encoder(pad_to_multiple(x, STRIDE))
@@ -126,8 +130,7 @@ class MsIllm(Codec):
         x_hat: Tensor = model.decoder(y + (y_hat - y).detach())
         return x_hat[..., :height, :width]
 
-    def _load(self) -> nn.Module:
-        quality = self.point.rate["quality"]
+    def _load(self, quality: Setting) -> nn.Module:
         entry = f"{self._entry}_{quality}"
         origin = "local" if is_folder(local_path(self._repo)) else "github"
         try:
@@ -150,4 +153,5 @@ class MsIllm(Codec):
         if self._weights is not None:
             source = self._weights.replace("{quality}", str(quality))
             load_strict(model, state_dict_of(load_checkpoint(source)), source=source)
+        self._quality = quality
         return model.to(self.device).eval()

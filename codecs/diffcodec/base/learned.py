@@ -154,26 +154,22 @@ class LearnedCodec(Codec):
         """How y is predicted from h_s(z_hat)."""
         return scales_then_means
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        return [self._encode_image(image) for image in x.split(1)]
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
+        return [self._encode_image(image, point) for image in x.split(1)]
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        images = []
-        for payload in payloads:
-            y_hat = self._decode_latents(payload, height, width)
-            images.append(self._synthesise(y_hat, height, width))
-        return torch.cat(images)
-
-    def decode_all(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
     ) -> Decoded:
         latents = [self._decode_latents(payload, height, width) for payload in payloads]
         images = [self._synthesise(y_hat, height, width) for y_hat in latents]
         return Decoded(torch.cat(images), torch.cat(latents))
 
-    def _encode_image(self, x: Tensor) -> list[bytes]:
+    def _encode_image(self, x: Tensor, point: Point) -> list[bytes]:
         y = self._analyse(x)
         return self._prepared().encode(y, self.hyper_analysis(y), self.context_model())
 
@@ -205,13 +201,14 @@ class LearnedCodec(Codec):
         return self._coder
 
     @torch.no_grad()
-    def simulate(self, x: Tensor) -> Decoded:
+    def simulate(self, x: Tensor, point: Point) -> Decoded:
         if self.training or hasattr(self.model, "context_prediction"):
             # Noise takes the place of rounding, or the context is not what was decoded.
-            return super().simulate(x)
+            return super().simulate(x, point)
+        self.load_point(point)
         pad, unpad = compute_padding(*x.shape[-2:], min_div=STRIDE)
         with torch.autocast(x.device.type, enabled=False), self._synthesis_inputs() as latents:
-            x_hat = self._model_forward(F.pad(x, pad, mode="replicate"))
+            x_hat = self._model_forward(F.pad(x, pad, mode="replicate"), point)
         return Decoded(F.pad(x_hat, unpad).clamp(0, 1), latents[-1])
 
     @contextmanager
@@ -224,12 +221,13 @@ class LearnedCodec(Codec):
         finally:
             hook.remove()
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, point: Point) -> Tensor:
         """As `Codec.reconstruct`, by the model's own forward pass.
 
         For models with a context model that is not exactly what is decoded: their forward pass
         predicts from what was not rounded yet.
         """
+        self.load_point(point)
         pad, unpad = compute_padding(*x.shape[-2:], min_div=STRIDE)
         latents: list[Tensor] = []
 
@@ -242,13 +240,13 @@ class LearnedCodec(Codec):
             self.model.g_s.register_forward_pre_hook(straight_through),
         ]
         try:
-            x_hat = self._model_forward(F.pad(x, pad, mode="replicate"))
+            x_hat = self._model_forward(F.pad(x, pad, mode="replicate"), point)
         finally:
             for hook in hooks:
                 hook.remove()
         return F.pad(x_hat, unpad)
 
-    def _model_forward(self, x: Tensor) -> Tensor:
+    def _model_forward(self, x: Tensor, point: Point) -> Tensor:
         x_hat: Tensor = self.model(x)["x_hat"]
         return x_hat
 

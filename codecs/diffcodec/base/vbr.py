@@ -16,7 +16,7 @@ from diffcodec.base.learned import WINDOW, LearnedCodec, size_of_z
 from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Decoded
 from diffcodec.coding.latent_coder import Code, whole
-from diffcodec.points import combine, listed
+from diffcodec.points import Point, combine, listed
 
 _VALUES_AT_ONCE = 1 << 20
 
@@ -136,21 +136,21 @@ class VariableRateCodec(LearnedCodec):
     def derived_state(self) -> set[str]:
         return super().derived_state() | {"model.Gain"}
 
-    @property
-    def level(self) -> int:
-        """The gain that `compress` uses."""
-        return int(self.point.rate["level"])  # type: ignore[arg-type]
-
-    def decode_all(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
+    def decode(
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
     ) -> Decoded:
-        decoded = super().decode_all(payloads, height, width, seeds)
+        decoded = super().decode(payloads, height, width, seeds, point)
         lmbda = [self.model.lmbda[payload[0][0]] for payload in payloads]
         return replace(decoded, lmbda=decoded.x_hat.new_tensor(lmbda))
 
-    def simulate(self, x: Tensor) -> Decoded:
-        lmbda = x.new_full((len(x),), self.model.lmbda[self.level])
-        return replace(super().simulate(x), lmbda=lmbda)
+    def simulate(self, x: Tensor, point: Point) -> Decoded:
+        lmbda = x.new_full((len(x),), self.model.lmbda[level_of(point)])
+        return replace(super().simulate(x, point), lmbda=lmbda)
 
     def rate_distortion(self, x: Tensor) -> dict[str, Tensor]:
         level = int(torch.multinomial(self._draw, 1))
@@ -158,15 +158,16 @@ class VariableRateCodec(LearnedCodec):
         out: dict[str, Tensor] = loss(self.model(x, s=level), x)
         return out
 
-    def _encode_image(self, x: Tensor) -> list[bytes]:
+    def _encode_image(self, x: Tensor, point: Point) -> list[bytes]:
+        level = level_of(point)
         y = self._analyse(x)
         z = self.hyper_analysis(y)
-        predict = GainedContextModel(self.model, self.level).symbols
-        sections = self._prepared().encode(y.mul_(self.model.Gain[self.level]), z, predict)
-        return [bytes([self.level]), *sections]
+        predict = GainedContextModel(self.model, level).symbols
+        sections = self._prepared().encode(y.mul_(self.model.Gain[level]), z, predict)
+        return [bytes([level]), *sections]
 
-    def _model_forward(self, x: Tensor) -> Tensor:
-        x_hat: Tensor = self.model(x, s=self.level)["x_hat"]
+    def _model_forward(self, x: Tensor, point: Point) -> Tensor:
+        x_hat: Tensor = self.model(x, s=level_of(point))["x_hat"]
         return x_hat
 
     def _decode_latents(self, payload: list[bytes], height: int, width: int) -> Tensor:
@@ -178,6 +179,11 @@ class VariableRateCodec(LearnedCodec):
         context_model = GainedContextModel(self.model, tag[0])
         y_hat = self._prepared().decode(sections, *size_of_z(height, width), context_model)
         return y_hat.to(self.device)
+
+
+def level_of(point: Point) -> int:
+    """The number of a point's gain."""
+    return int(point.rate["level"])  # type: ignore[arg-type]
 
 
 def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

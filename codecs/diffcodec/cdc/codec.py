@@ -20,7 +20,7 @@ from diffcodec.cdc.process import build_process
 from diffcodec.cdc.released import convert, released_state
 from diffcodec.cdc.training import warmed_up
 from diffcodec.cdc.unet import UNet
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.latent_coder import LatentCoder
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
@@ -207,7 +207,7 @@ class CDC(Codec):
     def prepare_coding(self) -> None:
         self._coder = build_coder(self.compressor)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         coder = self._prepared()
         payloads = []
         for image in x.split(1):
@@ -225,24 +225,29 @@ class CDC(Codec):
         return by_tiles(analyse, x, window=self.window, down=LATENT_STRIDE)
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         images = []
         size = -(-height // STRIDE), -(-width // STRIDE)  # of z
         for payload, seed in zip(payloads, seeds, strict=True):
             y_hat = self._prepared().decode(payload, *size, means_then_scales)
-            x0 = self.sample(y_hat.to(self.device), seed)
+            x0 = self.sample(y_hat.to(self.device), seed, point)
             images.append(x0[..., :height, :width].add_(1).div_(2))
-        return torch.cat(images)
+        return Decoded(torch.cat(images))
 
-    def sample(self, y_hat: Tensor, seed: int) -> Tensor:
+    def sample(self, y_hat: Tensor, seed: int, point: Point) -> Tensor:
         """Quantised latents of one image (1, C, H / 16, W / 16) -> x0_hat (1, 3, H, W).
 
-        Algorithm 1, right, at the selected number of steps and gamma. Where decoding stops before
+        Algorithm 1, right, at the point's number of steps and gamma. Where decoding stops before
         the last step, it is x_n at the scale of the variance-preserving process.
         """
-        settings: Any = self.point.decoding
+        settings: Any = point.decoding
         num_steps, gamma = settings["steps"], settings["gamma"]
         seed = seed_of_sample(seed, settings.get("sample", 0))
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,6 +155,7 @@ class ResidualCDC(Codec):
         self._base_points = {point.name: base_point for point, base_point in points}
         self.compressor = compressor.requires_grad_(False).eval()
         self.num_sections = compressor.num_sections
+        self.reads_annotations = compressor.reads_annotations
         compressor.fingerprint()  # builds the entropy tables, before anything copies it
         self.patch = patch
         self.embedder = ContextEmbedder(
@@ -183,7 +185,6 @@ class ResidualCDC(Codec):
             self.unet.compile()
         self.window = window
         self._validation_loss = MeanMetric()
-        compressor.select(self.base_point)
         if weights is not None:
             self.load_weights(weights)
 
@@ -204,14 +205,18 @@ class ResidualCDC(Codec):
             )
         load_saved(self, state, source=source)
 
-    @property
-    def base_point(self) -> Point:
-        """The base codec's, at the selected operating point."""
-        return self._base_points[self.point.name]
+    def base_point(self, point: Point) -> Point:
+        """The base codec's operating point at one of this codec's."""
+        return self._base_points[point.name]
 
-    def select(self, point: Point | str) -> None:
-        super().select(point)
-        self.compressor.select(self.base_point)
+    def load_point(self, point: Point) -> None:
+        self.compressor.load_point(self.base_point(point))
+
+    def prepare_points(self, points: Sequence[Point]) -> None:
+        self.compressor.prepare_points([self.base_point(point) for point in points])
+
+    def write_prepared(self, folder: str | Path) -> None:
+        self.compressor.write_prepared(folder)
 
     def train(self, mode: bool = True) -> "ResidualCDC":
         super().train(mode)
@@ -224,33 +229,35 @@ class ResidualCDC(Codec):
     def decoding_state(self) -> dict[str, Tensor]:
         return {f"compressor.{k}": v for k, v in self.compressor.decoding_state().items()}
 
-    def on_validation_epoch_start(self) -> None:
-        self.compressor.on_validation_epoch_start()
-
-    def on_test_epoch_start(self) -> None:
-        self.compressor.on_test_epoch_start()
-
     def seed_of(self, sections: Sequence[bytes]) -> int:
         return self.compressor.seed_of(sections)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        return self.compressor.encode(x)
+    def encode(self, x: Tensor, point: Point, **more: Any) -> list[list[bytes]]:
+        return self.compressor.encode(x, self.base_point(point), **more)
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         # One image at a time: what a convolution rounds depends on the batch it is part of.
-        images = []
+        images, base_point = [], self.base_point(point)
         for payload, seed in zip(payloads, seeds, strict=True):
-            make = partial(self._conditions, payload, height, width, seed)
-            conditions = self.once((self.base_point.name, *payload), make)
-            x_hat = self.sample(conditions, seed)
+            make = partial(self._conditions, payload, height, width, seed, base_point)
+            conditions = self.once((base_point.name, *payload), make)
+            x_hat = self.sample(conditions, seed, point)
             images.append(crop_center(x_hat, height, width).add_(1).div_(2))
-        return torch.cat(images)
+        return Decoded(torch.cat(images))
 
-    def _conditions(self, payload: list[bytes], height: int, width: int, seed: int) -> Conditions:
+    def _conditions(
+        self, payload: list[bytes], height: int, width: int, seed: int, base_point: Point
+    ) -> Conditions:
         """What the base decodes of an image, and the contexts made of that."""
-        decoded = self.compressor.decode_all([payload], height, width, [seed])
+        decoded = self.compressor.decode([payload], height, width, [seed], base_point)
+        decoded.x_hat = decoded.x_hat.clamp(0, 1)
         with decoding_in(self.decode_precision, decoded.x_hat.device):
             x_hat = padded_picture(decoded)
             terms = None
@@ -264,12 +271,12 @@ class ResidualCDC(Codec):
         x_hat = padded_picture(decoded)
         return x_hat, self.embedder(x_hat, decoded.lmbda, decoded.y_hat)
 
-    def sample(self, conditions: Conditions, seed: int) -> Tensor:
+    def sample(self, conditions: Conditions, seed: int, point: Point) -> Tensor:
         """What an image may have been, (1, 3, H, W) in [-1, 1], given what was decoded of it.
 
-        At the selected number of steps and gamma.
+        At the point's number of steps and gamma.
         """
-        settings: Any = self.point.decoding
+        settings: Any = point.decoding
         x_hat, known = conditions.x_hat, conditions.terms
         sigmas = self._sigmas(settings["steps"])
         # Another stream of noise than the base's, which may have used this seed.
@@ -297,7 +304,7 @@ class ResidualCDC(Codec):
     def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
         """Decode the images of a batch at a point, see `FewStepTraining`."""
         x = batch["image"]
-        x_hat, contexts = self.contexts(self.simulate_base(x, self._base_points[point.name]))
+        x_hat, contexts = self.contexts(self.compressor.simulate(x, self.base_point(point)))
         settings: Any = point.decoding
         r_hat = find_sampler(self.sampler)(
             self.denoiser(),
@@ -321,13 +328,6 @@ class ResidualCDC(Codec):
 
         return EDMDenoiser(network, sigma_data=self.sigma_data)
 
-    def simulate_base(self, x: Tensor, point: Point) -> Decoded:
-        """What the base decodes of images (B, 3, H, W) in [0, 1] at one of its points."""
-        self.compressor.select(point)
-        decoded = self.compressor.simulate(x)
-        self.compressor.select(self.base_point)
-        return decoded
-
     def losses(self, x: Tensor, noise: Tensor, sigma: Tensor, point: Point) -> Tensor:
         """EDM's loss (Karras et al. 2022, Eq. 8) of the residuals of images, (B,).
 
@@ -337,7 +337,7 @@ class ResidualCDC(Codec):
             sigma: noise levels in [-1, 1], (B,).
             point: of the base.
         """
-        x_hat, contexts = self.contexts(self.simulate_base(x, point))
+        x_hat, contexts = self.contexts(self.compressor.simulate(x, point))
         residual = pad_around(x * 2 - 1, STRIDE) - x_hat
         terms = self.unet.context_terms(contexts)
         loss, _ = self.denoiser().loss(residual, noise, sigma, terms=terms)

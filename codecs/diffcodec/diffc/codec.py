@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError, fitting_payload, pack_progressive
-from diffcodec.codec import Codec
+from diffcodec.bitstream import BitstreamError, fitting_payload
+from diffcodec.codec import Codec, Decoded
 from diffcodec.configuration import is_by_reference
 from diffcodec.diffc.channel import find_channel
 from diffcodec.diffc.refinement import Estimate, Refinement
@@ -148,7 +148,7 @@ class DiffC(Codec):
             raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
         super().__init__(
             combine(
-                rate={"bpp": bpp},
+                rate={"bpp": bpp if isinstance(bpp, float | int) else sorted(bpp)},
                 encoding={"caption": caption},
                 decoding={"decoder": decoder, "steps": steps, "guidance": guidance},
             )
@@ -200,48 +200,23 @@ class DiffC(Codec):
         state = {k: v for k, v in self.state_dict().items() if not k.startswith(encoder)}
         return {"sigmas": self.process.sigmas, **state}
 
-    def encoding_point(self, points: Sequence[Point]) -> Point:
-        def rate(point: Point) -> Any:
-            return point.rate["bpp"]
-
-        return max(points, key=rate)
-
-    def cut(self, streams: Sequence[bytes]) -> list[bytes]:
-        arrived = []
-        for stream, contents in zip(streams, self._unpack(streams), strict=True):
-            (payload,), height, width = contents.sections, contents.height, contents.width
-            kept = pack_progressive(
-                self._fit(payload, height, width),
-                height=height,
-                width=width,
-                fingerprint=self.fingerprint(),
-            )
-            arrived.append(stream[: len(kept)])
-        return arrived
-
-    def _fit(self, payload: bytes, height: int, width: int) -> bytes:
-        """A payload up to the last chunk that the selected rate has room for.
+    def prefix(self, payload: bytes, height: int, width: int, point: Point) -> bytes:
+        """A payload up to the last chunk that a point's rate has room for.
 
         Never less than the first level.
         """
-        room = 8 * self._limit(height, width)
+        room = 8 * _limit(height, width, point)
         ends = self._read(payload, height, width).ends
         end = max((end for end in ends if end <= room), default=ends[0])
         return payload[: -(-end // 8)]
 
-    def _limit(self, height: int, width: int) -> int:
-        """The most bytes of a payload that the selected rate has room for."""
-        rate: Any = self.point.rate["bpp"]
-        num_bytes = math.floor(rate * height * width / 8)
-        return fitting_payload(num_bytes, height=height, width=width)
-
-    def encode(self, x: Tensor) -> list[list[bytes]]:
+    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         height, width = x.shape[-2:]
-        limit = self._limit(height, width)
-        caption: Any = self.point.encoding["caption"]
+        limit = _limit(height, width, point)
+        caption: Any = point.encoding["caption"]
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         sent = [self._send(image, caption, limit) for image in x.split(1)]
-        return [[self._fit(payload, height, width)] for payload in sent]
+        return [[self.prefix(payload, height, width, point)] for payload in sent]
 
     def _send(self, x: Tensor, caption: str | None, limit: int) -> bytes:
         """An image (1, 3, H, W) -> whole levels, the last of which ends beyond `limit` bytes."""
@@ -273,8 +248,13 @@ class DiffC(Codec):
         return writer.to_bytes()
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         # All streams are read before the first picture is made: a bad one is known at once.
         contents = [self._read(payload, height, width) for (payload,) in payloads]
         images = []
@@ -282,9 +262,9 @@ class DiffC(Codec):
             with decoding_in(self.decode_precision, self.device):
                 receive = partial(self._receive, arrived, height, width)
                 shared = self.once(payload, receive)
-                latent = self._show(shared, arrived.caption, seed)
+                latent = self._show(shared, arrived.caption, seed, point)
             images.append(self.backbone.latents.decode(latent)[..., :height, :width])
-        return torch.cat(images)
+        return Decoded(torch.cat(images))
 
     def ceiling(self, x: Tensor) -> Tensor | None:
         latents = self.backbone.latents
@@ -330,9 +310,9 @@ class DiffC(Codec):
             shared.receive(indices, level)
         return shared
 
-    def _show(self, shared: Refinement, caption: str | None, seed: int) -> Tensor:
+    def _show(self, shared: Refinement, caption: str | None, seed: int, point: Point) -> Tensor:
         """What both sides hold -> the latent to show, (1, C, H, W)."""
-        settings: Any = self.point.decoding
+        settings: Any = point.decoding
         if settings["decoder"] == "mean":
             return shared.x0
         guided = self._estimate(caption, settings["guidance"])
@@ -384,3 +364,10 @@ class DiffC(Codec):
         text = self.backbone.embed_text([caption])
         guided = ClassifierFreeGuidance(denoiser, guidance, {"text": self.null_text})
         return lambda x, sigma: guided(x, sigma, text=text)
+
+
+def _limit(height: int, width: int, point: Point) -> int:
+    """The most bytes of a payload that a point's rate has room for."""
+    rate: Any = point.rate["bpp"]
+    num_bytes = math.floor(rate * height * width / 8)
+    return fitting_payload(num_bytes, height=height, width=width)

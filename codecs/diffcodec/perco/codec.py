@@ -6,7 +6,7 @@ x -> captioner -> text -> bytes -> text encoder
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,19 +17,22 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed, seed_of_sample
+from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perceptual import PerceptualLoss, check_choice
-from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
+from diffcodec.perco.captioners import Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
+from diffcodec.points import Point
 from diffcodec.precision import check_precision
 from diffcodec.sharding import shard
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
@@ -40,7 +43,7 @@ VALIDATION_DRAWS = 4  # timesteps and noises of each image
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
 
-class PerCo(CaptionedCodec):
+class PerCo(Codec):
     """Perceptual compression at ultra-low rates (Careil et al., ICLR 2024).
 
     Args:
@@ -95,6 +98,7 @@ class PerCo(CaptionedCodec):
     """
 
     num_sections = 2
+    reads_annotations = True
 
     def __init__(
         self,
@@ -160,7 +164,10 @@ class PerCo(CaptionedCodec):
             num_samples=num_samples,
             grid_steps=grid_steps,
         )
-        super().__init__(points, captioner=captioner or FixedCaptioner(), text_coder=text_coder)
+        super().__init__(points)
+        self.captioner = captioner or FixedCaptioner()
+        self.text_coder = text_coder
+        self._encode_text, self._decode_text = find_text_coder(text_coder)
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
         options |= {
             "quantize": quantize,
@@ -201,10 +208,8 @@ class PerCo(CaptionedCodec):
         if weights is not None:
             self.load_weights(weights)
 
-    @property
-    def _rate(self) -> Rate:
-        """The rate of the selected operating point."""
-        return next(rate for rate in self.rates if rate.name == self.point.rate["rate"])
+    def _rate(self, point: Point) -> Rate:
+        return next(rate for rate in self.rates if rate.name == point.rate["rate"])
 
     def _sends_caption(self, rate: Rate) -> bool:
         return self.caption_max_bpp is None or rate.bpp <= self.caption_max_bpp
@@ -260,12 +265,30 @@ class PerCo(CaptionedCodec):
     def decoding_state(self) -> dict[str, Tensor]:
         return self.model.decoding_state()
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        rate, condition = self._rate, self.point.encoding["condition"]
-        captions: Sequence[str | None] = [None] * len(x)
-        if condition == "text" or (condition == "both" and self._sends_caption(rate)):
-            given: Any = self.point.encoding["caption"]
-            captions = self.captioner(x) if given is None else [given] * len(x)
+    def encode(
+        self,
+        x: Tensor,
+        point: Point,
+        captions: Sequence[str | None] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> list[list[bytes]]:
+        """As `Codec.encode`.
+
+        Args:
+            x: the images.
+            point: the operating point.
+            captions: in place of the captioner's, if any.
+            about: the batch that the images are of: its captions and names are the captioner's.
+        """
+        rate, condition = self._rate(point), point.encoding["condition"]
+        if captions is not None and len(captions) != len(x):
+            raise ValueError(f"{len(captions)} captions for {len(x)} images")
+        if condition != "text" and not (condition == "both" and self._sends_caption(rate)):
+            captions = [None] * len(x)
+        elif (given := point.encoding["caption"]) is not None:
+            captions = [str(given)] * len(x)
+        elif captions is None:
+            captions = self.captioner(x, about)
         index = self.rates.index(rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
@@ -279,13 +302,18 @@ class PerCo(CaptionedCodec):
         return payloads
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
         # All streams are read before the first picture is made: a bad one is known at once.
         contents = [self._read(payload, height, width) for payload in payloads]
         if self.noise_seed is not None:
             seeds = [self.noise_seed] * len(seeds)
-        settings: Any = self.point.decoding
+        settings: Any = point.decoding
         images = []
         for (index, caption, codes), seed in zip(contents, seeds, strict=True):
             x_hat = self.model.reconstruct(
@@ -302,7 +330,7 @@ class PerCo(CaptionedCodec):
                 precision=self.decode_precision,
             )
             images.append(x_hat)
-        return torch.cat(images)
+        return Decoded(torch.cat(images))
 
     def _read(
         self, payload: Sequence[bytes], height: int, width: int

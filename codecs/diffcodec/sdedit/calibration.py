@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from diffcodec.codec import Codec
+from diffcodec.points import Point
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,8 +39,8 @@ class Calibration:
         """How many images there are; they are loaded."""
         return len(self._all(base))
 
-    def pairs(self, base: Codec) -> list[tuple[Tensor, Tensor]]:
-        """Each image and the base's picture of it at its selected point.
+    def pairs(self, base: Codec, point: Point) -> list[tuple[Tensor, Tensor]]:
+        """Each image and the base's picture of it at one of its points.
 
         Coded once per point: all presets share them, and VTM takes minutes.
 
@@ -47,12 +48,12 @@ class Calibration:
             ValueError: there are no images.
         """
         images = self._all(base)
-        return [(x, x_hat) for x, (x_hat, _) in zip(images, self._coded(base), strict=True)]
+        return [(x, x_hat) for x, (x_hat, _) in zip(images, self._coded(base, point), strict=True)]
 
-    def errors(self, base: Codec) -> list[float]:
+    def errors(self, base: Codec, point: Point) -> list[float]:
         """The squared error of each image that is to be doubled.
 
-        It is the base's at its selected point. With a reference it is the reference's at the base's
+        It is the base's at one of its points. With a reference it is the reference's at the base's
         rate of that image: its logarithm between the reference's points is linear in that of the
         rate, and beyond them it is that of the nearest one.
 
@@ -60,12 +61,12 @@ class Calibration:
             ValueError: there are no images.
         """
         if self.reference is None:
-            return [mse(x, x_hat) for x, x_hat in self.pairs(base)]
+            return [mse(x, x_hat) for x, x_hat in self.pairs(base, point)]
         images = self._all(base)
         if not self._references:
             self._references = [_curve(self.reference.to(base.device), x) for x in images]
         found = []
-        for curve, (_, rate) in zip(self._references, self._coded(base), strict=True):
+        for curve, (_, rate) in zip(self._references, self._coded(base, point), strict=True):
             rates, errors = (np.log(values) for values in zip(*curve, strict=True))
             found.append(math.exp(np.interp(math.log(rate), rates, errors)))
         return found
@@ -80,11 +81,11 @@ class Calibration:
             self._images = list(self._load())
         return [x.to(base.device) for x in self._images]
 
-    def _coded(self, base: Codec) -> list[tuple[Tensor, float]]:
-        """The base's picture of each image at its selected point, and bits per pixel."""
-        if base.point.name not in self._decoded:
-            self._decoded[base.point.name] = [_code(base, x) for x in self._all(base)]
-        return self._decoded[base.point.name]
+    def _coded(self, base: Codec, point: Point) -> list[tuple[Tensor, float]]:
+        """The base's picture of each image at a point, and bits per pixel."""
+        if point.name not in self._decoded:
+            self._decoded[point.name] = [_code(base, x, point) for x in self._all(base)]
+        return self._decoded[point.name]
 
 
 def progress() -> "Progress":
@@ -99,16 +100,15 @@ def mse(x: Tensor, x_hat: Tensor) -> float:
     return float((x - x_hat).square().mean())
 
 
-def _code(codec: Codec, x: Tensor) -> tuple[Tensor, float]:
-    (stream,) = codec.compress(x)
-    return codec.decompress([stream]), 8 * len(stream) / (x.shape[-2] * x.shape[-1])
+def _code(codec: Codec, x: Tensor, point: Point) -> tuple[Tensor, float]:
+    (stream,) = codec.compress(x, point)
+    return codec.decompress([stream], point), 8 * len(stream) / (x.shape[-2] * x.shape[-1])
 
 
 def _curve(codec: Codec, x: Tensor) -> list[tuple[float, float]]:
     """(bits per pixel, squared error) of an image at all points of a codec, in order of rate."""
     measured = []
     for point in codec.points:
-        codec.select(point)
-        x_hat, rate = _code(codec, x)
+        x_hat, rate = _code(codec, x, point)
         measured.append((rate, mse(x, x_hat)))
     return sorted(measured)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError, derive_seed
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
+from diffcodec.gathering import gather_all
 from diffcodec.points import Point, listed
 from diffcodec.precision import check_precision, decoding_in
 from diffcodec.sdedit.calibration import Calibration, mse, progress
@@ -127,8 +128,8 @@ class SDEdit(Codec):
         for p in self._presets.values():
             self._network(p)  # is there
         self.num_sections = base.num_sections
+        self.reads_annotations = base.reads_annotations
         self.progressive = base.progressive and not self._signalled
-        base.select(self.base_point)
         if weights is not None:
             self.load_weights(weights)
 
@@ -145,14 +146,15 @@ class SDEdit(Codec):
         # Whoever decodes has to know what was found here.
         return {**found, "strength": known or AUTO}
 
-    @property
-    def base_point(self) -> Point:
-        """The base codec's, at the selected operating point."""
-        return self._base_points[self.point.name]
+    def base_point(self, point: Point) -> Point:
+        """The base codec's operating point at one of this codec's."""
+        return self._base_points[point.name]
 
-    def select(self, point: Point | str) -> None:
-        super().select(point)
-        self.base.select(self.base_point)
+    def load_point(self, point: Point) -> None:
+        self.base.load_point(self.base_point(point))
+
+    def prefix(self, payload: bytes, height: int, width: int, point: Point) -> bytes:
+        return self.base.prefix(payload, height, width, self.base_point(point))
 
     def point_facts(self, point: Point) -> dict[str, float]:
         return {} if self._signalled else {"strength": self._sigma(point)}
@@ -164,22 +166,18 @@ class SDEdit(Codec):
     def decoding_state(self) -> dict[str, Tensor]:
         return {f"base.{k}": v for k, v in self.base.decoding_state().items()}
 
-    def on_validation_epoch_start(self) -> None:
-        self.base.on_validation_epoch_start()
-
-    def on_test_epoch_start(self) -> None:
-        self.base.on_test_epoch_start()
+    def prepare_points(self, points: Sequence[Point]) -> None:
         # Here, so that it is no part of decoding, and the same on all processes.
-        for point in self._measured:
+        for point in points:
             if point.settings["strength"] == AUTO and self._has_strength(point):
                 self.calibrate([point])
                 found = self._strengths[str(point.settings["preset"])]
                 name = self._base_points[point.name].name
-                found[name] = self.trainer.strategy.broadcast(found[name])
+                found[name] = gather_all([found[name]])[0]
 
-    def on_test_end(self) -> None:
-        if self._strengths and self.trainer.is_global_zero:
-            self.write_strengths(Path(self.trainer.default_root_dir) / "strengths.json")
+    def write_prepared(self, folder: str | Path) -> None:
+        if self._strengths:
+            self.write_strengths(Path(folder) / "strengths.json")
 
     def calibrate(self, points: Sequence[Point] | None = None) -> None:
         """Find the strengths of points with `strength=auto`, where they are not known yet.
@@ -192,7 +190,6 @@ class SDEdit(Codec):
         Raises:
             ValueError: there are no calibration images.
         """
-        before = self.point
         pending = self._pending(self.points if points is None else points)
         if not pending:
             return
@@ -206,13 +203,12 @@ class SDEdit(Codec):
         )
         with progress() as bar:
             for preset, base_point in pending:
-                self.base.select(base_point)
                 text = f"calibrating strength=auto of {preset} at {base_point.name}"
                 task = bar.add_task(text, total=images * trials)
-                sigma = self._calibrate(self._presets[preset], partial(bar.advance, task))
+                advance = partial(bar.advance, task)
+                sigma = self._calibrate(self._presets[preset], base_point, advance)
                 self._strengths.setdefault(preset, {})[base_point.name] = sigma
                 bar.update(task, visible=False)
-        self.select(before)
 
     def _pending(self, points: Sequence[Point]) -> list[tuple[str, Point]]:
         """Presets and points of the base whose strength is not known yet, each once."""
@@ -255,43 +251,59 @@ class SDEdit(Codec):
             sections = [*sections[:-1], sections[-1][:-1]]
         return self.base.seed_of(sections)
 
-    def encode(self, x: Tensor) -> list[list[bytes]]:
-        payloads = self.base.encode(x)
+    def encode(self, x: Tensor, point: Point, **more: Any) -> list[list[bytes]]:
+        payloads = self.base.encode(x, self.base_point(point), **more)
         if not self._signalled:
             return payloads
         pairs = zip(x.split(1), payloads, strict=True)
-        return [self._search(image, payload) for image, payload in pairs]
+        return [self._search(image, payload, point) for image, payload in pairs]
 
     def decode(
-        self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
-    ) -> Tensor:
-        settings: Any = self.point.settings
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
+        settings: Any = point.settings
         sigmas: list[float] = [0.0] * len(payloads)
         if self._signalled:
             payloads, sigmas = _split_indices(payloads)
         elif settings["preset"] is not None:
-            sigmas = [self._sigma(self.point)] * len(payloads)
+            sigmas = [self._sigma(point)] * len(payloads)
         preset = None if settings["preset"] is None else self._presets[settings["preset"]]
-        images = []
+        images, base_point = [], self.base_point(point)
         # One image at a time: what a convolution rounds depends on the batch it is part of.
         for payload, sigma, seed in zip(payloads, sigmas, seeds, strict=True):
-            picture = partial(self._base_picture, payload, height, width, seed)
+            picture = partial(self._base_picture, payload, height, width, seed, base_point)
             if preset is None:
                 images.append(picture())
             else:
                 # Handed over as it is made: nothing holds a large one longer than it is needed.
-                images.append(self.enhance(picture(), sigma, seed, preset, settings["blend"]))
-        return torch.cat(images)
+                blend = settings["blend"]
+                images.append(self.enhance(picture(), sigma, seed, preset, base_point, blend))
+        return Decoded(torch.cat(images))
 
-    def _base_picture(self, payload: list[bytes], height: int, width: int, seed: int) -> Tensor:
+    def _base_picture(
+        self, payload: list[bytes], height: int, width: int, seed: int, base_point: Point
+    ) -> Tensor:
         """The base's picture, in [0, 1]; made once for all points that share its bytes."""
-        return self.once(
-            (self.base.point.name, *payload),
-            lambda: self.base.decode([payload], height, width, [seed]).clamp_(0, 1),
-        )
+
+        def make() -> Tensor:
+            decoded = self.base.decode([payload], height, width, [seed], base_point)
+            return decoded.x_hat.clamp_(0, 1)
+
+        return self.once((base_point.name, *payload), make)
 
     def enhance(
-        self, x_hat: Tensor, sigma: float, seed: int, preset: Preset, blend: float = 1.0
+        self,
+        x_hat: Tensor,
+        sigma: float,
+        seed: int,
+        preset: Preset,
+        base_point: Point,
+        blend: float = 1.0,
     ) -> Tensor:
         """Add noise to a decoded picture and take it away again (Eqs. 9 to 11).
 
@@ -300,6 +312,7 @@ class SDEdit(Codec):
             sigma: noise level in the prior's space; 0 returns x_hat as it is.
             seed: of all noise.
             preset: how.
+            base_point: of the base codec, which a constraint codes with.
             blend: share of the result that is returned.
 
         Returns:
@@ -319,7 +332,7 @@ class SDEdit(Codec):
                 z_hat, sigma = torch.zeros_like(z_hat), self.prior.max_sigma
             # Another stream of noise than the base codec's, which may have used this seed.
             noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
-            distance = self._distance(x_hat.clone()) if preset.zeta else None
+            distance = self._distance(x_hat.clone(), base_point) if preset.zeta else None
             if blend == 1:
                 del x_hat  # of a large picture there is no room for many copies
             solve = partial(
@@ -343,15 +356,15 @@ class SDEdit(Codec):
             x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp_(0, 1)
         return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
 
-    def _distance(self, x_hat: Tensor) -> Callable[[Tensor], Tensor]:
+    def _distance(self, x_hat: Tensor, base_point: Point) -> Callable[[Tensor], Tensor]:
         """|| C(x_hat) - C(x0_hat) ||_2 of pictures in [-1, 1] (Eq. 17)."""
         height, width = x_hat.shape[-2:]
         with torch.no_grad():
-            target = self.base.reconstruct(x_hat)
+            target = self.base.reconstruct(x_hat, base_point)
 
         def distance(z0: Tensor) -> Tensor:
             x0 = self.prior.decode(z0)[..., :height, :width]
-            return 2 * (target - self.base.reconstruct(x0)).norm()
+            return 2 * (target - self.base.reconstruct(x0, base_point)).norm()
 
         return distance
 
@@ -398,37 +411,39 @@ class SDEdit(Codec):
         return self._strengths[preset][name]
 
     @torch.no_grad()
-    def _calibrate(self, preset: Preset, advance: Callable[[], None]) -> float:
+    def _calibrate(self, preset: Preset, base_point: Point, advance: Callable[[], None]) -> float:
         """The sigma at which the base's error doubles, in the mean of its logarithm over images.
 
         With a reference that is the reference's error, at the base's rate.
         """
-        pairs = self._calibration.pairs(self.base)
-        errors = self._calibration.errors(self.base)
+        pairs = self._calibration.pairs(self.base, base_point)
+        errors = self._calibration.errors(self.base, base_point)
 
         def excess(sigma: float) -> float:
             total = 0.0
             for i, (x, x_hat) in enumerate(pairs):
-                total += log2_growth(mse(x, self.enhance(x_hat, sigma, i, preset)), errors[i])
+                x_tilde = self.enhance(x_hat, sigma, i, preset, base_point)
+                total += log2_growth(mse(x, x_tilde), errors[i])
                 advance()
             return total / len(pairs)
 
         return level_sigma(find_index(excess, self.prior.max_sigma))
 
     @torch.no_grad()
-    def _search(self, x: Tensor, payload: list[bytes]) -> list[bytes]:
+    def _search(self, x: Tensor, payload: list[bytes], point: Point) -> list[bytes]:
         """The payload with the byte that doubles this image's error, as the decoder will see it."""
-        name: Any = self.point.settings["preset"]
+        name: Any = point.settings["preset"]
         *sections, last = payload
         index = 0
         if name is not None:
-            preset = self._presets[name]
+            preset, base_point = self._presets[name], self.base_point(point)
             (height, width), seeds = x.shape[-2:], [self.base.seed_of(payload)]
-            x_hat = self.base.decode([payload], height, width, seeds).clamp(0, 1)
+            x_hat = self.base.decode([payload], height, width, seeds, base_point).x_hat.clamp(0, 1)
             base_mse = mse(x, x_hat)
 
             def excess(sigma: float) -> float:
-                return log2_growth(mse(x, self.enhance(x_hat, sigma, seeds[0], preset)), base_mse)
+                x_tilde = self.enhance(x_hat, sigma, seeds[0], preset, base_point)
+                return log2_growth(mse(x, x_tilde), base_mse)
 
             index = find_index(excess, self.prior.max_sigma)
         return [*sections, last + bytes([index])]

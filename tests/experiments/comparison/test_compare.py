@@ -11,7 +11,7 @@ from PIL import Image
 
 from callbacks.reconstructions import Reconstructions
 from diffcodec.base.classical import PillowCodec
-from diffcodec.codec import CodecOutput, Decoding
+from diffcodec.measuring import CodecOutput, Decoding
 from experiments.compare import compare, parser
 from experiments.comparison.joining import join
 from experiments.comparison.pictures import copy_pictures
@@ -69,7 +69,9 @@ def test_pictures_are_found_as_the_callback_writes_them(tmp_path):
     x = torch.rand(1, 3, 40, 48)
     codec = PillowCodec("JPEG", quality=50)
     writer = Reconstructions(str(tmp_path))
-    output = CodecOutput([7], ["a b.c.webp"], x, 0.1, [Decoding(codec.point, x, 0.1, [10], [9])])
+    output = CodecOutput(
+        [7], ["a b.c.webp"], x, 0.1, [Decoding(codec.points[0], x, 0.1, [10], [9])]
+    )
     writer.on_test_batch_end(None, codec, output)
     with (tmp_path / "images.csv").open("w") as file:
         file.write("point,index,name,bpp,psnr-rgb\nquality=50,7,a b.c.webp,0.5,inf\n")

@@ -7,12 +7,12 @@ from torch.utils.data import DataLoader
 
 from callbacks.curves import RateCurves
 from callbacks.evaluation import Evaluation
-from diffcodec.codec import Codec, to_uint8
+from diffcodec.codec import Codec, Decoded, to_uint8
 from diffcodec.points import combine, group_by_bytes
 from experiments.compare import compare, parser
 from experiments.comparison.joining import join
 from experiments.comparison.runs import find_runs
-from tests.trainers import quiet_trainer
+from tests.trainers import measure, quiet_trainer
 
 
 class Coarse(Codec):
@@ -22,21 +22,21 @@ class Coarse(Codec):
         super().__init__(combine(rate={"grain": grain}, decoding={"polish": polish}))
         self.encoded = 0
 
-    def encode(self, x):
+    def encode(self, x, point):
         self.encoded += 1
-        grain = self.point.rate["grain"]
+        grain = point.rate["grain"]
         levels = to_uint8(x) // grain
         # Coarser levels have more zeros in front, which the last section does not hold.
         return [[bytes([grain, *image.flatten()[:: grain // 8].tolist()])] for image in levels]
 
-    def decode(self, payloads, height, width, seeds):
+    def decode(self, payloads, height, width, seeds, point):
         images = []
         for (section,) in payloads:
             grain = section[0]
             values = torch.tensor(list(section[1:])).repeat_interleave(grain // 8)
             image = values[: 3 * height * width].reshape(3, height, width).float()
-            images.append((image + self.point.decoding["polish"]) * grain / 255)
-        return torch.stack(images)
+            images.append((image + point.decoding["polish"]) * grain / 255)
+        return Decoded(torch.stack(images))
 
 
 class Data(LightningDataModule):
@@ -60,8 +60,7 @@ def run(folder, photo, **settings):
         callbacks=[Evaluation(metrics=["psnr-rgb"]), RateCurves("coarse", str(folder))],
     )
     for points in group_by_bytes(codec.points):
-        codec.measure(points)
-        trainer.test(codec, datamodule=Data(photo), verbose=False)
+        measure(trainer, codec, Data(photo), points=points)
     return codec
 
 

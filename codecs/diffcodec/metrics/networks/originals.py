@@ -1,10 +1,9 @@
 """Features of originals, which are compared with their reconstruction at every operating point."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
-
-from diffcodec.provenance import image_digest
 
 LIMIT = 256 * 2**20  # bytes of features; ten images of 512x768 by AlexNet
 
@@ -21,11 +20,12 @@ class Originals:
     def __init__(self, embed: Callable[[Tensor], Sequence[Tensor]], limit: int = LIMIT) -> None:
         self._embed = embed
         self._free = limit
-        self._kept: dict[str, Sequence[Tensor]] = {}
+        self._kept: dict[Hashable, Sequence[Tensor]] = {}
 
     def __call__(self, image: Tensor) -> Sequence[Tensor]:
         """Features of a uint8 image (3, H, W)."""
-        key = f"{image.device} {image_digest(image)}"
+        pixels = hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
+        key = (image.device, image.shape, pixels)
         if key in self._kept:
             return self._kept[key]
         features = self._embed(normalized(image))

@@ -1,0 +1,85 @@
+"""The fingerprint of a codec: what a stream's decoder must share with its encoder."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from diffcodec.codec import Codec
+
+
+class Fingerprint:
+    """32 bytes that name a codec, its format settings and its weights, computed when they change.
+
+    Decoders refuse streams of another fingerprint.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[Any, ...], bytes] | None = None
+
+    def forget(self) -> None:
+        """Compute it anew at the next call, whatever the weights say."""
+        self._known = None
+
+    def __call__(self, codec: "Codec") -> bytes:
+        """The fingerprint of a codec; builds its entropy tables when the weights changed."""
+        key = _version(codec)
+        if self._known is None or self._known[0] != key:
+            # Nor under autocast: of bfloat16 products come other tables.
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.autocast("cpu", enabled=False),
+                torch.autocast(codec.device.type, enabled=False),
+            ):
+                codec.prepare_coding()
+            self._known = (_version(codec), _digest(codec))
+        return self._known[1]
+
+
+def _version(codec: "Codec") -> tuple[Any, ...]:
+    # In-place writes (optimizer steps, load_state_dict, EMA) bump a tensor's version and replacing
+    # it changes its id: equal keys mean equal weights, at no cost.
+    tensors = [*codec.parameters(), *codec.buffers()]
+    return (
+        json.dumps(codec.format_config(), sort_keys=True),
+        *((id(t), t._version) for t in tensors),
+    )
+
+
+def _digest(codec: "Codec") -> bytes:
+    digest = hashlib.sha256(type(codec).__qualname__.encode())
+    digest.update(json.dumps(codec.format_config(), sort_keys=True).encode())
+    for name, tensor in sorted(codec.decoding_state().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        # No weights are in float64, but noise levels are, whose last bits depend on the processor
+        # that computed them.
+        flat = flat.float() if flat.dtype == torch.float64 else flat
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+def check_precision_of_weights(codec: "Codec") -> None:
+    """Refuse weights that are not in float32.
+
+    Another precision makes other entropy tables, or none: streams that nobody else can read. Parts
+    that are held in bfloat16 to save memory say so (`held_in_bfloat16`), and convert what goes in
+    and out.
+
+    Raises:
+        ValueError: a parameter has another type.
+    """
+    held = [m for m in codec.modules() if getattr(m, "held_in_bfloat16", False)]
+    converted = {id(p) for m in held for p in m.parameters() if p.dtype == torch.bfloat16}
+    for parameter in codec.parameters():
+        if id(parameter) in converted:
+            continue
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"images are coded in float32, and the weights are {dtype}: convert the codec by "
+                "codec.float(), or set trainer.precision=32 or bf16-mixed"
+            )

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from diffcodec.gathering import gather_all
+from diffcodec.results.gathering import gather_all
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 MIN_SECONDS = 10.0

@@ -13,7 +13,11 @@ from callbacks.earlier_results import set_aside
 from callbacks.evaluation import find_evaluation
 from callbacks.tracking import never_fatal
 from diffcodec.codec import Codec
-from diffcodec.curves import (
+from diffcodec.measuring import MeasuringPass, PointResult
+from diffcodec.metrics import ordered
+from diffcodec.metrics.networks.features import PROTOCOLS
+from diffcodec.points import CEILING, Point, shown
+from diffcodec.results.curves import (
     CURVE_FILE,
     ROWS_FILE,
     Curve,
@@ -22,12 +26,8 @@ from diffcodec.curves import (
     write_json,
     write_rows,
 )
-from diffcodec.figures import all_panels, panels, plot_curves
-from diffcodec.measuring import MeasuringPass, PointResult
-from diffcodec.metrics import ordered
-from diffcodec.metrics.networks.features import PROTOCOLS
-from diffcodec.points import CEILING, Point, shown
-from diffcodec.provenance import git_revision, set_digest, sources_digest
+from diffcodec.results.figures import all_panels, panels, plot_curves
+from diffcodec.results.provenance import git_revision, set_digest, sources_digest
 
 MANY = 7  # metrics that are measured by default: more are drawn into a figure of their own
 MAX_TAG = 64  # characters, W&B's limit

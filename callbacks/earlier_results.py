@@ -4,7 +4,7 @@ import logging
 from itertools import count
 from pathlib import Path
 
-from diffcodec.curves import CURVE_FILE, ROWS_FILE
+from diffcodec.results.curves import CURVE_FILE, ROWS_FILE
 
 log = logging.getLogger(__name__)
 

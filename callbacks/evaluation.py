@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from callbacks.means import Means, means_of, named
 from callbacks.measurements import Batch, Features, Measurements
 from diffcodec.codec import Codec, to_uint8
-from diffcodec.gathering import gather_all, gather_to_first
 from diffcodec.measuring import CodecOutput, Decoding, MeasuringPass, PointResult
 from diffcodec.metrics import (
     AnnotatedMetric,
@@ -28,7 +27,8 @@ from diffcodec.metrics import (
 )
 from diffcodec.metrics.networks.features import PROTOCOLS, cut
 from diffcodec.points import CEILING
-from diffcodec.provenance import image_digest, sources_digest
+from diffcodec.results.gathering import gather_all, gather_to_first
+from diffcodec.results.provenance import image_digest, sources_digest
 
 log = logging.getLogger(__name__)
 

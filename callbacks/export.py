@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from diffcodec.configuration import config_of
-from diffcodec.model_folder import save_model, saved_state
+from diffcodec.weights.configuration import config_of
+from diffcodec.weights.model_folder import save_model, saved_state
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from diffcodec.curves import write_json
+from diffcodec.results.curves import write_json
 
 FOLDER = "measured"
 _ABOUT = "about.json"

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from callbacks.tracking import never_fatal
 from diffcodec.codec import to_uint8
-from diffcodec.contact_sheet import contact_sheet
-from diffcodec.curves import picture_name, safe_name
 from diffcodec.measuring import CodecOutput, MeasuringPass
 from diffcodec.metrics.psnr import psnr
+from diffcodec.results.contact_sheet import contact_sheet
+from diffcodec.results.curves import picture_name, safe_name
 
 ERROR_GAIN = 4  # the absolute error is shown this many times as large
 SHEET_IMAGES = 4

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.files import read_rgb
-from datamodules.sources import Source
+from datamodules.image_sets import Source
 
 
 @dataclass(frozen=True)

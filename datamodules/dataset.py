@@ -15,8 +15,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import Mask
 
 from datamodules.files import ImageReadError, image_size, read_rgb
+from datamodules.image_sets import Item
 from datamodules.sampler import Draw
-from datamodules.sources import Item
 
 Transform = Callable[[Image.Image], Image.Image]
 

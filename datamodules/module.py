@@ -10,11 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.dataset import ImageDataset, SkipCounter, Transform, collate
+from datamodules.image_sets import Source
 from datamodules.loader import TrainingLoader
 from datamodules.sampler import ShardedBatchSampler, ShardedRandomSampler
 from datamodules.shard_loader import ShardLoader, ShardSettings
 from datamodules.shards import Shards
-from datamodules.sources import Source
 
 SPLITS = ("train", "val", "test")
 ANNOTATIONS = ("caption", "score_caption", "label_map")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 
 from datamodules.files import SUFFIXES
-from datamodules.sources import below
+from datamodules.image_sets import below
 
 SCHEMES = ("http", "https", "hf", "s3", "gs")
 MAX_IMAGE_BYTES = 1 << 28

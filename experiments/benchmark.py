@@ -113,7 +113,7 @@ def _benchmark_data(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _meta(cfg: DictConfig, device: Any) -> dict[str, Any]:
-    from diffcodec.provenance import git_revision
+    from diffcodec.results.provenance import git_revision
     from experiments.benchmarking.machine import describe
 
     config = OmegaConf.to_container(cfg, resolve=True)
@@ -162,7 +162,7 @@ def _measure_training(
     data: dict[str, Any], name: str, cfg: DictConfig, options: dict[str, int]
 ) -> None:
     from experiments.benchmarking.coding import photograph
-    from experiments.benchmarking.training import measure_training
+    from experiments.benchmarking.training_steps import measure_training
 
     size, batch = int(cfg.training.size), int(cfg.training.batch_size)
     trainer = {key: cfg.trainer[key] for key in TRAINER_KEYS} | {"devices": 1}
@@ -191,7 +191,7 @@ def report(data: dict[str, Any], cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from rich.console import Console
 
-    from diffcodec.curves import write_json
+    from diffcodec.results.curves import write_json
     from experiments.benchmarking.summary import coding_table, data_table, training_table
 
     path = Path(HydraConfig.get().runtime.output_dir) / "benchmark.json"

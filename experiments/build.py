@@ -75,7 +75,7 @@ def load_trained(module: "nn.Module", source: str) -> None:
     Raises:
         ValueError: it cannot be had, is cut off, or does not fit.
     """
-    from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+    from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
     load_strict(module, state_dict_of(load_checkpoint(source)), source=source)
 

@@ -24,7 +24,7 @@ from experiments.cli import compose_config, fail, quiet_libraries
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datamodules.sources import Item
+    from datamodules.image_sets import Item
 
 log = logging.getLogger(__name__)
 

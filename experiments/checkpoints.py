@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffcodec.local_files import is_there, local_path
+from diffcodec.weights.local_files import is_there, local_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +64,7 @@ def check_resumable(path: Path, module: "nn.Module") -> None:
 
 
 def _check(path: Path, module: "nn.Module") -> None:
-    from diffcodec.weights import read_checkpoint
+    from diffcodec.weights.loading import read_checkpoint
 
     checkpoint = read_checkpoint(path, mmap=True)
     missing = [key for key in _OF_TRAINING if key not in checkpoint]

@@ -50,7 +50,7 @@ _offer_codecs_as_bases()
 
 
 def _training_precision(accelerator: str) -> str:
-    from diffcodec.precision import training_precision  # with it comes torch
+    from diffcodec.networks.precision import training_precision  # with it comes torch
 
     return training_precision(accelerator)
 

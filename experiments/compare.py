@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffcodec.curves import CURVE_FILE, ROWS_FILE, safe_name
+from diffcodec.results.curves import CURVE_FILE, ROWS_FILE, safe_name
 from experiments.cli import fail
 from experiments.comparison.bjontegaard_delta import METHODS
 from experiments.comparison.compatibility import check
 from experiments.comparison.datasets import by_dataset, side_by_side
-from experiments.comparison.joining import Line, join
+from experiments.comparison.lines import Line, join
 from experiments.comparison.render import TABLE_FILES, to_csv, to_rich, write_table
 from experiments.comparison.runs import Run, find_runs, read_file
 from experiments.comparison.table import RATE_OF, Table, all_deltas, build_table, find_anchor
@@ -101,7 +101,7 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
     figures = draw_all(curves, folder, rate=options.rate, at=options.at)
     pictures = copy_pictures(curves, folder, options.images)
     if options.x:
-        from experiments.comparison.over import draw_over
+        from experiments.comparison.lines_over import draw_over
 
         figures += draw_over(curves, options.x, folder, by=options.by)
     strips = draw_strips(curves, pictures, folder, options.strip)

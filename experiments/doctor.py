@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from experiments.build import is_sharded
 from experiments.cli import compose_config, fail
-from experiments.sources import Need, needs_of
+from experiments.downloads import Need, needs_of
 
 STATES = {
     "here": "here",

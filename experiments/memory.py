@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from experiments.sources import find_source
+from experiments.downloads import find_source
 
 if TYPE_CHECKING:
     from diffcodec.perco import PerCo

@@ -47,7 +47,7 @@ def summarize(paths: list[Path]) -> None:
     from rich.console import Console
 
     from experiments.comparison.compatibility import check
-    from experiments.comparison.joining import join
+    from experiments.comparison.lines import join
     from experiments.comparison.render import to_rich
     from experiments.comparison.runs import read_file
     from experiments.comparison.table import build_table

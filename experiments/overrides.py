@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from diffcodec.local_files import is_there, local_path
+from diffcodec.weights.local_files import is_there, local_path
 
 _CONFIGS = Path(__file__).parent / "configs"
 _PLAIN = re.compile(r"[\w./~+-]*", re.ASCII)  # what Hydra's grammar reads as it is
@@ -92,7 +92,7 @@ def _resolved(value: Any, *, bare: bool) -> Any:
         return [_resolved(entry, bare=bare) for entry in value]
     if not isinstance(value, str) or not (bare or "/" in value):
         return value
-    from diffcodec.weights import is_public
+    from diffcodec.weights.sources import is_public
 
     location, checksum, digits = value.partition(_CHECKSUM)
     path = local_path(location)

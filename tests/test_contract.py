@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import diffcodec
-from diffcodec.bitstream import BLOCK_BYTES, BitstreamError, pack, pack_progressive
 from diffcodec.codec import Codec, to_uint8
+from diffcodec.coding.bitstream import BLOCK_BYTES, BitstreamError, pack, pack_progressive
 from experiments.build import is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 from tests.fresh_decoder import FreshDecoder

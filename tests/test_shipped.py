@@ -3,8 +3,8 @@
 import pytest
 from safetensors.torch import load_file
 
-from diffcodec.model_folder import load_model, saved_state
-from diffcodec.weights import find_config, shipped
+from diffcodec.weights.model_folder import load_model, saved_state
+from diffcodec.weights.sources import find_config, shipped
 
 LIMIT = 60 << 20
 
@@ -23,7 +23,7 @@ def test_it_loads_by_its_name_and_is_in_half_precision(name):
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_its_config_is_what_would_be_written_of_it(name, tmp_path):
-    from diffcodec.model_folder import save_model
+    from diffcodec.weights.model_folder import save_model
 
     written = find_config(str(save_model(load_model(name), tmp_path)))
     assert written == find_config(name)

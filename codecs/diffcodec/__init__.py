@@ -26,7 +26,7 @@ def load(source: str, **overrides: Any) -> "Codec":
         ValueError: there is no codec, or it has no such argument.
     """
     from diffcodec.codec import Codec
-    from diffcodec.model_folder import load_model
+    from diffcodec.weights.model_folder import load_model
 
     codec = load_model(source, **overrides)
     if not isinstance(codec, Codec):

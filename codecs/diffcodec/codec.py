@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from diffcodec import bitstream
-from diffcodec.bitstream import BitstreamError, derive_seed
-from diffcodec.configuration import Configured
-from diffcodec.fingerprint import Fingerprint, check_precision_of_weights
+from diffcodec.coding import bitstream
+from diffcodec.coding.bitstream import BitstreamError, derive_seed
+from diffcodec.coding.fingerprint import Fingerprint, check_precision_of_weights
 from diffcodec.measuring import CodecOutput, SharedWork, code_batch
-from diffcodec.model_folder import SavedModel
 from diffcodec.points import Point, find_points
+from diffcodec.weights.configuration import Configured
+from diffcodec.weights.model_folder import SavedModel
 
 T = TypeVar("T")
 
@@ -29,8 +29,8 @@ class Decoded:
 
     Attributes:
         x_hat: reconstructions, (B, 3, H, W); a codec clamps them to [0, 1] when it decompresses.
-        y_hat: quantized latents that they were made of, (B, C, h, w), of the images padded around
-            to multiples of 64 by `diffcodec.padding.pad_around`; None where there are none.
+        y_hat: quantized latents that they were made of, (B, C, h, w), of the images padded to
+            multiples of 64 by `diffcodec.networks.padding.pad_around`; None where there are none.
         lmbda: rate-distortion weights that the streams say they were coded for, (B,); None where
             they do not say.
     """

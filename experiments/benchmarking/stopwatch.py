@@ -14,7 +14,7 @@ from torch.nn.modules import module as hooks
 NETWORK, ENTROPY = "network", "entropy"
 # Functions of ours, by the name under which any module of the library may have imported them.
 ENTROPY_FUNCTIONS = {
-    "diffcodec.entropy": ("encode_indices", "decode_indices", "encode_text", "decode_text"),
+    "diffcodec.coding.entropy": ("encode_indices", "decode_indices", "encode_text", "decode_text"),
     "diffcodec.coding.rans": ("rans_encode", "rans_decode"),
 }
 # Methods; a raster scan alternates between network and coder, and DiffC's channel simulation is

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from experiments.comparison.joining import Line
+from experiments.comparison.lines import Line
 
 METHODS = ("akima", "pchip")
 MIN_OVERLAP = 0.5  # of the range that the two curves span together

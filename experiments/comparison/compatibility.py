@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diffcodec.metrics import Metric, SetMetric, all_metrics
-from experiments.comparison.joining import Line
+from experiments.comparison.lines import Line
 from experiments.comparison.runs import Run
 
 

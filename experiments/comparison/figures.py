@@ -9,12 +9,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from diffcodec.curves import safe_name
-from diffcodec.figures import plain
 from diffcodec.metrics import Metric, find_metric, headlines, spans_a_decade
 from diffcodec.metrics.metric import DECADE
-from experiments.comparison.joining import Line, measured, metas_of
-from experiments.comparison.matched import common_rates, value_at
+from diffcodec.results.curves import safe_name
+from diffcodec.results.figures import plain
+from experiments.comparison.lines import Line, measured, metas_of
+from experiments.comparison.matched_rates import common_rates, value_at
 
 MARKERS = "osD^vP*X<>"
 # Tableau's colours for light backgrounds; the page uses the same.

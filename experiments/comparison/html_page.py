@@ -10,7 +10,7 @@ import yaml
 
 from diffcodec.metrics import find_metric, spans_a_decade
 from experiments.comparison.figures import color_of
-from experiments.comparison.joining import Line, measured, metas_of
+from experiments.comparison.lines import Line, measured, metas_of
 from experiments.comparison.pictures import Pictures
 from experiments.comparison.runs import Run
 from experiments.comparison.table import Table

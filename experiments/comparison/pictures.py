@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from diffcodec.curves import ROWS_FILE, picture_name, safe_name
-from experiments.comparison.joining import Line, Measurement
+from diffcodec.results.curves import ROWS_FILE, picture_name, safe_name
+from experiments.comparison.lines import Line, Measurement
 
 
 @dataclass

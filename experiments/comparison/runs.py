@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from diffcodec.curves import CURVE_FILE, ROWS_FILE, Curve, curve_from_json, read_json
+from diffcodec.results.curves import CURVE_FILE, ROWS_FILE, Curve, curve_from_json, read_json
 
 DATASETS = Path(__file__).parents[1] / "configs" / "datamodule"
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffcodec.contact_sheet import contact_sheet
-from experiments.comparison.joining import Line, Measurement
+from diffcodec.results.contact_sheet import contact_sheet
+from experiments.comparison.lines import Line, Measurement
 from experiments.comparison.pictures import Pictures
 
 MOST_IMAGES = 3

@@ -7,7 +7,7 @@ from statistics import fmean
 from diffcodec.metrics import Metric, all_metrics, find_metric, headlines
 from experiments.comparison.bjontegaard_delta import METHODS, Delta, bd_metric, bd_rate
 from experiments.comparison.compatibility import unstated
-from experiments.comparison.joining import Line, measured, metas_of
+from experiments.comparison.lines import Line, measured, metas_of
 
 RATE_OF = "psnr-rgb"  # BD-rate is taken at equal PSNR
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffcodec.curves import CURVE_FILE, Curve, curve_from_json
 from diffcodec.points import Point
-from experiments.comparison.joining import Line, measured
+from diffcodec.results.curves import CURVE_FILE, Curve, curve_from_json
+from experiments.comparison.lines import Line, measured
 from experiments.comparison.runs import Run
 from experiments.comparison.table import Table
 

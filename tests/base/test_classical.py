@@ -8,8 +8,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from datamodules.files import read_rgb
 from diffcodec.base.classical import PillowCodec
-from diffcodec.bitstream import BitstreamError, pack
 from diffcodec.codec import to_uint8
+from diffcodec.coding.bitstream import BitstreamError, pack
 from diffcodec.metrics.psnr import psnr
 
 # CompressAI's published curve of JPEG on Kodak (Pillow 7.1.2): quality -> bpp, PSNR in dB.

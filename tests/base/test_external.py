@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from diffcodec.base.external import Bpg, Vtm, rgb_to_ycbcr, ycbcr_to_rgb
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import to_uint8
+from diffcodec.coding.bitstream import BitstreamError
 
 
 def program(path: Path, body: str) -> str:

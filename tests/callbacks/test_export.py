@@ -9,8 +9,8 @@ import diffcodec
 from callbacks.export import ExportModel
 from diffcodec.base.vbr import VariableRateCodec
 from diffcodec.codec import Codec
+from diffcodec.sdedit.prior_training import DenoiserTraining
 from diffcodec.sdedit.small_unet import SmallUNet
-from diffcodec.sdedit.training import DenoiserTraining
 from tests.trainers import quiet_trainer
 
 

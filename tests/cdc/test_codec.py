@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc import CDC
 from diffcodec.cdc.coder import means_then_scales
+from diffcodec.coding.bitstream import BitstreamError
 from tests.cdc.tiny import build, encode_latents
 from tests.seams import seam_ratio
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.cdc.coder import (
     MAX_SCALE,
     NUM_SCALES,
@@ -15,6 +14,7 @@ from diffcodec.cdc.coder import (
     scale_table,
 )
 from diffcodec.cdc.compressor import MIN_SCALE
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.latent_coder import LatentCoder
 from diffcodec.coding.rans import rans_encode
 from tests.cdc.tiny import build, encode_latents

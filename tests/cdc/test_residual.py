@@ -14,8 +14,8 @@ from diffcodec.base.vbr import VariableRateCodec
 from diffcodec.cdc import ResidualCDC
 from diffcodec.codec import Codec, Decoded
 from diffcodec.measuring import decompress_at
-from diffcodec.model_folder import saved_state
-from diffcodec.padding import pad_around
+from diffcodec.networks.padding import pad_around
+from diffcodec.weights.model_folder import saved_state
 from experiments.build import build_codec, refuse_untrained, refuse_untrained_parts
 from experiments.cli import compose_config
 from tests.seams import seam_ratio

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from diffcodec.cdc.compressor import MIN_SCALE
-from diffcodec.cdc.training import floored_decay, warmed_up
+from diffcodec.cdc.rate_warmup import floored_decay, warmed_up
 from tests.cdc.tiny import build
 from tests.trainers import quiet_trainer
 

@@ -7,8 +7,8 @@ from compressai.models import MeanScaleHyperprior
 from compressai.models.base import get_scale_table
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.coding import latent_coder
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.hyper_synthesis import exact_synthesis
 from diffcodec.coding.latent_coder import (
     Code,

@@ -11,7 +11,7 @@ from compressai.models.base import get_scale_table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.rans import (
     MAX_SYMBOL,
     RansReader,

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from datamodules.calibration import Crops
-from datamodules.sources import Folder, Photos
+from datamodules.image_sets import Folder, Photos
 
 
 def test_crops_are_the_middle_of_the_images(tmp_path):

@@ -10,8 +10,8 @@ from hydra.errors import InstantiationException
 from PIL import Image
 from skimage import data
 
+from datamodules.image_sets import Photos
 from datamodules.module import ImageDataModule
-from datamodules.sources import Photos
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "datamodule").glob("*.yaml"))

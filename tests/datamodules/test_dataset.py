@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 
 from datamodules.dataset import ImageDataset, Skipped, collate
 from datamodules.files import ImageReadError
+from datamodules.image_sets import Item
 from datamodules.sampler import Draw
-from datamodules.sources import Item
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from PIL import Image
 
 from datamodules import kodak
 from datamodules.files import read_rgb
-from datamodules.sources import Kodak
+from datamodules.image_sets import Kodak
 
 
 @pytest.fixture

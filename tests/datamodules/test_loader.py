@@ -2,9 +2,9 @@ import pytest
 from torchvision.transforms import v2
 
 from datamodules.dataset import ImageDataset
+from datamodules.image_sets import Item
 from datamodules.loader import TrainingLoader
 from datamodules.sampler import ShardedRandomSampler
-from datamodules.sources import Item
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from datamodules.image_sets import Folder, Item, Source
 from datamodules.module import ImageDataModule
-from datamodules.sources import Folder, Item, Source
 
 
 class ProcessOf:

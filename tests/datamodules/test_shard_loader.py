@@ -9,10 +9,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from datamodules.dataset import SkipCounter
+from datamodules.image_sets import Photos
 from datamodules.module import ImageDataModule
 from datamodules.shard_loader import ShardLoader, ShardSettings
 from datamodules.shards import Shards
-from datamodules.sources import Photos
 
 NUM_SHARDS, PER_SHARD = 6, 5
 pytestmark = pytest.mark.filterwarnings("ignore:.*it is skipped")

@@ -7,8 +7,8 @@ import torch
 from hydra.utils import instantiate
 
 import diffcodec
-from diffcodec.bitstream import BitstreamError, pack_progressive
 from diffcodec.codec import Codec
+from diffcodec.coding.bitstream import BitstreamError, pack_progressive
 from diffcodec.diffc import DiffC
 from diffcodec.diffc.channel import Poisson
 from diffcodec.diffc.codec import Arrived

@@ -164,7 +164,7 @@ def test_arguments_that_are_no_utf_8_are_refused():
 
 def test_names_are_written_in_utf_8_in_any_locale(tmp_path):
     code = (
-        "from pathlib import Path; from diffcodec.curves import write_rows; "
+        "from pathlib import Path; from diffcodec.results.curves import write_rows; "
         "write_rows([{'name': chr(252)}], Path('images.csv'))"
     )
     latin = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

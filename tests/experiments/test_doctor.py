@@ -5,7 +5,7 @@ import pytest
 
 from experiments.cli import compose_config
 from experiments.doctor import main, report
-from experiments.sources import needs_of
+from experiments.downloads import needs_of
 
 
 def states(*overrides):

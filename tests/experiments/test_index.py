@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
+from datamodules.image_sets import Folder, Item
 from datamodules.index_file import read_index
-from datamodules.sources import Folder, Item
 from experiments.index import main
 
 

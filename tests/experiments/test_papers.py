@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from experiments.build import build_codec
 from experiments.cli import CONFIG_DIR, compose_config
 from experiments.compare import parser
+from experiments.downloads import find_source, needs_of
 from experiments.run import warn_of_batch_size
-from experiments.sources import find_source, needs_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "papers.md"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffcodec.contact_sheet import CELL, GAP
+from diffcodec.results.contact_sheet import CELL, GAP
 from tests.wandb_file import read_records
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffcodec.curves import write_json, write_rows
+from diffcodec.results.curves import write_json, write_rows
 from tests.warm import run_module
 
 ROOT = Path(__file__).parents[2]

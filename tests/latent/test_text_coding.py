@@ -2,7 +2,7 @@ import zlib
 
 import pytest
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.latent.text_coding import TEXT_CODERS, find_text_coder
 from diffcodec.latent.tokenizer import caption_words
 

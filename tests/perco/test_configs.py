@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 import diffcodec.latent
 import diffcodec.perco
-from diffcodec.latent.training import AutoencoderTraining, TextToImageTraining
+from diffcodec.latent.parts_training import AutoencoderTraining, TextToImageTraining
 from experiments.build import build_codec, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 

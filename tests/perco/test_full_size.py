@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from diffcodec.latent.stable_diffusion import blank_stable_diffusion
+from diffcodec.networks.precision import training_precision
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
-from diffcodec.precision import training_precision
 from tests.trainers import quiet_trainer
 
 PRECISION = training_precision("cpu")

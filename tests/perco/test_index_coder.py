@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import MAX_FREQUENCIES
+from diffcodec.coding.bitstream import BitstreamError
+from diffcodec.coding.entropy import MAX_FREQUENCIES
 from diffcodec.perco import index_coder as module
 from diffcodec.perco.index_coder import (
     INDEX_CODERS,

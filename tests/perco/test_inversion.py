@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffcodec.entropy import decode_text, encode_text
+from diffcodec.coding.entropy import decode_text, encode_text
 from diffcodec.perco.captioners import CaptionerOfImages
 from diffcodec.perco.inversion import InversionCaptioner, _Clip
 from tests.metrics.tiny import save_clip

@@ -1,4 +1,4 @@
-from diffcodec.bitstream import seed_of_sample
+from diffcodec.coding.bitstream import seed_of_sample
 
 
 def test_seeds_of_samples_differ_and_the_first_is_the_streams():

@@ -1,6 +1,6 @@
 import pytest
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.perco.payload import join_caption, read_payload, split_caption
 
 

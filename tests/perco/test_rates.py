@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from diffcodec.entropy import encode_indices
+from diffcodec.coding.entropy import encode_indices
 from diffcodec.perco.rates import TABLE_2, Rate, parse_rate
 
 BPP = (0.1250, 0.0937, 0.0507, 0.0313, 0.0098, 0.0024, 0.0019)

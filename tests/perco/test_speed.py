@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from diffcodec.latent.stable_diffusion import stable_diffusion
+from diffcodec.networks.precision import training_precision
 from diffcodec.perco import PerCo
-from diffcodec.precision import training_precision
 
 SIZE, STEPS, GUIDANCE, PROMPT = 256, 5, 3.0, "a red boat on a lake"
 

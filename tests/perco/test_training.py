@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from diffcodec.latent.training import TextToImageTraining
+from diffcodec.latent.parts_training import TextToImageTraining
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import drop, spread_over

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from skimage import data
 
+from datamodules.image_sets import Folder
 from datamodules.module import ImageDataModule
-from datamodules.sources import Folder
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from diffcodec import tiles
 from diffcodec.diffusion import tiling
+from diffcodec.networks import tiles
 from experiments.benchmarking.coding import photograph
 from experiments.benchmarking.machine import resident_peak
 from experiments.cli import compose_config

@@ -7,7 +7,7 @@ from typing import Any
 
 from compressai import ans
 
-from diffcodec import entropy
+from diffcodec.coding import entropy
 
 
 class Symbols:

@@ -13,11 +13,11 @@ from callbacks.curves import RateCurves
 from callbacks.evaluation import Evaluation
 from callbacks.reconstructions import Reconstructions
 from datamodules.files import ImageReadError
-from datamodules.sources import Folder
+from datamodules.image_sets import Folder
 from diffcodec.base.classical import PillowCodec
 from diffcodec.points import group_by_bytes
 from experiments.comparison.compatibility import check
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.runs import find_runs
 from tests.trainers import measure, quiet_trainer
 

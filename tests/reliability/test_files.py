@@ -23,12 +23,12 @@ from datamodules.annotations import read_captions, read_names
 from datamodules.files import ImageReadError, decode_rgb
 from datamodules.index_file import read_index
 from datamodules.shards import ShardImage, read_shard
-from diffcodec.curves import Curve, read_json, safe_name, write_json
 from diffcodec.points import combine
-from diffcodec.weights import read_checkpoint
+from diffcodec.results.curves import Curve, read_json, safe_name, write_json
+from diffcodec.weights.loading import read_checkpoint
 from experiments.comparison.compatibility import check
 from experiments.comparison.html_page import page_data, write_page
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.render import to_rich
 from experiments.comparison.runs import read_file
 from experiments.comparison.table import build_table

@@ -19,8 +19,8 @@ import torch
 from compressai.entropy_models import EntropyModel
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.perco.index_model import IndexModel
 from tests.reliability.symbols import Symbols, watched
 from tests.test_contract import NAMES, UNAVAILABLE, build_lively

@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 import torch
 
-from diffcodec.bitstream import BitstreamError, pack, pack_progressive
 from diffcodec.codec import Codec
+from diffcodec.coding.bitstream import BitstreamError, pack, pack_progressive
 from tests.reliability.mutation import mutated_sections
 from tests.test_contract import CASES, find_case
 

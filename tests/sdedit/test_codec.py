@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffcodec.base.classical import PillowCodec
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.strength import level_sigma
 

@@ -4,7 +4,7 @@ import pytest
 from hydra.errors import InstantiationException
 
 from diffcodec.codec import Codec
-from diffcodec.configuration import INHERIT
+from diffcodec.weights.configuration import INHERIT
 from experiments.build import build_codec, build_coder, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffcodec.configuration import config_of
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.sdedit import SDEdit
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.strength import PER_IMAGE
+from diffcodec.weights.configuration import config_of
 from experiments.build import build_codec
 from experiments.cli import compose_config
 

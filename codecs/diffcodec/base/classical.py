@@ -11,8 +11,8 @@ from PIL import Image, features
 from torch import Tensor
 
 from diffcodec.base.images import from_pil, to_pil
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.points import Point, Setting, combine, listed
 
 

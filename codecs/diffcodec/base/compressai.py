@@ -15,9 +15,10 @@ from diffcodec.base.context_models import RasterScan
 from diffcodec.base.learned import WINDOW, LearnedCodec
 from diffcodec.coding.hyper_synthesis import exact_synthesis
 from diffcodec.coding.latent_coder import ContextModel, scales_alone, scales_then_means
+from diffcodec.networks.tiles import Network
 from diffcodec.points import Point, combine, listed
-from diffcodec.tiles import Network
-from diffcodec.weights import ZOO, load_strict, one_at_a_time
+from diffcodec.weights.loading import load_strict
+from diffcodec.weights.sources import ZOO, one_at_a_time
 
 # The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
 LAMBDAS = {

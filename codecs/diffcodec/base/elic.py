@@ -11,8 +11,8 @@ from diffcodec.base.context_models import ChannelGroups
 from diffcodec.base.learned import WINDOW, LearnedCodec
 from diffcodec.coding.hyper_synthesis import exact_synthesis
 from diffcodec.coding.latent_coder import ContextModel
+from diffcodec.networks.tiles import Network
 from diffcodec.points import combine
-from diffcodec.tiles import Network
 
 VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
 

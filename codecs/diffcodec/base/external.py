@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffcodec.base.images import from_pil, to_pil
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
-from diffcodec.local_files import is_file, local_path
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.points import Point, combine, listed
+from diffcodec.weights.local_files import is_file, local_path
 
 # BT.709 luma weights; chroma is scaled to [-1/2, 1/2] (Rec. ITU-R BT.709-6, item 3.3).
 _KR, _KB = 0.2126, 0.0722

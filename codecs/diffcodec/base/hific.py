@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from diffcodec.base.learned import LearnedCodec
 from diffcodec.coding.hyper_synthesis import exact_synthesis
-from diffcodec.model_folder import load_saved
+from diffcodec.networks.tiles import Network
 from diffcodec.points import combine
-from diffcodec.tiles import Network
-from diffcodec.weights import load_checkpoint, remap
+from diffcodec.weights.loading import load_checkpoint, remap
+from diffcodec.weights.model_folder import load_saved
 
 LIKELIHOODS = ("gaussian", "logistic")
 LAMBDA_ABOVE = {0.14: 2.0, 0.3: 1.0, 0.45: 0.5}

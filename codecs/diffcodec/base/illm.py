@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.rans import guard_rans
-from diffcodec.local_files import is_folder, local_path
-from diffcodec.padding import pad_to_multiple
+from diffcodec.networks.padding import pad_to_multiple
 from diffcodec.points import Point, Setting, combine, listed
-from diffcodec.weights import load_checkpoint, load_strict, one_at_a_time, state_dict_of
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights.local_files import is_folder, local_path
+from diffcodec.weights.sources import one_at_a_time
 
 log = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.hyper_synthesis import ScalesThenMeans
 from diffcodec.coding.latent_coder import ContextModel, LatentCoder, scales_then_means
 from diffcodec.diffusion.tiling import check_window
-from diffcodec.model_folder import load_saved
-from diffcodec.optimization import clip_network, hyperprior_optimizer
-from diffcodec.padding import crop_center, pad_around
+from diffcodec.networks.padding import crop_center, pad_around
+from diffcodec.networks.tiles import Network, by_tiles
 from diffcodec.points import Point
-from diffcodec.tiles import Network, by_tiles
-from diffcodec.weights import load_checkpoint, remap, state_dict_of
+from diffcodec.training.optimization import clip_network, hyperprior_optimizer
+from diffcodec.weights.loading import load_checkpoint, remap, state_dict_of
+from diffcodec.weights.model_folder import load_saved
 
 STRIDE = 64  # of z: every model here halves the image six times
 LATENT_STRIDE = 16  # of y
@@ -50,8 +50,9 @@ class LearnedCodec(Codec):
     what it computes for one image.
 
     Images larger than a window are coded as wholes, but analysis and synthesis compute them in
-    tiles with as much around each as a value of theirs depends on (`diffcodec.tiles`), which is
-    found by trying: 32 pixels and 2 values of y for the hyperpriors, 144 pixels and 11 values for
+    tiles, with as much around each as a value of theirs depends on
+    (`diffcodec.networks.tiles`), which is found by trying: 32 pixels and 2 values of y for the
+    hyperpriors, 144 pixels and 11 values for
     the farthest, ELIC and `cheng2020_attn`. What a tile gives is then what the whole gives, up to
     the last bit of a float.
 
@@ -102,7 +103,8 @@ class LearnedCodec(Codec):
 
         Args:
             source: as in `diffcodec.weights`.
-            key_table: renames the keys of another implementation, see `diffcodec.weights.remap`.
+            key_table: renames the keys of another implementation, see
+                `diffcodec.weights.loading.remap`.
         """
         state = remap(state_dict_of(load_checkpoint(source), prefix="model."), key_table)
         load_saved(self, {f"model.{k}": v for k, v in state.items()}, source=source)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from diffcodec.base.compressai import LAMBDAS
 from diffcodec.base.learned import WINDOW, LearnedCodec, size_of_z
-from diffcodec.bitstream import BitstreamError
 from diffcodec.codec import Decoded
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.latent_coder import Code, whole
 from diffcodec.points import Point, combine, listed
 

@@ -12,28 +12,28 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from diffcodec.bitstream import derive_seed, seed_of_sample
 from diffcodec.cdc.coder import build_coder, means_then_scales, share_outside
 from diffcodec.cdc.compressor import Compressor
 from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.process import build_process
+from diffcodec.cdc.rate_warmup import warmed_up
 from diffcodec.cdc.released import convert, released_state
-from diffcodec.cdc.training import warmed_up
 from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import derive_seed, seed_of_sample
 from diffcodec.coding.latent_coder import LatentCoder
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser, check_window
-from diffcodec.few_steps import Resampled
-from diffcodec.model_folder import load_saved
-from diffcodec.optimization import clip_network, hyperprior_optimizer
-from diffcodec.padding import pad_to_multiple
-from diffcodec.perceptual import PerceptualLoss, check_choice
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.networks.precision import check_precision, decoding_in
+from diffcodec.networks.tiles import by_tiles
 from diffcodec.points import Point
-from diffcodec.precision import check_precision, decoding_in
-from diffcodec.tiles import by_tiles
-from diffcodec.weights import load_checkpoint, state_dict_of
+from diffcodec.training.few_steps import Resampled
+from diffcodec.training.optimization import clip_network, hyperprior_optimizer
+from diffcodec.training.perceptual import PerceptualLoss, check_choice
+from diffcodec.weights.loading import load_checkpoint, state_dict_of
+from diffcodec.weights.model_folder import load_saved
 
 STRIDE = 64  # of z
 MULTIPLIERS = (1, 2, 3, 4)
@@ -75,7 +75,8 @@ class CDC(Codec):
             help, and until it does the rate erases them: this tells the encoder at once.
         context_steps: first steps in which that and the rate are all that is trained.
         rho: share of the perceptual distance in the distortion, in [0, 1).
-        perceptual, vgg_weights: that distance, see `diffcodec.perceptual`; LPIPS in the paper.
+        perceptual, vgg_weights: that distance, LPIPS in the paper; see
+            `diffcodec.training.perceptual`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
         scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
             zero over the run.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diffcodec.cdc.compressor import MIN_SCALE, Compressor, Latents
+from diffcodec.coding.integer_convolutions import ExactConvolutions
 from diffcodec.coding.latent_coder import Code, LatentCoder, whole
-from diffcodec.exact import ExactConvolutions
 
 NUM_SCALES = 128
 MAX_SCALE = 256.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffcodec.weights import remap
+from diffcodec.weights.loading import remap
 
 TAIL_MASS = 1e-9  # of the factorized prior, left to the escape code
 

@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from diffcodec.bitstream import derive_seed
 from diffcodec.cdc.embedder import LATENT_STRIDE, ContextEmbedder
 from diffcodec.cdc.layers import ContextTerms
 from diffcodec.cdc.unet import UNet
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import derive_seed
 from diffcodec.diffusion.denoiser import EDMDenoiser
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.schedule import karras_sigmas
 from diffcodec.diffusion.tiling import TiledDenoiser, check_window
-from diffcodec.few_steps import Resampled
-from diffcodec.model_folder import load_saved
-from diffcodec.optimization import warmed_up_adamw
-from diffcodec.padding import crop_center, pad_around
+from diffcodec.networks.padding import crop_center, pad_around
+from diffcodec.networks.precision import check_precision, decoding_in
 from diffcodec.points import Point, combine, listed, name_lines
-from diffcodec.precision import check_precision, decoding_in
-from diffcodec.weights import load_checkpoint, state_dict_of
+from diffcodec.training.few_steps import Resampled
+from diffcodec.training.optimization import warmed_up_adamw
+from diffcodec.weights.loading import load_checkpoint, state_dict_of
+from diffcodec.weights.model_folder import load_saved
 
 WINDOW = 1024
 STRIDE = 64  # of the learned codecs' hyper-latents

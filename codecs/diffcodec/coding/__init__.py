@@ -1,1 +1,1 @@
-"""Entropy coding of latents."""
+"""Entropy coding and the container of streams."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.exact import ExactConvolutions
-from diffcodec.tiles import Network
+from diffcodec.coding.integer_convolutions import ExactConvolutions
+from diffcodec.networks.tiles import Network
 
 # Rounded to so many bits of a fraction, weights of CompressAI's networks are about as far off as
 # activations, for which larger weights leave fewer bits.

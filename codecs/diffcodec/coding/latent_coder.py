@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.rans import (
     RansReader,
     Tables,
@@ -25,7 +25,7 @@ from diffcodec.coding.rans import (
     rans_decode,
     rans_encode,
 )
-from diffcodec.tiles import Network, by_tiles
+from diffcodec.networks.tiles import Network, by_tiles
 
 if TYPE_CHECKING:
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -85,7 +85,7 @@ class LatentCoder:
         prior: factorized prior of z.
         conditional: distribution of y, of which each scale has a table.
         hyper_synthesis: h_s, z_hat (1, C', h, w) -> parameters (1, P, 4h, 4w), to be the same
-            everywhere in exact arithmetic (`diffcodec.exact`).
+            everywhere in exact arithmetic (`diffcodec.coding.integer_convolutions`).
         channels: C, of y.
         scales: of the tables, (n,), rising.
         borders: between the scales, (n - 1,), float64: y is coded with the first scale whose border

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 
 if TYPE_CHECKING:
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional

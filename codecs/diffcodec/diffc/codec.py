@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError, fitting_payload
 from diffcodec.codec import Codec, Decoded
-from diffcodec.configuration import is_by_reference
+from diffcodec.coding.bitstream import BitstreamError, fitting_payload
 from diffcodec.diffc.channel import find_channel
 from diffcodec.diffc.refinement import Estimate, Refinement
 from diffcodec.diffc.schedule import FIRST_BITS, STEP_BITS, Ladder, Level, Schedule, first_index
@@ -33,9 +32,10 @@ from diffcodec.latent.pixel import PixelBackbone
 from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
-from diffcodec.padding import pad_to_multiple
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.networks.precision import check_precision, decoding_in
 from diffcodec.points import Point, combine, listed
-from diffcodec.precision import check_precision, decoding_in
+from diffcodec.weights.configuration import is_by_reference
 
 DECODERS = ("flow", "ancestral", "mean")
 FLOW_SAMPLERS = ("ddim", "dpmpp_2m")

@@ -8,7 +8,7 @@ import heapq
 import math
 from abc import ABC, abstractmethod
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.diffc.channel import Channel, Poisson
 
 _WEIGHT_BITS = 16

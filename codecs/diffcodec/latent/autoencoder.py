@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.diffusion.tiling import blend_tiles, check_window
-from diffcodec.padding import pad_to_multiple
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

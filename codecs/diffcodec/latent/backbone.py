@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.latent.autoencoder import LatentSpace
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

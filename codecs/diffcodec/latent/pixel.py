@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import scheduler_facts
-from diffcodec.local_files import is_folder, local_path
-from diffcodec.weights import find_pipeline
+from diffcodec.weights.configuration import configured
+from diffcodec.weights.local_files import is_folder, local_path
+from diffcodec.weights.sources import find_pipeline
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

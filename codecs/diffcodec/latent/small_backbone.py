@@ -5,11 +5,11 @@ In half precision its weights take 26 MiB.
 
 from collections.abc import Sequence
 
-from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import cosine_alphas_cumprod
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.tokenizer import BEGIN, END, WordTokenizer
+from diffcodec.weights.configuration import configured
 
 NUM_TIMESTEPS = 1000
 PATCH = 4  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffcodec.configuration import configured
 from diffcodec.diffusion.schedule import linear_alphas_cumprod, scheduler_facts
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
-from diffcodec.weights import find_pipeline
+from diffcodec.weights.configuration import configured
+from diffcodec.weights.sources import find_pipeline
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable
 
-from diffcodec.entropy import decode_text, encode_text, inflate_text, text_bytes
+from diffcodec.coding.entropy import decode_text, encode_text, inflate_text, text_bytes
 from diffcodec.latent.tokenizer import caption_words
 
 _RAW = -zlib.MAX_WBITS  # no header, no checksum: the container has its own

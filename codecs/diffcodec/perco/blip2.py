@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from diffcodec.codec import to_uint8
-from diffcodec.configuration import Configured
-from diffcodec.weights import find_pipeline
+from diffcodec.weights.configuration import Configured
+from diffcodec.weights.sources import find_pipeline
 
 MODEL = "hf://Salesforce/blip2-opt-2.7b"
 MAX_TOKENS = 32  # Sec. 4.1

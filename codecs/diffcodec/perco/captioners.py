@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from diffcodec.configuration import Configured
+from diffcodec.weights.configuration import Configured
 
 QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablation (Sec. 4.3)
 

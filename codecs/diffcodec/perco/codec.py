@@ -16,26 +16,26 @@ from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from diffcodec.bitstream import derive_seed, seed_of_sample
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import derive_seed, seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
-from diffcodec.model_folder import load_saved
-from diffcodec.optimization import warmed_up_adamw
-from diffcodec.perceptual import PerceptualLoss, check_choice
+from diffcodec.networks.precision import check_precision
 from diffcodec.perco.captioners import Captioner, FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
-from diffcodec.perco.points import build_points
+from diffcodec.perco.rate_points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.points import Point
-from diffcodec.precision import check_precision
-from diffcodec.sharding import shard
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.training.optimization import warmed_up_adamw
+from diffcodec.training.perceptual import PerceptualLoss, check_choice
+from diffcodec.training.sharding import shard
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights.model_folder import load_saved
 
 WINDOW = 1024
 MULTIPLE = 64  # pixels of a code at the lowest rates, and of the U-Net's coarsest grid
@@ -84,7 +84,8 @@ class PerCo(Codec):
             embedding, and whose codes by zeros.
         commitment: weight of the commitment loss.
         lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
-        perceptual, vgg_weights: that distance, see `diffcodec.perceptual`; LPIPS in the paper.
+        perceptual, vgg_weights: that distance, LPIPS in the paper; see
+            `diffcodec.training.perceptual`.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffcodec.bitstream import BitstreamError
-from diffcodec.entropy import (
+from diffcodec.coding.bitstream import BitstreamError
+from diffcodec.coding.entropy import (
     MAX_FREQUENCIES,
     FrequencyDecoder,
     FrequencyEncoder,
     decode_indices,
     encode_indices,
 )
-from diffcodec.exact import ExactConvolutions
+from diffcodec.coding.integer_convolutions import ExactConvolutions
 from diffcodec.perco.index_model import NUM_GROUPS, REACH, IndexModel, groups
 
 INDEX_CODERS = ("uniform", "table", "model")

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import ModuleList
 from torchmetrics import MeanMetric
 
-from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perco.codec import PerCo
 from diffcodec.perco.index_model import IndexModel
+from diffcodec.training.optimization import warmed_up_adamw
 
 
 class IndexModelTraining(LightningModule):

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffcodec.codec import to_uint8
-from diffcodec.configuration import Configured
-from diffcodec.weights import find_pipeline
+from diffcodec.weights.configuration import Configured
+from diffcodec.weights.sources import find_pipeline
 
 
 class InversionCaptioner(Configured):

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.bitstream import derive_seed
+from diffcodec.coding.bitstream import derive_seed
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser
 from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess, pure_noise
-from diffcodec.padding import pad_to_multiple
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.networks.precision import decoding_in
+from diffcodec.networks.tiles import in_tiles, reach, widest_margin
 from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
 from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, HalfPrecision, index_coder
 from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
-from diffcodec.precision import decoding_in
-from diffcodec.tiles import in_tiles, reach, widest_margin
-from diffcodec.weights import load_strict, state_dict_of
+from diffcodec.weights.loading import load_strict, state_dict_of
 
 DEFAULT_RATE = "8x8/256"
 # Latents a side that a hyper-encoder sees at once. That of the lowest rate needs 96 around a code.
@@ -261,7 +261,7 @@ class LatentDiffusion(nn.Module):
                 text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0))
                 A network that was never trained without codes (`local_drop`) has not learned it.
             sampler: one of `diffusion.sampler`; the paper's is `ddim`.
-            precision: of the U-Net, see `diffcodec.precision`.
+            precision: of the U-Net, see `diffcodec.networks.precision`.
         """
         generator = torch.Generator().manual_seed(seed)
         shape = (1, self.backbone.latents.channels, *size)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffcodec.configuration import Configured
+from diffcodec.weights.configuration import Configured
 
 # Named points of the RGB cube; a pixel has the name of the nearest, in a space that weighs
 # brightness less than hue.

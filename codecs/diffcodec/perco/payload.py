@@ -7,7 +7,7 @@ second section  the indices of the codes, see `index_coder`
 
 from collections.abc import Sequence
 
-from diffcodec.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError
 
 MAX_RATES = 64
 

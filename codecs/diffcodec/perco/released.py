@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffcodec.configuration import configured
 from diffcodec.latent import stable_diffusion as pipelines
 from diffcodec.latent.backbone import Backbone
-from diffcodec.local_files import is_folder, local_path
+from diffcodec.weights.configuration import configured
+from diffcodec.weights.local_files import is_folder, local_path
 
 HYPER_ENCODER = "hyper_enc"
 EXTENDED = "conv_in_extended."

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcodec.bitstream import BitstreamError, derive_seed
 from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bitstream import BitstreamError, derive_seed
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.sampler import seeded_noise
-from diffcodec.gathering import gather_all
+from diffcodec.networks.precision import check_precision, decoding_in
 from diffcodec.points import Point, listed
-from diffcodec.precision import check_precision, decoding_in
+from diffcodec.results.gathering import gather_all
 from diffcodec.sdedit.calibration import Calibration, mse, progress
-from diffcodec.sdedit.points import build_points
+from diffcodec.sdedit.preset_points import build_points
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.strength import (

@@ -23,7 +23,7 @@ from diffcodec.sdedit.openai_checkpoints import (
     split_options,
 )
 from diffcodec.sdedit.prior import Prior
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 

@@ -11,7 +11,7 @@ from diffcodec.diffusion.schedule import TimeTable
 from diffcodec.latent.stable_diffusion import load_pipeline
 from diffcodec.sdedit.conventions import Convention, convention_of
 from diffcodec.sdedit.prior import Prior
-from diffcodec.weights import find_pipeline
+from diffcodec.weights.sources import find_pipeline
 
 LCM_TIME_SCALE = 10.0  # of a latent consistency model's boundary condition
 LCM_SIGMA_DATA = 0.5

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffcodec.configuration import Configured
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.tiling import TiledDenoiser
-from diffcodec.padding import pad_to_multiple
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.weights.configuration import Configured
 
 
 class Prior(Configured, nn.Module, ABC):

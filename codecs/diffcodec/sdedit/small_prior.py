@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import ConsistencyDenoiser, Denoiser, EDMDenoiser
 from diffcodec.diffusion.tiling import check_window
+from diffcodec.networks.tiles import in_tiles, reach, widest_margin
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.small_unet import SmallUNet
-from diffcodec.tiles import in_tiles, reach, widest_margin
 
 WINDOW = 1024
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffcodec.configuration import Configured
-from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
+from diffcodec.weights.configuration import Configured
+from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
 PATCH = 2  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
 FREQUENCIES = 16

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from diffcodec.local_files import local_path
 from diffcodec.sdedit.presets import Preset
+from diffcodec.weights.local_files import local_path
 
 NUM_LEVELS = 256
 LOWEST, HIGHEST = 0.005, 4.0

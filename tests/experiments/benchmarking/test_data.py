@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
+from datamodules.image_sets import Folder
 from datamodules.module import ImageDataModule
-from datamodules.sources import Folder
 from experiments import benchmark
 from experiments.benchmarking.data import measure_data
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffcodec.curves import curve_from_json
 from diffcodec.points import Point, combine
+from diffcodec.results.curves import curve_from_json
 from experiments.comparison.runs import Run
 from tests.warm import run_module
 

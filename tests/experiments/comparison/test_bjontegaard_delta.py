@@ -8,7 +8,7 @@ from bjontegaard import bd_psnr as library_psnr
 from bjontegaard import bd_rate as library_rate
 
 from experiments.comparison.bjontegaard_delta import METHODS, bd_metric, bd_rate
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.runs import find_runs
 
 

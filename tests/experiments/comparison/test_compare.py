@@ -13,7 +13,7 @@ from callbacks.reconstructions import Reconstructions
 from diffcodec.base.classical import PillowCodec
 from diffcodec.measuring import CodecOutput, Decoding
 from experiments.compare import compare, parser
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.pictures import copy_pictures
 from experiments.comparison.runs import find_runs
 from tests.wandb_file import read_records

@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.comparison.compatibility import check, unstated
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.runs import find_runs
 
 OURS = {"bpp": [0.1, 0.2], "bpp-payload": [0.09, 0.19], "psnr-rgb": [28, 30], "fid": [9, 5]}

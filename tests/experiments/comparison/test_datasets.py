@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.comparison.datasets import by_dataset, side_by_side
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.table import build_table
 
 

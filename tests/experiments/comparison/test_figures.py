@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.comparison.figures import draw_all
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 
 OWN = {"bpp": [0.1, 0.2], "psnr-rgb": [28.0, 30.0], "fd_effnet": [0.2, 0.1]}
 THEIRS = {"bpp": [0.1, 0.2], "psnr-rgb": [29.0, 31.0], "fid": [9.0, 5.0], "lpips": [0.2, 0.1]}

@@ -1,7 +1,7 @@
 from PIL import Image
 
-from diffcodec.contact_sheet import CELL, GAP
-from experiments.comparison.joining import join
+from diffcodec.results.contact_sheet import CELL, GAP
+from experiments.comparison.lines import join
 from experiments.comparison.pictures import copy_pictures
 from experiments.comparison.runs import find_runs
 from experiments.comparison.strips import draw_strips

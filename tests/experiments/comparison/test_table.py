@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.render import csv_rows, to_csv, to_latex, to_markdown
 from experiments.comparison.table import all_deltas, build_table, find_anchor
 

@@ -10,7 +10,7 @@ from callbacks.evaluation import Evaluation
 from diffcodec.codec import Codec, Decoded, to_uint8
 from diffcodec.points import combine, group_by_bytes
 from experiments.compare import compare, parser
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.runs import find_runs
 from tests.trainers import measure, quiet_trainer
 

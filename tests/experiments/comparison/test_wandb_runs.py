@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from experiments.comparison.joining import join
+from experiments.comparison.lines import join
 from experiments.comparison.wandb_runs import wandb_runs
 
 

@@ -24,7 +24,7 @@ class ClipSimilarity(nn.Module):
     def __init__(self, source: str) -> None:
         from transformers import CLIPModel, CLIPProcessor
 
-        from diffcodec.weights import find_pipeline
+        from diffcodec.weights.sources import find_pipeline
 
         super().__init__()
         place, options = find_pipeline(source)

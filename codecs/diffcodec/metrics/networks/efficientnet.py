@@ -52,7 +52,7 @@ class EfficientNetFeatures(nn.Module):
     """
 
     def __init__(self, weights: str | None = None) -> None:
-        from diffcodec.weights import load_checkpoint, load_strict, remap
+        from diffcodec.weights.loading import load_checkpoint, load_strict, remap
 
         super().__init__()
         self.stem = _Unit(3, 32, 3, stride=2)

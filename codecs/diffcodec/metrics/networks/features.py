@@ -102,7 +102,7 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        from diffcodec.weights import find_file, one_at_a_time
+        from diffcodec.weights.sources import find_file, one_at_a_time
 
         try:
             file = None if weights is None else str(find_file(weights))

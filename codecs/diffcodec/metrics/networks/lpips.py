@@ -24,7 +24,8 @@ class Lpips(nn.Module):
     """
 
     def __init__(self, net: str, weights: str | None = None) -> None:
-        from diffcodec.weights import load_checkpoint, one_at_a_time
+        from diffcodec.weights.loading import load_checkpoint
+        from diffcodec.weights.sources import one_at_a_time
 
         if net not in NETS:
             raise ValueError(f"unknown LPIPS network {net!r}, choose from {NETS}")

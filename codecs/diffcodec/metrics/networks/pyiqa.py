@@ -28,7 +28,7 @@ class PyiqaMetric(nn.Module):
             import pyiqa
         except ImportError as error:
             raise ValueError(f"{name} needs {EXTRA} ({error})") from error
-        from diffcodec.weights import find_file, one_at_a_time
+        from diffcodec.weights.sources import find_file, one_at_a_time
 
         options = {} if weights is None else {"pretrained_model_path": str(find_file(weights))}
         try:

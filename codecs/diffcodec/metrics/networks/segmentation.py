@@ -24,7 +24,7 @@ class Overlaps(nn.Module):
     """
 
     def __init__(self, source: str) -> None:
-        from diffcodec.weights import find_pipeline
+        from diffcodec.weights.sources import find_pipeline
 
         super().__init__()
         place, options = find_pipeline(source)

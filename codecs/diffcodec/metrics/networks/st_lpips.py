@@ -49,7 +49,7 @@ class ShiftTolerantLpips(nn.Module):
     scale: Tensor
 
     def __init__(self, net: str, weights: str | None = None) -> None:
-        from diffcodec.weights import load_checkpoint, load_strict, remap
+        from diffcodec.weights.loading import load_checkpoint, load_strict, remap
 
         if net not in WEIGHTS:
             raise ValueError(f"unknown ST-LPIPS network {net!r}, choose from {tuple(WEIGHTS)}")

@@ -1,0 +1,1 @@
+"""What networks of images share: padding, tiles, precision."""

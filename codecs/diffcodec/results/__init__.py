@@ -1,0 +1,1 @@
+"""What a run measured: curves, figures, where they are from."""

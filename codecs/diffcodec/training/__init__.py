@@ -1,0 +1,1 @@
+"""What trainings share: losses, optimizers, sharding."""

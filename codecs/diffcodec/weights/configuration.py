@@ -1,0 +1,261 @@
+"""What something was built with: its arguments as plain data, and built again from them.
+
+Codecs, priors and backbones remember the arguments that they were built with, as classes below
+`Configured` or results of functions under `configured`. `config_of` writes them as JSON types,
+`{"_target_": "diffcodec.cdc.CDC", "width": 16, …}`, nested where an argument was built like that
+itself, and `build` makes it all again.
+
+Arguments that are not given, or are `INHERIT`, are those of the `config.json` beside the weights,
+if there is one; then come the defaults. So `CDC(weights="cdc")` has the sizes that those weights
+have, and what trained weights need stands in one place. None is a value where an argument may be
+None; where it may not, as for a width, it is not given either.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+from diffcodec.weights.sources import find_config, is_public, pinned
+
+INHERIT = "inherit"
+"""As an argument: what the weights were made with, or else the default."""
+
+TARGET = "_target_"
+TRUSTED = "diffcodec."
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Configured:
+    """Remembers the arguments that it was built with."""
+
+    only_by_source: bool = False
+    """Its weights are never written, only where they come from."""
+
+    _arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        init = cls.__init__
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
+            if type(self) is not cls:  # a subclass remembers its own
+                init(self, *args, **kwargs)
+                return
+            bound = _complete(cls, signature.bind_partial(self, *args, **kwargs))
+            init(*bound.args, **bound.kwargs)
+            self._arguments = _remembered(bound, skip=1)
+
+        cls.__init__ = remembering  # type: ignore[method-assign]
+
+    def arguments(self) -> dict[str, Any]:
+        """What a copy has to be built with, as objects; a subclass may leave something out."""
+        return self._arguments
+
+
+def configured(function: Function) -> Function:
+    """Let the result of a function remember the function and its arguments."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def remembering(*args: Any, **kwargs: Any) -> Any:
+        bound = _complete(function, signature.bind_partial(*args, **kwargs))
+        result = function(*bound.args, **bound.kwargs)
+        result._arguments = _remembered(bound)
+        result._built_by = function
+        return result
+
+    remembering.__dict__["is_configured"] = True
+    return remembering  # type: ignore[return-value]
+
+
+def is_configured(value: Any) -> bool:
+    """Whether an object remembers what it was built with."""
+    return hasattr(value, "_arguments")
+
+
+def arguments_of(value: Any) -> dict[str, Any]:
+    """What an object was built with."""
+    found: dict[str, Any] = value.arguments() if isinstance(value, Configured) else value._arguments
+    return found
+
+
+def is_by_reference(value: Any) -> bool:
+    """Whether an object's weights can be had elsewhere: they ship, or are on the hub or the web.
+
+    A whole pipeline (`source`) is always taken from where it is.
+    """
+    if not is_configured(value):
+        return False
+    if getattr(value, "only_by_source", False):
+        return True
+    arguments = value._arguments  # as given: what a copy needs may take long to find out
+    if "weights" in arguments:
+        return arguments["weights"] is not None and is_public(arguments["weights"])
+    return "source" in arguments
+
+
+def config_of(value: Any) -> dict[str, Any]:
+    """An object that remembers its arguments -> JSON types, for `build`.
+
+    Sources of weights that only this machine has are left out, as whoever saves the object saves
+    its tensors; those of what ships get a checksum.
+
+    Raises:
+        ValueError: an argument is no such object, no JSON type and no dataclass of these.
+    """
+    by_reference = is_by_reference(value)
+    config: dict[str, Any] = {TARGET: _name_of(getattr(value, "_built_by", type(value)))}
+    for name, argument in arguments_of(value).items():
+        if name == "weights" or name.endswith("_weights"):
+            config[name] = pinned(argument) if by_reference and argument else None
+        else:
+            config[name] = _plain(argument, f"{name} of {type(value).__name__}")
+    return config
+
+
+def build(config: Any) -> Any:
+    """The object of a config that `config_of` wrote.
+
+    Raises:
+        ValueError: it names something that is not this project's, or that takes other arguments.
+    """
+    if isinstance(config, Mapping):
+        built = {key: build(value) for key, value in config.items() if key != TARGET}
+        return built if TARGET not in config else call(config[TARGET], built)
+    return [build(value) for value in config] if isinstance(config, list) else config
+
+
+def call(name: str, arguments: Mapping[str, Any]) -> Any:
+    """Build what a `_target_` names.
+
+    Raises:
+        ValueError: it is not this project's, takes other arguments, or cannot be built of these.
+    """
+    target = _find_target(name)
+    known = inspect.signature(target).parameters
+    if unknown := sorted(set(arguments) - set(known)):
+        raise ValueError(
+            f"{name} has no argument {', '.join(unknown)}, choose from {', '.join(known)}"
+        )
+    try:
+        return target(**arguments)
+    except ValueError:
+        raise
+    except Exception as error:  # a config from anywhere gives anything to any argument
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} cannot be built of this config ({reason})") from error
+
+
+def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArguments:
+    """Fill in what is not given from the config beside the weights, and then the defaults."""
+    parameters = bound.signature.parameters
+    given = {
+        name: value for name, value in bound.arguments.items() if _is_given(value, parameters[name])
+    }
+    for source in _sources(given):
+        config = _find_nested(find_config(source), target)
+        if config is not None:
+            missing = {k: build(v) for k, v in config.items() if k != TARGET and k not in given}
+            if unknown := sorted(set(missing) - set(parameters)):
+                raise ValueError(
+                    f"the config of {source!r} has arguments that {target.__name__} does not "
+                    f"take: {', '.join(unknown)}"
+                )
+            given |= {k: v for k, v in missing.items() if _is_given(v, parameters[k])}
+            break
+    required = {
+        k: None for k in bound.arguments if parameters[k].default is inspect.Parameter.empty
+    }
+    given = {**required, **given}
+    # In the order of the signature, as `BoundArguments` wants them.
+    bound.arguments = {k: given[k] for k in parameters if k in given}
+    return bound
+
+
+def _is_given(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a value stands for itself, and not for what is saved."""
+    if value is None:
+        return parameter.default is None or NoneType in get_args(parameter.annotation)
+    return not (isinstance(value, str) and value == INHERIT)
+
+
+def _sources(given: Mapping[str, Any]) -> Iterator[str]:
+    """Where the weights come from: one's own, then those of parts that were built before."""
+    if isinstance(given.get("weights"), str):
+        yield given["weights"]
+    for value in given.values():
+        source = value._arguments.get("weights") if is_configured(value) else None
+        if isinstance(source, str):
+            yield source
+
+
+def _find_nested(config: Any, target: Any) -> Mapping[str, Any] | None:
+    """The part of a config that is of a target; the outermost."""
+    if isinstance(config, Mapping):
+        if config.get(TARGET) == _name_of(target):
+            return config
+        nested = [_find_nested(value, target) for value in config.values()]
+    elif isinstance(config, list):
+        nested = [_find_nested(value, target) for value in config]
+    else:
+        return None
+    return next((found for found in nested if found is not None), None)
+
+
+def _remembered(bound: inspect.BoundArguments, *, skip: int = 0) -> dict[str, Any]:
+    bound.apply_defaults()
+    arguments = dict([*bound.arguments.items()][skip:])
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+        elif parameter.kind is parameter.VAR_POSITIONAL:  # as that of `object`
+            del arguments[name]
+    return arguments
+
+
+def _plain(value: Any, name: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if is_configured(value):
+        return config_of(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, name) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item, name) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {TARGET: _name_of(type(value)), **_plain(fields, name)}
+    raise ValueError(f"cannot write {name}, a {type(value).__name__}, into a config")
+
+
+def _name_of(target: Any) -> str:
+    """Where a class or function is to be found: in its package, if that offers it."""
+    target = inspect.unwrap(target)
+    package = target.__module__.rpartition(".")[0]
+    offered = getattr(import_module(package), target.__name__, None) if package else None
+    same = offered is not None and inspect.unwrap(offered) is target
+    return f"{package if same else target.__module__}.{target.__qualname__}"
+
+
+def _find_target(name: Any) -> Any:
+    # A config may come from anywhere: only what is made to be built from one is called.
+    module, _, attribute = str(name).rpartition(".")
+    if not module.startswith(TRUSTED):
+        raise ValueError(f"the config names code that is not this project's: {name}")
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the config names {name}, which there is not: {error}") from error
+    is_class = isinstance(target, type) and (
+        issubclass(target, Configured) or dataclasses.is_dataclass(target)
+    )
+    if not is_class and not getattr(target, "is_configured", False):
+        raise ValueError(f"the config names {name}, which is not built from a config")
+    return target

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -9,6 +11,8 @@ from datamodules.module import ImageDataModule
 
 class ProcessOf:
     """What the loaders ask a Trainer for."""
+
+    lightning_module = None
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.global_rank = rank
@@ -131,6 +135,13 @@ def test_each_image_is_tested_by_one_process(make, world_size):
         loader = in_process(make(eval_batch_size=2), rank, world_size).test_dataloader()
         tested += [index for batch in loader for index in batch["index"].tolist()]
     assert sorted(tested) == [0, 1, 2, 3, 4]
+
+
+def test_images_that_the_tested_module_calls_measured_are_left_out(make):
+    datamodule = in_process(make(), 0, 1)
+    datamodule.trainer.lightning_module = SimpleNamespace(measured={1, 3})
+    tested = [index for batch in datamodule.test_dataloader() for index in batch["index"].tolist()]
+    assert tested == [0, 2, 4]
 
 
 def test_every_process_has_something_to_validate(make):

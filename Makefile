@@ -16,7 +16,8 @@ venv: $(READY)  ## Install everything into .venv
 
 # A thread that waits sleeps: each worker has a core, and some tests have more threads than that.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
-QUICK := $(filter-out tests/test_contract.py, $(wildcard tests/test_*.py)) tests/metrics tests/callbacks tests/datamodules
+QUICK := $(filter-out tests/test_contract.py tests/test_adding_a_codec.py tests/test_devices.py, $(wildcard tests/test_*.py)) \
+	$(addprefix tests/, callbacks coding datamodules diffusion metrics networks results training weights)
 
 quick: $(READY) check  ## Format, lint, types and unit tests: under two minutes on two cores
 	$(PYTEST) $(QUICK) --deselect tests/test_structure.py::test_ruff --deselect tests/test_structure.py::test_mypy

@@ -136,8 +136,16 @@ def _check_name(arguments: list[str]) -> None:
 def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
     """Check the command line, and give the run a folder, before Hydra makes one."""
     from experiments.run_folder import choose_folder
+    from experiments.settings import OPTION, describe
     from experiments.sweep_overrides import check_jobs, for_each_job, is_multirun
 
+    if OPTION in sys.argv:
+        try:
+            chosen = compose_config([a for a in sys.argv[1:] if a != OPTION], config_name)
+            sys.stdout.writelines(f"{line}\n" for line in describe(chosen, CONFIG_DIR))
+        except ValueError as error:
+            fail(error)
+        sys.exit()
     sys.argv[1:] = quote_paths(sys.argv[1:])
     cfg = check_overrides(sys.argv[1:], config_name)
     try:

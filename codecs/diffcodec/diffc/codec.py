@@ -17,11 +17,12 @@ from torch import Tensor
 
 from diffcodec.bitstream import BitstreamError, fitting_payload, pack_progressive
 from diffcodec.codec import Codec
+from diffcodec.coding.bits import BitReader, BitWriter, EndOfBitsError
 from diffcodec.configuration import is_by_reference
 from diffcodec.diffc.channel import find_channel
 from diffcodec.diffc.refinement import Estimate, Refinement
 from diffcodec.diffc.schedule import FIRST_BITS, STEP_BITS, Ladder, Level, Schedule, first_index
-from diffcodec.diffc.stream import BitReader, BitWriter, EndOfBitsError, code_for
+from diffcodec.diffc.stream import code_for
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise

@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffcodec.diffc.channel import Channel, permutation
+from diffcodec.coding.hadamard import permutation
+from diffcodec.diffc.channel import Channel
 from diffcodec.diffc.schedule import Level
 
 Estimate = Callable[[Tensor, Tensor], Tensor]

@@ -12,7 +12,6 @@ mean, so that differences do not grow.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,9 +19,7 @@ from torch import Tensor
 from diffcodec.coding.hadamard import permutation
 from diffcodec.diffc.channel import Channel
 from diffcodec.diffc.schedule import Level
-
-Estimate = Callable[[Tensor, Tensor], Tensor]
-"""x (1, C, H, W) and its noise level, () -> x0_hat: a denoiser with all its conditions."""
+from diffcodec.zero_shot import Estimate
 
 
 class Refinement:

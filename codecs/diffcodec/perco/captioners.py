@@ -1,31 +1,18 @@
-"""Captions and the codec that sends them: from nowhere, a file or the data set.
+"""Captions from nowhere, a file or the data set.
 
 Those that are computed from the image have files of their own: `palette` and `blip2`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from diffcodec.codec import Codec
+from diffcodec.captions import Captioner
 from diffcodec.configuration import Configured
-from diffcodec.latent.text_coding import find_text_coder
-from diffcodec.points import Point
 
 QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablation (Sec. 4.3)
-
-
-class Captioner(Protocol):
-    """Images (B, 3, H, W) in [0, 1], and the batch they are of -> a caption each.
-
-    None is no caption: nothing is sent, and the decoder uses its learned embedding.
-    """
-
-    def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]: ...
 
 
 @runtime_checkable
@@ -91,52 +78,3 @@ class FileCaptioner(Configured):
             if key in self._captions:
                 return self._captions[key]
         raise ValueError(f"{self._origin} has no caption for {name!r}")
-
-
-class CaptionedCodec(Codec):
-    """A codec that sends a caption with each image.
-
-    Args:
-        points: the operating points.
-        captioner: images -> captions, a `Captioner`.
-        text_coder: `zlib` or `dictionary`, see `diffcodec.latent.text_coding`.
-
-    Raises:
-        ValueError: there is no such text coder.
-    """
-
-    def __init__(
-        self,
-        points: Sequence[Point] = (Point("default"),),
-        *,
-        captioner: Captioner,
-        text_coder: str,
-    ) -> None:
-        super().__init__(points)
-        self.captioner = captioner
-        self.text_coder = text_coder
-        self._encode_text, self._decode_text = find_text_coder(text_coder)
-
-    @torch.no_grad()
-    def compress(self, x: Tensor, captions: Sequence[str | None] | None = None) -> list[bytes]:
-        """As `Codec.compress`, with captions given in place of the captioner's, if any."""
-        if captions is None:
-            return super().compress(x)
-        if len(captions) != len(x):
-            raise ValueError(f"{len(captions)} captions for {len(x)} images")
-        with self._captioned_by(lambda *_: list(captions)):
-            return super().compress(x)
-
-    def compress_batch(self, batch: Mapping[str, Any]) -> list[bytes]:
-        # Captions may come from the data set, or by the images' names.
-        captioner = self.captioner
-        with self._captioned_by(lambda x, _=None: captioner(x, batch)):
-            return super().compress_batch(batch)
-
-    @contextmanager
-    def _captioned_by(self, captioner: Captioner) -> Iterator[None]:
-        own, self.captioner = self.captioner, captioner
-        try:
-            yield
-        finally:
-            self.captioner = own

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from diffcodec.bitstream import derive_seed, seed_of_sample
+from diffcodec.captions import CaptionedCodec, Captioner
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
@@ -24,7 +25,7 @@ from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.model_folder import load_saved
 from diffcodec.optimization import warmed_up_adamw
 from diffcodec.perceptual import PerceptualLoss, check_choice
-from diffcodec.perco.captioners import CaptionedCodec, Captioner, FixedCaptioner
+from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
@@ -265,7 +266,7 @@ class PerCo(CaptionedCodec):
         captions: Sequence[str | None] = [None] * len(x)
         if condition == "text" or (condition == "both" and self._sends_caption(rate)):
             given: Any = self.point.encoding["caption"]
-            captions = self.captioner(x) if given is None else [given] * len(x)
+            captions = self.captions_of(x) if given is None else [given] * len(x)
         index = self.rates.index(rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
@@ -356,7 +357,7 @@ class PerCo(CaptionedCodec):
         x = batch["image"]
         out = self.model.losses(
             x,
-            self.captioner(x, batch),
+            self.captions_of(x, batch),
             index,
             caption_drop=self.caption_drop,
             local_drop=self.local_drop,
@@ -374,7 +375,7 @@ class PerCo(CaptionedCodec):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """As `Codec.validation_step`, and the loss at fixed draws, as `val/v_loss`."""
         images = batch["image"]
-        captions = self.captioner(images, batch) if len(batch["index"]) else []
+        captions = self.captions_of(images, batch) if len(batch["index"]) else []
         for index, x, caption in zip(
             batch["index"].tolist(), images.split(1), captions, strict=True
         ):

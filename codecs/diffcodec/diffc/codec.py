@@ -18,14 +18,15 @@ from diffcodec.bitstream import BitstreamError, fitting_payload, pack_progressiv
 from diffcodec.captions import Captioner
 from diffcodec.coding.bits import BitReader, BitWriter, EndOfBitsError
 from diffcodec.diffc.channel import find_channel
-from diffcodec.diffc.refinement import Refinement
-from diffcodec.diffc.schedule import FIRST_BITS, STEP_BITS, Ladder, Level, Schedule, first_index
+from diffcodec.diffc.schedule import Schedule
 from diffcodec.diffc.stream import code_for
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.pixel import PixelBackbone
 from diffcodec.points import Point, listed
 from diffcodec.precision import decoding_in
-from diffcodec.zero_shot import Estimate, ZeroShotCodec
+from diffcodec.zero_shot import ZeroShotCodec
+from diffcodec.zero_shot.ladder import FIRST_BITS, STEP_BITS, Ladder, Level, first_index
+from diffcodec.zero_shot.refinement import Refinement
 
 _CAPTION_LENGTH_BITS = 16
 
@@ -183,7 +184,8 @@ class DiffC(ZeroShotCodec):
         height, width = x.shape[-2:]
         x0 = self._latent_of(x)
         text = b"" if caption is None else self._text_bytes(caption)
-        shared = self._refinement(height, width, self._estimate(caption, (height, width)))
+        estimate = self._estimate(caption, (height, width))
+        shared = self._refinement(height, width, estimate, self.channel)
         writer = BitWriter()
         writer.write(caption is not None, 1)
         first = first_index(shared.error(x0))
@@ -254,17 +256,18 @@ class DiffC(ZeroShotCodec):
     def _receive(self, arrived: Arrived, height: int, width: int) -> Refinement:
         """What arrived of a stream -> what the sender held then."""
         estimate = self._estimate(arrived.caption, (height, width))
-        shared = self._refinement(height, width, estimate)
+        shared = self._refinement(height, width, estimate, self.channel)
         for level, indices in arrived.levels:
             shared.receive(indices, level)
         return shared
 
-    def _refinement(self, height: int, width: int, estimate: Estimate) -> Refinement:
-        """The start of both sides."""
-        size = self._latent_size(height, width)
-        return Refinement(estimate, *self._start(height, width), size=size, channel=self.channel)
-
     def _ladder(self, height: int, width: int, first: int) -> Ladder:
-        sigma = float(self.process.sigmas[-1])
         num_values = self._num_values(height, width)
-        return Ladder(self.schedule, num_values, sigma, self._min_sigma, first)
+        return Ladder(
+            self.schedule.chunk_counts(num_values),
+            self.schedule.bits,
+            num_values=num_values,
+            sigma=float(self.process.sigmas[-1]),
+            min_sigma=self._min_sigma,
+            first=first,
+        )

@@ -7,7 +7,7 @@ x -> autoencoder -> x0;   x_s = the same noise on both sides
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,9 +28,7 @@ from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.padding import pad_to_multiple
 from diffcodec.points import combine, listed
 from diffcodec.precision import check_precision
-
-Estimate = Callable[[Tensor, Tensor], Tensor]
-"""x (1, C, H, W) and its noise level, () -> x0_hat: a denoiser with all its conditions."""
+from diffcodec.zero_shot.refinement import Channel, Estimate, Refinement
 
 DECODERS = ("flow", "ancestral", "mean")
 FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
@@ -195,6 +193,13 @@ class ZeroShotCodec(CaptionedCodec):
         sigma = self.process.sigmas[-1]
         noise = seeded_noise(_START_SEED)(torch.empty(shape, device=self.device))
         return pure_noise(noise, sigma), float(sigma)
+
+    def _refinement(
+        self, height: int, width: int, estimate: Estimate, channel: Channel
+    ) -> Refinement:
+        """The start of both sides."""
+        size = self._latent_size(height, width)
+        return Refinement(estimate, *self._start(height, width), size=size, channel=channel)
 
     def _show(self, x: Tensor, x0: Tensor, sigma: float, *, guided: Estimate, seed: int) -> Tensor:
         """The latent to show, (1, C, h, w), at the selected point.

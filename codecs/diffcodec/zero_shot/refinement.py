@@ -12,14 +12,27 @@ mean, so that differences do not grow.
 """
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from diffcodec.coding.hadamard import permutation
-from diffcodec.diffc.channel import Channel
-from diffcodec.diffc.schedule import Level
-from diffcodec.zero_shot import Estimate
+from diffcodec.zero_shot.ladder import Level
+
+Estimate = Callable[[Tensor, Tensor], Tensor]
+"""x (1, C, H, W) and its noise level, () -> x0_hat: a denoiser with all its conditions."""
+
+
+class Channel(Protocol):
+    """Sends numbers mu (n, d) as indices of shared random numbers."""
+
+    def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
+        """The indices, and the samples (n, d) that `decode` makes of them."""
+
+    def decode(self, indices: Tensor, length: int, key: int) -> Tensor:
+        """Samples (n, length) of the first chunks."""
 
 
 class Refinement:

@@ -42,7 +42,8 @@ class ZeroShotCodec(CaptionedCodec):
 
     Args:
         backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
-        rate: the settings that choose the rate, as of `diffcodec.points.combine`.
+        rate, encoding: the settings that choose the rate, and others of the encoder, as of
+            `diffcodec.points.combine`.
         decoder: from the last level that arrived, `flow` follows the probability-flow ODE,
             `ancestral` samples what would have been sent, and `mean` shows the denoiser's estimate,
             with the least squared error.
@@ -69,6 +70,7 @@ class ZeroShotCodec(CaptionedCodec):
         backbone: Backbone | PixelBackbone,
         *,
         rate: Mapping[str, Any],
+        encoding: Mapping[str, Any] | None = None,
         decoder: str | Sequence[str],
         steps: int | Sequence[int],
         captioner: Captioner | None,
@@ -100,7 +102,7 @@ class ZeroShotCodec(CaptionedCodec):
             raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
         points = combine(
             rate=rate,
-            encoding={"caption": caption},
+            encoding={**(encoding or {}), "caption": caption},
             decoding={"decoder": decoder, "steps": steps, "guidance": guidance},
         )
         super().__init__(points, captioner=captioner, text_coder=text_coder)
@@ -195,11 +197,18 @@ class ZeroShotCodec(CaptionedCodec):
         return pure_noise(noise, sigma), float(sigma)
 
     def _refinement(
-        self, height: int, width: int, estimate: Estimate, channel: Channel
+        self,
+        height: int,
+        width: int,
+        estimate: Estimate,
+        channel: Channel,
+        *,
+        shuffled: bool = True,
     ) -> Refinement:
         """The start of both sides."""
+        x, sigma = self._start(height, width)
         size = self._latent_size(height, width)
-        return Refinement(estimate, *self._start(height, width), size=size, channel=channel)
+        return Refinement(estimate, x, sigma, size=size, channel=channel, shuffled=shuffled)
 
     def _show(self, x: Tensor, x0: Tensor, sigma: float, *, guided: Estimate, seed: int) -> Tensor:
         """The latent to show, (1, C, h, w), at the selected point.

@@ -59,7 +59,7 @@ QUALITY = {
     "avif": ("quality=80", 36.8),
     "cdc": ("lmbda=0.01,gamma=0", 26.4),
     "cdc_residual": ("level=6,gamma=0", 30.0),
-    "ddcm": ("bpp=0.1", 20.0),
+    "ddcm": ("bpp=0.1", 23.4),
     "diffc": ("bpp=0.1", 24.0),
     "jpeg": ("quality=80", 33.9),
     "jpeg2000": ("ratio=10", 36.9),

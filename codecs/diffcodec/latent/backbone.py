@@ -89,6 +89,18 @@ class Backbone(nn.Module):
             return self.embed_text([""])
         return _full(learned.to(next(self.text_encoder.parameters())))
 
+    def null_condition(self) -> dict[str, Tensor]:
+        """What `network` is told where there is no text, each (1, …)."""
+        return {"text": self.null_text()}
+
+    def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
+        """What `network` is told of texts, each (B, …)."""
+        return {"text": self.embed_text(texts)}
+
+    def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
+        """What `network` is told of the size of a picture in pixels."""
+        return {}
+
     def widen(self, local_channels: int) -> None:
         """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
 

@@ -21,10 +21,11 @@ from diffcodec.coding.bitstream import derive_seed, seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.captions import Captioner, choose_captions
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.networks.precision import check_precision
-from diffcodec.perco.captioners import Captioner, FixedCaptioner
+from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
@@ -282,14 +283,11 @@ class PerCo(Codec):
             about: the batch that the images are of: its captions and names are the captioner's.
         """
         rate, condition = self._rate(point), point.encoding["condition"]
-        if captions is not None and len(captions) != len(x):
-            raise ValueError(f"{len(captions)} captions for {len(x)} images")
-        if condition != "text" and not (condition == "both" and self._sends_caption(rate)):
+        if condition == "text" or (condition == "both" and self._sends_caption(rate)):
+            fixed = point.encoding["caption"]
+            captions = choose_captions(x, fixed, self.captioner, captions=captions, about=about)
+        else:
             captions = [None] * len(x)
-        elif (given := point.encoding["caption"]) is not None:
-            captions = [str(given)] * len(x)
-        elif captions is None:
-            captions = self.captioner(x, about)
         index = self.rates.index(rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.

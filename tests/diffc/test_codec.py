@@ -15,6 +15,7 @@ from diffcodec.diffc.codec import Arrived
 from diffcodec.latent.pixel import pixel_backbone
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from diffcodec.measuring import MeasuringPass, decompress_at
+from diffcodec.perco.palette import PaletteCaptioner
 from experiments.build import is_untrained, refuse_untrained
 from experiments.cli import compose_config
 from tests.latent.tiny import save_pipeline, save_pixel_model, tiny_backbone
@@ -179,6 +180,29 @@ def test_a_caption_is_sent_and_told_to_the_network(make_codec, photo):
         codec.decompress([captioned[:14]], f"bpp=1,caption=a red dog,guidance={guidance}")
 
 
+def test_a_captioner_gives_each_image_its_own(make_codec, photo):
+    codec = make_codec(1.0, captioner=lambda x, batch=None: [f"dog {n}" for n in batch["name"]])
+    x = torch.cat([photo[..., :40, :40], photo[..., :40, :40]])
+    streams = codec.compress(x, about={"name": ["a", "b"]})
+    payloads = [codec._unpack([stream])[0].sections[0] for stream in streams]
+    assert [codec._read(payload, 40, 40).caption for payload in payloads] == ["dog a", "dog b"]
+    named = codec.compress(x, captions=["dog a", "dog b"])
+    assert named == streams
+    # What is given for all takes its place.
+    fixed = make_codec(1.0, captioner=codec.captioner, caption="a cat")
+    payload = fixed._unpack(fixed.compress(x[:1]))[0].sections[0]
+    assert fixed._read(payload, 40, 40).caption == "a cat"
+
+
+@pytest.mark.parametrize("codec", ["diffc", "ddcm"])
+def test_captioners_are_those_of_perco(codec):
+    cfg = compose_config([f"codec={codec}", "codec/captioner=palette"])
+    built = instantiate(cfg.codec)
+    assert isinstance(built.captioner, PaletteCaptioner)
+    plain = instantiate(compose_config([f"codec={codec}"]).codec)
+    assert plain.captioner(torch.rand(2, 3, 8, 8)) == [None, None]
+
+
 def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
     codec = make_codec(1.0, decoder=["flow", "ancestral", "mean"], steps=[2, 3])
     assert len(codec.points) == 6
@@ -272,6 +296,8 @@ def test_a_model_of_pixels_is_a_backbone(photo, tmp_path):
     assert again.fingerprint() == codec.fingerprint()
     with pytest.raises(ValueError, match="takes no caption, got 'a dog'"):
         DiffC(backbone, caption="a dog")
+    with pytest.raises(ValueError, match="takes no caption, got 'a dog'"):
+        codec.compress(x, captions=["a dog"])
 
 
 def test_poisson_is_a_setting():

@@ -27,6 +27,8 @@ FIGURES = {
 STAND_INS = {
     "diffcodec.perco.PerCo": ["codec/backbone=small", "codec.weights=null"],
     "diffcodec.cdc.CDC": ["codec.weights=null", "codec.width=8"],
+    "diffcodec.diffc.DiffC": ["codec/backbone=small"],
+    "diffcodec.ddcm.DDCM": ["codec/backbone=small"],
     "diffcodec.sdedit.SDEdit": ["codec/prior=small"],
     "diffcodec.base.compressai.CompressAICodec": ["codec.weights=null", "codec.quality=3"],
     "diffcodec.base.elic.Elic": ["codec.weights=null"],

@@ -69,6 +69,11 @@ class Backbone(nn.Module):
         return self.memory != "full"
 
     @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        """All of them."""
+        return (self.text_encoder,)
+
+    @property
     def local_channels(self) -> int:
         """Channels of a spatial condition that the U-Net takes beside the noisy latent."""
         return int(self.unet.config.in_channels) - self.latents.channels
@@ -152,7 +157,8 @@ class Backbone(nn.Module):
         self.memory = memory
         if memory != "full":
             self.latents.vae.bfloat16()
-            self.text_encoder.bfloat16()
+            for encoder in self.text_encoders:
+                encoder.bfloat16()
         if memory == "all":
             self.unet.bfloat16()
 

@@ -22,6 +22,7 @@ from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.captions import Captioner, choose_captions
+from diffcodec.latent.sdxl import SDXLBackbone
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.networks.precision import check_precision
@@ -148,6 +149,8 @@ class PerCo(Codec):
         check_window(window, MULTIPLE)
         if not isinstance(backbone, Backbone):
             raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
+        if isinstance(backbone, SDXLBackbone):
+            raise ValueError("PerCo goes over Stable Diffusion 1.x and 2.x, not over XL")
         find_sampler(sampler)  # is there
         decode_precision = check_precision(decode_precision)
         parsed, options, state = choose_hyper_encoders(

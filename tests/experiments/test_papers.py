@@ -120,8 +120,6 @@ def test_a_command_builds_on_stand_ins(module, line, tmp_path):
     changes = list(STAND_INS[target])
     if target == "diffcodec.sdedit.SDEdit":
         changes += BASES[first.codec.base._target_]
-        if "ivc" in first.codec.preset:
-            changes.append("codec.prior.max_sigma=80")
         if first.codec.reference is not None:
             changes += ["codec.reference.weights=null", "codec.reference.size=[8,12]"]
             changes.append("codec.reference.quality=3")

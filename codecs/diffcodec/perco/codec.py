@@ -7,6 +7,7 @@ x -> captioner -> text -> bytes -> text encoder
 
 import hashlib
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
+from diffcodec.points import listed
 from diffcodec.precision import check_precision
 from diffcodec.sharding import shard
 from diffcodec.weights import load_checkpoint, load_strict, state_dict_of
@@ -79,10 +81,14 @@ class PerCo(CaptionedCodec):
         anneal: let the learning rate fall to zero over the run; the paper's is constant.
         caption_drop, local_drop: share of training images whose caption is replaced by the learned
             embedding, and whose codes by zeros.
+        learned_null: train the embedding of no caption, which starts as that of the empty text;
+            False keeps it, as the public PerCo (SD) does.
         commitment: weight of the commitment loss.
         lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
         perceptual, vgg_weights: that distance, see `diffcodec.perceptual`; LPIPS in the paper.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
+        spacing: of its timesteps: `grid` over those of the training, or `leading`, those of Stable
+            Diffusion 2.1's scheduler, which the public PerCo (SD) takes.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
         window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
@@ -129,11 +135,13 @@ class PerCo(CaptionedCodec):
         anneal: bool = False,
         caption_drop: float = 0.1,
         local_drop: float = 0.0,
+        learned_null: bool = True,
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
         perceptual: str | None = None,
         vgg_weights: str | None = None,
         sampler: str = "ddim",
+        spacing: str = "grid",
         decode_precision: str | int = "32",
         compile: bool = False,
         window: int = WINDOW,
@@ -175,6 +183,9 @@ class PerCo(CaptionedCodec):
             index_coder=index_coder,
             window=window,
         )
+        for rate_, count in product(self.rates, listed(steps)):
+            self.model.process.sampling_sigmas(count or rate_.default_steps, spacing)  # is there
+        self.model.null_text.requires_grad_(learned_null)
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
         self.pretrained = self.model.adopt("the backbone's file") or state is not None
@@ -191,7 +202,7 @@ class PerCo(CaptionedCodec):
         self.perceptual, self.vgg_weights = perceptual, vgg_weights
         self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
-        self.sampler = sampler
+        self.sampler, self.spacing = sampler, spacing
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
         self._validation_loss = MeanMetric()
@@ -299,6 +310,7 @@ class PerCo(CaptionedCodec):
                 guidance=settings["guidance"],
                 guided=settings["guided"],
                 sampler=self.sampler,
+                spacing=self.spacing,
                 precision=self.decode_precision,
             )
             images.append(x_hat)

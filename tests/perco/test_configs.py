@@ -14,6 +14,7 @@ from experiments.cli import CONFIG_DIR, compose_config
 
 EXPERIMENTS = (
     *("autoencoder", "decoder", "backbone", "small", "index_model", "paper", "paper_lpips"),
+    "paper_guided",
     "perco_sd",
     *("guidance", "steps", "conditions", "caption_swap", "diversity"),
 )
@@ -74,6 +75,9 @@ def test_the_paper_has_its_numbers():
     assert codec.captioner.max_tokens == 32
     # Five epochs of nine million images.
     assert (8 * cfg.datamodule.batch_size, cfg.trainer.max_steps) == (160, 5 * 9_000_000 // 160)
+    guided = compose_config(["experiment=perco/paper_guided"])
+    assert (guided.codec.local_drop, guided.codec.caption_drop) == (0.1, 0.1)
+    assert guided.trainer.max_steps == cfg.trainer.max_steps
     lpips = compose_config(["experiment=perco/paper_lpips"])
     assert (8 * lpips.datamodule.batch_size, lpips.trainer.max_steps) == (40, 5 * 9_000_000 // 40)
 

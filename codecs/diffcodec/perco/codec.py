@@ -55,8 +55,8 @@ class PerCo(CaptionedCodec):
         index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
             `diffcodec.perco.index_coder`.
         N, M, codebook_dim: of the hyper-encoders.
-        quantize: false sends what would be quantised in half precision, many times the bits, which
-            the paper compares with (Table 1). It is another model: train it so.
+        quantize: false sends what would be quantised in single precision, many times the bits, as
+            the paper does to compare with (Table 1). It is another model: train it so.
         cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
             the dimension of its codes, and the public PerCo (SD); the paper does not say how it
             searches. False is Euclidean distance.
@@ -258,7 +258,7 @@ class PerCo(CaptionedCodec):
             "rates": [rate.name for rate in self.rates],
             "text_coder": self.text_coder,
             **({} if coder == "uniform" else {"indices": f"{coder}, in halves"}),
-            **({} if self.quantize else {"quantize": False}),
+            **({} if self.quantize else {"quantize": False, "vectors": "float32"}),
             "timesteps": self.model.process.timesteps.tolist(),
             "prediction": self.model.process.prediction,
         }

@@ -19,7 +19,7 @@ from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.padding import pad_to_multiple
 from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
-from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, HalfPrecision, index_coder
+from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, SinglePrecision, index_coder
 from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
@@ -160,7 +160,7 @@ class LatentDiffusion(nn.Module):
             if self.encoder(index).quantize:
                 coder = index_coder(self.index_coder, model, rate.num_codes)
             else:
-                coder = HalfPrecision(self.local_channels)
+                coder = SinglePrecision(self.local_channels)
             known = self._coders[index] = [t.clone() for t in state], coder
         return known[1]
 

@@ -61,8 +61,8 @@ def test_lines_in_closed_form_for_metrics_of_either_sign(make_run, method, metri
 
 
 def test_a_cubic_is_integrated_in_closed_form(make_run):
-    # Anchor 30, test 30 + u^3 with u = log10(rate): the mean of u^3 over [-1, 0.5], which they share,
-    # is (0.5^4 - 1) / 4 / 1.5.
+    # 30 against 30 + u^3, u = log10(rate): a mean of u^3 over the shared range, -1 to 0.5, which an
+    # integral of it gives.
     u = np.array([-1.0, -0.25, 0.5])
     anchor, test = curves(
         make_run("a", {"bpp": list(10 ** np.r_[u, 0.1]), "fid": [30.0] * 4}, source="a"),

@@ -37,6 +37,7 @@ class Decoding:
             decoded.
         num_bytes: length of each stream, header included; None where there is none.
         num_payload_bytes: the same without container header and checksum.
+        num_part_bytes: of each stream, see `Codec.num_part_bytes`.
     """
 
     point: Point
@@ -44,6 +45,7 @@ class Decoding:
     seconds: float | None = None
     num_bytes: list[int] | None = None
     num_payload_bytes: list[int] | None = None
+    num_part_bytes: list[dict[str, int]] | None = None
 
 
 @dataclass
@@ -439,6 +441,10 @@ class Codec(Configured, LightningModule, ABC):
         """Length of a stream without container header and checksum."""
         return self._unpack([stream])[0].num_payload_bytes
 
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        """Bytes of what a paper counts apart, by name, such as `text` and `codes` of PerCo."""
+        return {}
+
     def _unpack(self, streams: Sequence[bytes]) -> list[bitstream.Contents]:
         fingerprint = self.fingerprint()  # once: it looks at every tensor
         if self.progressive:
@@ -504,12 +510,14 @@ class Codec(Configured, LightningModule, ABC):
                 start = self._clock()
                 x_hat = self.decompress(arrived)
                 seconds = self._clock() - start + self._seconds_saved
+                contents = self._unpack(arrived)
                 yield Decoding(
                     point,
                     x_hat,
                     seconds / len(arrived),
                     num_bytes=[len(stream) for stream in arrived],
-                    num_payload_bytes=[c.num_payload_bytes for c in self._unpack(arrived)],
+                    num_payload_bytes=[c.num_payload_bytes for c in contents],
+                    num_part_bytes=[self.num_part_bytes(c.sections) for c in contents],
                 )
         finally:
             self._done = None

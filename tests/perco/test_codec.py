@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffcodec.bitstream import BitstreamError
+from diffcodec.metrics import Coding, find_metric
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
@@ -151,6 +152,27 @@ def test_what_is_sent_by_condition(make_codec, x):
         sizes[point.encoding["condition"]] = (len(text) > 1, len(codes) > 0)
         assert one.decompress(one.compress(x)).shape == x.shape
     assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
+
+
+def test_text_and_codes_are_counted_apart(make_codec, x):
+    one = make_codec(["16x16/16"], condition=["both", "text", "local"], caption="an old castle")
+    found = {}
+    for point in one.points:
+        one.select(point)
+        sections = one.encode(x)[0]
+        found[point.encoding["condition"]] = one.num_part_bytes(sections)
+        # All but the byte of facts.
+        assert sum(one.num_part_bytes(sections).values()) == sum(map(len, sections)) - 1
+    text, codes = found["both"]["text"], found["both"]["codes"]
+    assert min(text, codes) > 0
+    assert found["text"] == {"text": text, "codes": 0}
+    assert found["local"] == {"text": 0, "codes": codes}
+    one.select(one.points[0])
+    (decoding,) = one.decompress_at(one.compress(x), one.points[:1])
+    coding = Coding(70, 90, num_part_bytes=decoding.num_part_bytes[0])
+    assert find_metric("bpp-text").read(coding) == 8 * text / (70 * 90)
+    assert find_metric("bpp-codes").read(coding) == 8 * codes / (70 * 90)
+    assert find_metric("bpp-text").read(Coding(70, 90)) is None
 
 
 def test_without_quantisation_vectors_are_sent(make_codec, x):

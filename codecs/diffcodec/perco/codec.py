@@ -289,6 +289,10 @@ class PerCo(CaptionedCodec):
             payloads.append([join_caption(index, text, has_local=has_local), codes])
         return payloads
 
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        _, text, codes = read_payload(sections, len(self.rates))
+        return {"text": len(text or b""), "codes": len(codes or b"")}
+
     def decode(
         self, payloads: list[list[bytes]], height: int, width: int, seeds: list[int]
     ) -> Tensor:

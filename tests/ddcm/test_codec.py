@@ -36,7 +36,7 @@ def stream_of(codec: Codec, x: torch.Tensor, point: object) -> bytes:
 
 
 def payload_of(codec: Codec, stream: bytes) -> bytes:
-    return codec._unpack([stream])[0].sections[0]
+    return codec.unpack([stream])[0].sections[0]
 
 
 def psnr(x: torch.Tensor, x_hat: torch.Tensor) -> float:

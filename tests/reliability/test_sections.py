@@ -51,7 +51,7 @@ def attack(codec: Codec, photo, count: int, seed: int) -> Counter:
     x = photo[..., 100 : 100 + HEIGHT, 200 : 200 + WIDTH]
     originals = []
     for point in dict.fromkeys((codec.points[0], codec.points[-1])):
-        originals.append(list(codec._unpack(codec.compress(x, point))[0].sections))
+        originals.append(list(codec.unpack(codec.compress(x, point))[0].sections))
     ends: Counter = Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(count):

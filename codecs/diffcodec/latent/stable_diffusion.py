@@ -64,6 +64,31 @@ class HubTokenizer:
         return indices
 
 
+# Conditions of a U-Net beside the text, by which SDXL, unCLIP and upscalers are known.
+_OTHER_CONDITIONS = (
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "class_embed_type",
+    "num_class_embeds",
+)
+
+
+class UnknownLayoutError(ValueError):
+    """A pipeline that is not Stable Diffusion 1.x or 2.x."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(
+            f"{source!r} is not Stable Diffusion 1.x or 2.x, which alone are taken (one CLIP text "
+            f"encoder and no other condition): {reason}"
+        )
+
+
+def _check_conditions(source: str, unet: Any) -> None:
+    for name in _OTHER_CONDITIONS:
+        if unet.get(name) is not None:
+            raise UnknownLayoutError(source, f"its U-Net has {name}={unet[name]}")
+
+
 def load_pipeline(source: str) -> Pipeline:
     """Load the parts of a Stable Diffusion.
 
@@ -71,7 +96,7 @@ def load_pipeline(source: str) -> Pipeline:
         source: `hf://owner/repo[@revision]` or a folder.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline.
+        ValueError: it cannot be had, or is no such pipeline, as SDXL is not.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -81,6 +106,10 @@ def load_pipeline(source: str) -> Pipeline:
     text_encoder_2: Any = None
     tokenizer_2 = None
     try:
+        # Before gigabytes of it are loaded.
+        _check_conditions(
+            source, UNet2DConditionModel.load_config(place, subfolder="unet", **options)
+        )
         vae: Any = AutoencoderKL.from_pretrained(place, subfolder="vae", **options)
         unet: Any = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **options)
         text_encoder: Any = CLIPTextModel.from_pretrained(
@@ -93,11 +122,18 @@ def load_pipeline(source: str) -> Pipeline:
             ).float()
             tokenizer_2 = HubTokenizer(place, "tokenizer_2", **options)
         scheduler: Any = DDPMScheduler.load_config(place, subfolder="scheduler", **options)
+    except UnknownLayoutError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"could not load a Stable Diffusion pipeline from {source!r} (a repository of the hub "
             f"or a folder, in diffusers' layout): {error}"
         ) from error
+    width, wanted = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if width != wanted:
+        raise UnknownLayoutError(
+            source, f"its U-Net attends to {wanted} channels, its text encoder has {width}"
+        )
     latents = LatentSpace(
         vae.float(),
         scale=vae.config.scaling_factor,

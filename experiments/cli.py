@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.extras import check_extras
 from experiments.overrides import quote_paths
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     try:
         _check_text(arguments)
         _check_renamed(arguments)
+        check_extras(arguments)
         if any(argument.startswith("-") for argument in arguments):
             return None  # --help, --cfg, --multirun …: Hydra's own
         _check_name(arguments)

@@ -29,6 +29,9 @@ def on_files(files: Files, config: Any) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=LINK.sub(_from_the_root, text)))
+    for card in sorted(ROOT.glob("codecs/diffcodec/*/weights/*/README.md")):
+        text = card.read_text(encoding="utf-8")
+        files.append(File.generated(config, f"models/{card.parent.name}.md", content=text))
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     files.append(File.generated(config, "CITATION.cff", content=citation))
     return files

@@ -15,6 +15,7 @@ from diffcodec import __version__
 COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
     "doctor": "list what a run needs, and what of it is missing",
+    "info": "show the model card of what ships",
     "compare": "draw the curves of several runs, with a table and a page",
     "benchmark": "measure how fast a codec is and where its time goes",
     "index": "list the images of a large folder once",

@@ -54,7 +54,7 @@ def compare(options: argparse.Namespace) -> None:
 def _refuse_folder_of_a_run(output: Path) -> None:
     """See that what is written replaces nothing that was measured."""
     if any((output / name).exists() for name in (CURVE_FILE, ROWS_FILE)):
-        raise ValueError(f"{output} is the folder of a run: give another --output")
+        raise ValueError(f"{output} is a run folder: pass another --output")
 
 
 def read_runs(options: argparse.Namespace) -> list[Run]:

@@ -61,7 +61,7 @@ def describe(logger: WandbLogger) -> str:
     """Where a W&B run lies, and how to get an offline one to the server."""
     run = logger.experiment
     if getattr(run, "disabled", False):
-        return "left out"
+        return "disabled"
     if run.offline:
         folder = Path(run.dir).parent
         return f"{folder} (offline; upload it with: wandb sync {shlex.quote(str(folder))})"

@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo venv quick test slow lint check clean
+.PHONY: help demo venv quick test slow docs lint check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: $(READY)  ## All that a change must pass: format, lint, types and the defa
 slow: $(READY)  ## The tests that take more than a minute each, for an hour
 	$(PYTEST) -m slow
 
+docs: $(READY)  ## Build the site into build/site; broken links and missing docstrings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,5 +50,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-clean:  ## Remove .venv and outputs
-	rm -rf $(VENV) outputs
+clean:  ## Remove .venv, build and outputs
+	rm -rf $(VENV) build outputs

@@ -83,8 +83,8 @@ class Checkpoints(Checkpoint):
             _set_random_state(self._states[trainer.global_rank], pl_module.device)
         else:
             rank_zero_warn(
-                f"the checkpoint is of {len(self._states)} processes and training goes on with "
-                f"{trainer.world_size}: with other random numbers than it would have had"
+                f"the checkpoint is from {len(self._states)} processes, training resumes with "
+                f"{trainer.world_size}: random numbers differ from an uninterrupted run"
             )
         self._states = None
 
@@ -157,8 +157,8 @@ def _check_finite(trainer: Trainer) -> None:
     if not trainer.strategy.reduce_boolean_decision(not wrong, all=True):
         told = wrong[0] if wrong else "a weight of another process"
         raise ValueError(
-            f"after step {trainer.global_step} {told} has values that are no finite numbers: "
-            "no checkpoint is written, and the one before stays"
+            f"after step {trainer.global_step} {told} contains NaN or Inf: no checkpoint is "
+            "written, the previous one is kept"
         )
 
 

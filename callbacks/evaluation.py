@@ -170,8 +170,8 @@ class Evaluation(Callback):
         for metric in self.metrics:
             if isinstance(metric, AnnotatedMetric) and metric.annotation not in has:
                 raise ValueError(
-                    f"{metric.key} needs what datamodule {datamodule.name!r} does not have: give "
-                    f"{metric.option}"
+                    f"{metric.key} needs data that datamodule {datamodule.name!r} does not have: "
+                    f"pass {metric.option}"
                 )
 
     def _load_networks(self, *, announce: bool) -> None:
@@ -195,7 +195,7 @@ class Evaluation(Callback):
                 self._measures[taker] = built
         if missing and announce:
             told = "; ".join(f"{' and '.join(keys)} ({hint})" for hint, keys in missing.items())
-            log.warning("left out of this run: %s", told)
+            log.warning("not measured: %s", told)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module)
@@ -502,8 +502,8 @@ def _check_cover(
             names = named([items[index].name for index in sorted(expected - found)])
             raise ValueError(
                 f"{len(expected - found)} of {len(expected)} images have no row at {point} "
-                f"({names or 'some are of another set'}): another process has changed this run's "
-                "folder, and nothing is written; start again with another hydra.run.dir"
+                f"({names or 'some are of another set'}): another process has changed the run "
+                "folder, so nothing is written; start again with another hydra.run.dir"
             )
 
 
@@ -511,7 +511,7 @@ def _report_skipped(skipped: Sequence[Any], measured: Set[int]) -> None:
     if not measured:
         raise ValueError(f"none of the {len(skipped)} images could be read: {skipped[0].reason}")
     log.warning(
-        "%d of %d images were left out, because they could not be read: %s",
+        "%d of %d images were skipped because they could not be read: %s",
         len(skipped),
         len(skipped) + len(measured),
         "; ".join(image.reason for image in skipped),

@@ -37,7 +37,9 @@ class ExportModel(Callback):
         try:
             config_of(_product(pl_module))
         except ValueError as error:
-            raise ValueError(f"{error}; callbacks.export=null trains all the same") from error
+            raise ValueError(
+                f"{error}; pass callbacks.export=null to train without export"
+            ) from error
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(trainer.default_root_dir) / FOLDER
@@ -47,7 +49,7 @@ class ExportModel(Callback):
             if trainer.is_global_zero:
                 save_model(_product(pl_module), folder, dtype=self.dtype, state=state)
         except Exception:  # whatever it is, it must not cost the training that is over
-            log.exception("could not write %s; the checkpoint has what was trained", folder)
+            log.exception("could not write %s; the trained weights are in the checkpoint", folder)
 
 
 def _product(module: LightningModule) -> nn.Module:

@@ -154,7 +154,7 @@ def _read_features(entry: Mapping[str, Any], file: IO[bytes]) -> list[Features]:
         file.seek(start)
         blob = file.read(length)
         if len(blob) != length or zlib.crc32(blob) != checksum:
-            raise ValueError("features were cut off")
+            raise ValueError("features are truncated")
         of_image = Features(index)
         for key, tensor in load(blob).items():
             of_image.add(key, tensor)

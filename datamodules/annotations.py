@@ -126,7 +126,7 @@ def caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
                 found = json.loads(line)
                 name, caption = str(found["name"]), str(found["caption"])
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}, line {number}, is no name with a caption") from error
+                raise ValueError(f"{path}, line {number}, is not a name with a caption") from error
             yield name, caption
 
 

@@ -67,7 +67,7 @@ def check_name(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the file name {os.fsencode(path)!r} is no UTF-8: rename it") from None
+        raise ValueError(f"the file name {os.fsencode(path)!r} is not UTF-8: rename it") from None
 
 
 def read_rgb(path: Path) -> Image.Image:

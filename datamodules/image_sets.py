@@ -127,7 +127,7 @@ class Folder(Source):
         if self.score_caption_index is not None and not self.captions:
             raise ValueError("score_caption_index needs captions: give captions=FILE")
         if self.index is not None and not isinstance(self.path, str):
-            raise ValueError("an index is of one folder: give path=DIR, or no index")
+            raise ValueError("an index covers one folder: pass path=DIR, or no index")
 
     def items(self, root: Path | None) -> Sequence[Item]:
         paths = [self.path] if isinstance(self.path, str) else list(self.path)
@@ -202,7 +202,7 @@ class Photos(Source):
         items = [Item(name, (folder / name,)) for name in self.SPLITS[self.split]]
         for item in items:
             if not item.paths[0].is_file():
-                raise ValueError(f"scikit-image should hold the photograph {item.paths[0]}")
+                raise ValueError(f"scikit-image does not have the photograph {item.paths[0]}")
         return items
 
 
@@ -282,7 +282,7 @@ def below(root: Path | None, path: str) -> Path:
     """An absolute path as it is, another below the datamodule's root."""
     expanded = Path(path).expanduser()
     if root is None and not expanded.is_absolute():
-        raise ValueError("this set is read from disk: say where with datamodule.root=DIR")
+        raise ValueError("this data set is read from disk: pass datamodule.root=DIR")
     return expanded if root is None else root / expanded
 
 
@@ -345,7 +345,7 @@ def _only(items: Sequence[Item], names: Sequence[str], origin: str) -> list[Item
         raise ValueError(f"{len(missing)} images of {origin} are missing, first {missing[0]!r}")
     chosen = [by_name[match] for match in found if match is not None]
     if len(set(found)) < len(found):
-        raise ValueError(f"{origin} names an image twice, in two ways")
+        raise ValueError(f"{origin} names one image twice, in two spellings")
     return chosen
 
 

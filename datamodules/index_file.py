@@ -116,7 +116,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
     """Write an index, compressed as its name says (.gz, .bz2, .xz); returns how many images it has.
 
     Raises:
-        ValueError: a path cannot stand in an index; nothing is left then.
+        ValueError: a path cannot be listed in an index; nothing is left then.
     """
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     opener = openers.get(path.suffix, open)
@@ -130,7 +130,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
                 if not (
                     _LINES.fullmatch(line) and line.count(b"\n") == 1 <= len(line) <= _MAX_LINE
                 ):
-                    raise ValueError(f"{name!r} cannot stand in an index")
+                    raise ValueError(f"{name!r} cannot be listed in an index")
                 file.write(line)
                 count += 1
         partial.replace(path)
@@ -152,7 +152,7 @@ def _read_lines(file: BinaryIO) -> tuple[bytearray, NDArray[np.int64], NDArray[n
         if end < len(block):
             number = count - block.count(b"\n", end) + 1
             line = block[end : end + 80].partition(b"\n")[0]
-            raise ValueError(f"line {number}, {line!r}, is no path of an image in the folder")
+            raise ValueError(f"line {number}, {line!r}, is not the path of an image in the folder")
         block.decode("utf-8")
         starts.append(np.flatnonzero(np.frombuffer(block, np.uint8) == 0x0A) + 1 + len(data))
         paths = (line.partition(b"\t")[0] for line in block.split(b"\n")[:-1])

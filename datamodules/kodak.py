@@ -25,7 +25,7 @@ def download(path: Path) -> None:
     try:
         partial.write_bytes(data)
         if hashlib.sha256(read_rgb(partial).tobytes()).hexdigest() != PIXELS_SHA256[path.stem]:
-            raise ValueError(f"{URL}/{path.name} is not the Kodak image that it should be")
+            raise ValueError(f"{URL}/{path.name} is not the expected Kodak image: other checksum")
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

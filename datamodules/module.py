@@ -96,7 +96,7 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"{split} images cannot come from shards: give a folder")
         if isinstance(train, Shards) and samples_per_epoch is None:
             raise ValueError(
-                "shards do not say how many images they have: give datamodule.samples_per_epoch=N"
+                "shards do not store their number of images: pass datamodule.samples_per_epoch=N"
             )
         self.name = name
         self.root = None if root is None else Path(root).expanduser()
@@ -143,7 +143,7 @@ class ImageDataModule(LightningDataModule):
             if count < self._world_size and split != "val":
                 raise ValueError(
                     f"datamodule {self.name!r} has {count} {split} images for "
-                    f"{self._world_size} processes: each needs one at least"
+                    f"{self._world_size} processes: each needs at least one"
                 )
 
     def dataset(self, split: str) -> ImageDataset | None:
@@ -159,8 +159,8 @@ class ImageDataModule(LightningDataModule):
             return None
         if isinstance(source, Shards):
             raise ValueError(
-                f"the {split} images of datamodule {self.name!r} are in shards, which are only "
-                "trained on: use a folder of them"
+                f"the {split} images of datamodule {self.name!r} are in shards, which are for "
+                "training only: use a folder of images"
             )
         if split not in self._datasets:
             training = split == "train"
@@ -212,7 +212,7 @@ class ImageDataModule(LightningDataModule):
         draws = self.batch_size * self._world_size
         if (self.samples_per_epoch or 0) < draws:
             raise ValueError(
-                f"datamodule.samples_per_epoch={self.samples_per_epoch} makes no batch of "
+                f"datamodule.samples_per_epoch={self.samples_per_epoch} is less than one batch of "
                 f"{self.batch_size} images for each of {self._world_size} processes"
             )
         try:

@@ -130,4 +130,4 @@ class ShardedBatchSampler(Sampler[list[int]]):
 def _check_share(num_images: int, rank: int, world_size: int) -> None:
     assert 0 <= rank < world_size
     if num_images < world_size:
-        raise ValueError(f"{num_images} images cannot be shared by {world_size} processes")
+        raise ValueError(f"{num_images} images cannot be split over {world_size} processes")

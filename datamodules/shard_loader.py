@@ -72,7 +72,7 @@ class ShardLoader:
         shards = len(settings.locations)
         if shards < self._num_readers:
             raise ValueError(
-                f"{shards} shards cannot be shared by {settings.world_size} processes with "
+                f"{shards} shards cannot be split over {settings.world_size} processes with "
                 f"{max(1, num_workers)} loader processes each: set datamodule.num_workers, or make "
                 "smaller shards"
             )
@@ -115,8 +115,8 @@ class ShardLoader:
         self.epoch, self._first = state["epoch"], state.get("batches", 0)
         if any(state.get(key) != value for key, value in self._layout().items()):
             warnings.warn(
-                "the checkpoint is of another number of processes, of loader processes or of "
-                "images per batch: training goes on with other images than it would have had",
+                "the checkpoint has another number of processes, loader processes or images per "
+                "batch: training resumes with other images than an uninterrupted run",
                 stacklevel=2,
             )
             self._first = 0

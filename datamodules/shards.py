@@ -178,7 +178,7 @@ def _numbered(path: str) -> Iterator[str]:
     for first, last, _ in ranges:
         count *= max(0, last - first + 1)
         if not 0 < count <= MAX_SHARDS:
-            raise ValueError(f"{path} stands for no shard, or for more than {MAX_SHARDS}")
+            raise ValueError(f"{path} matches no shard, or more than {MAX_SHARDS}")
     template = _RANGE.split(path)[::3]
     for numbers in product(*(range(first, last + 1) for first, last, _ in ranges)):
         written = [f"{n:0{width}d}" for n, (_, _, width) in zip(numbers, ranges, strict=True)]
@@ -189,7 +189,9 @@ def _found(root: Path | None, path: str) -> list[str]:
     scheme, separator, _ = path.partition("://")
     if separator:
         if scheme not in SCHEMES:
-            raise ValueError(f"shards are not read by {scheme}://, but by {', '.join(SCHEMES)}")
+            raise ValueError(
+                f"shards cannot be read by {scheme}://, choose from {', '.join(SCHEMES)}"
+            )
         return [path]
     local = below(root, path)
     if local.is_dir():

@@ -101,7 +101,7 @@ def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]
         weights = ["fit=false", f"codec.weights={quoted(f'{folder}/model')}"]
         runs.append([*carried, *own, *weights, f"{RUN_DIR}{quoted(f'{folder}/{name}')}"])
     if len({run[-1] for run in runs}) < len(runs):
-        raise ValueError(f"two evaluations begin alike and would share a folder: {wanted}")
+        raise ValueError(f"two evaluations would share a folder: {wanted}")
     return training, runs
 
 

@@ -64,7 +64,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     sizes = {str(size): parse_size(size) for size in cfg.sizes}
     variants, left_out = build_variants(cfg, OmegaConf.to_container(cfg.variants))  # type: ignore[arg-type]
     for name, reason in left_out.items():
-        log.warning("variant %s is left out: %s", name, reason)
+        log.warning("skipping variant %s: %s", name, reason)
     seed_everything(cfg.seed, workers=True, verbose=False)
     device = _device(cfg)
     instruments = Instruments()
@@ -171,7 +171,7 @@ def _measure_training(
         x = photograph(size, size).expand(batch, -1, -1, -1)
         row = measure_training(codec, x, trainer, **options)
     except ValueError as error:
-        log.warning("training of variant %s is left out: %s", name, error)
+        log.warning("skipping the training of variant %s: %s", name, error)
         return
     data["training"].append({"variant": name, "size": str(size), "batch": batch, **row})
 

@@ -92,10 +92,9 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
     if _lacks_weights(codec, cfg.codec):
         keys.append("codec.weights=…" if codec.trainable else "codec.backbone.weights=…")
     raise ValueError(
-        f"{type(codec).__name__} has no trained weights, and what it measures would be noise: give "
-        f"{' and '.join(keys)} (see the YAML of the codec for where they come from), "
-        "ckpt_path=FILE, or train it first by a recipe (experiment=…) or fit=true; "
-        "allow_untrained=true goes on all the same"
+        f"{type(codec).__name__} has no trained weights: pass {' and '.join(keys)} (the codec's "
+        "YAML lists sources) or ckpt_path=FILE, or train it first by a recipe (experiment=…) or "
+        "fit=true; pass allow_untrained=true to run anyway"
     )
 
 
@@ -110,9 +109,9 @@ def refuse_untrained_parts(codec: "Codec", cfg: DictConfig) -> None:
         return
     keys = " and ".join(f"codec.{name}.weights=…" for name, _ in parts)
     raise ValueError(
-        f"{type(codec).__name__} would be trained over a {type(parts[0][1]).__name__} that has no "
-        f"trained weights and is not trained along: give {keys}, or train that one first; "
-        "allow_untrained=true goes on all the same"
+        f"{type(codec).__name__} would be trained over an untrained "
+        f"{type(parts[0][1]).__name__}, whose weights do not change: pass {keys}, or train it "
+        "first; pass allow_untrained=true to run anyway"
     )
 
 

@@ -22,7 +22,7 @@ def calibrate(output: Path, overrides: list[str]) -> None:
     """
     cfg = compose_config(overrides)
     if output.suffix != ".json":
-        raise ValueError(f"{output} is no name of a file of strengths: it must end in .json")
+        raise ValueError(f"{output} is not a strengths file: its name must end in .json")
     if not output.parent.is_dir():
         raise ValueError(f"no such folder: {output.parent}")
     quiet_libraries()

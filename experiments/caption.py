@@ -90,7 +90,7 @@ def caption(
             images = [image.to(device) for _, image in pairs]
             for (name, _), text in zip(pairs, caption_images(captioner, images), strict=True):
                 if text is None:
-                    raise ValueError(f"the captioner has nothing to say of {name!r}")
+                    raise ValueError(f"the captioner returned no caption for {name!r}")
                 file.write(json.dumps({"name": name, "caption": text}, ensure_ascii=False) + "\n")
             file.flush()
             written += len(pairs)

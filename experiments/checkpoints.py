@@ -60,7 +60,9 @@ def check_resumable(path: Path, module: "nn.Module") -> None:
             _check(before, module)
         except (ValueError, OSError):
             raise error from None
-        raise ValueError(f"{error}. The one before it is whole: ckpt_path={before}") from error
+        raise ValueError(
+            f"{error}. The previous checkpoint is intact: ckpt_path={before}"
+        ) from error
 
 
 def _check(path: Path, module: "nn.Module") -> None:
@@ -70,8 +72,8 @@ def _check(path: Path, module: "nn.Module") -> None:
     missing = [key for key in _OF_TRAINING if key not in checkpoint]
     if missing:
         raise ValueError(
-            f"{path} is no checkpoint of a training (it has no {missing[0]}): to start from its "
-            "weights give codec.weights=FILE"
+            f"{path} is not a training checkpoint (it has no {missing[0]}): to start from its "
+            "weights pass codec.weights=FILE"
         )
     state = checkpoint["state_dict"]
     if not isinstance(state, Mapping):
@@ -80,7 +82,7 @@ def _check(path: Path, module: "nn.Module") -> None:
     if differing:
         shown = ", ".join(sorted(differing)[:3])
         raise ValueError(
-            f"{path} is a checkpoint of something else than this {type(module).__name__}: "
+            f"{path} is not a checkpoint of this {type(module).__name__}: "
             f"{len(differing)} tensors differ, such as {shown}"
         )
 

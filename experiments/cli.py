@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.extras import check_extras
 from experiments.overrides import quote_paths
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
     try:
         _check_text(arguments)
         _check_renamed(arguments)
+        check_extras(arguments)
         if any(argument.startswith("-") for argument in arguments):
             return None  # --help, --cfg, --multirun …: Hydra's own
         _check_name(arguments)
@@ -121,16 +123,14 @@ def _check_text(arguments: list[str]) -> None:
             argument.encode()
         except UnicodeEncodeError:
             text = os.fsencode(argument)
-            raise ValueError(f"{text!r} is no UTF-8: rename the file or folder") from None
+            raise ValueError(f"{text!r} is not UTF-8: rename the file or folder") from None
 
 
 def _check_name(arguments: list[str]) -> None:
     for argument in arguments:
         key, _, name = argument.partition("=")
         if key == "name" and (Path(name).name != name or name == ".."):
-            raise ValueError(
-                f"name={name}: a run's name is that of a folder in outputs/, not a path"
-            )
+            raise ValueError(f"name={name}: a run's name is a folder name in outputs/, not a path")
 
 
 def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
@@ -197,7 +197,7 @@ def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictCo
         except Exception as error:
             if not in_multirun():
                 raise
-            log.exception("this run failed, and the others go on")
+            log.exception("this run failed; the others continue")
             leave_failure(error)
 
     return wrapped

@@ -24,6 +24,7 @@ from experiments.comparison.lines import Line, join
 from experiments.comparison.render import TABLE_FILES, to_csv, to_rich, write_table
 from experiments.comparison.runs import Run, find_runs, read_file
 from experiments.comparison.table import RATE_OF, Table, all_deltas, build_table, find_anchor
+from experiments.extras import require
 
 MIN_WIDTH = 180  # of a table that is written to a file
 
@@ -34,6 +35,9 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         ValueError: there is nothing to compare, or the curves cannot be compared.
     """
+    for option in ("wandb", "log"):
+        if getattr(options, option):
+            require("wandb", f"--{option}")
     runs = read_runs(options)
     groups = by_dataset(runs) if options.by_dataset else {"": runs}
     for dataset in groups:
@@ -50,7 +54,7 @@ def compare(options: argparse.Namespace) -> None:
 def _refuse_folder_of_a_run(output: Path) -> None:
     """See that what is written replaces nothing that was measured."""
     if any((output / name).exists() for name in (CURVE_FILE, ROWS_FILE)):
-        raise ValueError(f"{output} is the folder of a run: give another --output")
+        raise ValueError(f"{output} is a run folder: pass another --output")
 
 
 def read_runs(options: argparse.Namespace) -> list[Run]:

@@ -1,32 +1,41 @@
 """The command `diffcodec`: every command line of this project under one name.
 
 diffcodec run codec=perco              as python -m experiments.run codec=perco
-diffcodec compare outputs/**/curve.json
+diffcodec compare 'outputs/**/curve.json'
+diffcodec --version
 """
 
+import platform
 import runpy
 import sys
+from importlib.metadata import version
+
+from diffcodec import __version__
 
 COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
-    "doctor": "say what a run needs from elsewhere, and what of it is here",
+    "doctor": "list what a run needs, and what of it is missing",
+    "info": "show the model card of what ships",
     "compare": "draw the curves of several runs, with a table and a page",
-    "benchmark": "measure how fast a codec is, and where its time goes",
-    "index": "list the images of a large folder, once",
+    "benchmark": "measure how fast a codec is and where its time goes",
+    "index": "list the images of a large folder once",
     "caption": "write captions of a data set's images",
     "calibrate": "find the strengths of the enhancer",
     "compress": "turn images into streams",
-    "decompress": "turn streams into pictures",
+    "decompress": "turn streams into images",
 }
 
 
 def main() -> None:
     """Entry point of `diffcodec`."""
     name, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if name in ("-V", "--version"):
+        print(versions())
+        return
     if name not in COMMANDS:
         told = "\n".join(f"  {command:<12}{what}" for command, what in COMMANDS.items())
         wrong = f"error: unknown command {name!r}\n" if name not in ("", "-h", "--help") else ""
-        usage = f"usage: diffcodec COMMAND …\n{told}"
+        usage = f"usage: diffcodec COMMAND … | --version\n{told}"
         if wrong or not name:
             sys.exit(wrong + usage)
         print(usage)
@@ -34,3 +43,10 @@ def main() -> None:
     sys.argv = [f"diffcodec {name}", *arguments]
     # As the main module, whose name Lightning starts further processes by.
     runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
+
+
+def versions() -> str:
+    """One line for bug reports: this project, the libraries it computes with, Python, machine."""
+    libraries = (f"{name} {version(name)}" for name in ("torch", "lightning", "compressai"))
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return ", ".join((f"diffcodec {__version__}", *libraries, machine))

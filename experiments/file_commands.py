@@ -62,11 +62,11 @@ def find_inputs(
         _refuse_to_replace([Job(inputs[0], output)], suffix)
         return [Job(inputs[0], output)]
     if output.is_file():
-        raise ValueError(f"{output} is a file: several files go into a folder")
+        raise ValueError(f"{output} is a file: several outputs need a folder")
     jobs: dict[Path, Job] = {}
     for path in inputs:
         if path.is_dir() and output.is_dir() and path.samefile(output):
-            raise ValueError(f"{path} is the folder that is read: give another one to write into")
+            raise ValueError(f"{path} is the input folder: pass another output folder")
         for source in list_files(path) if path.is_dir() else [path]:
             below = source.relative_to(path) if path.is_dir() else Path(source.name)
             target = output / below.with_suffix(suffix)
@@ -91,9 +91,9 @@ def _refuse_to_replace(jobs: Sequence[Job], suffix: str) -> None:
             continue
         stat = job.target.stat()
         if (stat.st_dev, stat.st_ino) in read:
-            raise ValueError(f"{job.target} is an input: give another output")
+            raise ValueError(f"{job.target} is an input: pass another output")
         if job.target.suffix.lower() != suffix:
-            raise ValueError(f"{job.target} exists and is no {suffix} file: give another output")
+            raise ValueError(f"{job.target} exists and is not a {suffix} file: pass another output")
 
 
 def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:
@@ -120,7 +120,7 @@ def read_codec_file(path: Path) -> list[str]:
     config: Any = OmegaConf.to_container(compose_config(overrides).codec, resolve=True)
     foreign = sorted({str(t) for t in _targets(config) if not str(t).startswith(TRUSTED)})
     if foreign:
-        raise ValueError(f"{path} names code that is not this project's: {', '.join(foreign)}")
+        raise ValueError(f"{path} names code outside this project: {', '.join(foreign)}")
     return overrides
 
 

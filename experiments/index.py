@@ -31,7 +31,7 @@ def index(file: Path, folder: Path, *, sizes: bool = False) -> int:
     if file.is_dir():
         raise ValueError(f"{file} is a folder: the index comes first, then the folder of images")
     if file.suffix.lower() in SUFFIXES:
-        raise ValueError(f"{file} is called as an image is: give the index another name")
+        raise ValueError(f"{file} has the name of an image file: rename the index")
     file.parent.mkdir(parents=True, exist_ok=True)
     count = write_index(file, _images(folder, sizes=sizes))
     if not count:
@@ -45,7 +45,7 @@ def _images(folder: Path, *, sizes: bool) -> Iterator[tuple[str, Size | None]]:
         try:
             size = image_size(path) if sizes else None
         except ImageReadError as error:
-            log.warning("%s; it is left out", error)
+            log.warning("%s; skipped", error)
             continue
         yield path.relative_to(folder).as_posix(), size
 

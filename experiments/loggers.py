@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 
 from experiments.credentials import wandb_mode
+from experiments.extras import is_installed, require
 from experiments.tracker import Tracker, keep_files_below
 
 INIT_TIMEOUT = 30  # seconds until a run that the server does not start is logged offline
@@ -23,19 +24,24 @@ def wandb_logger(
     job_type: str | None = None,
     tags: Sequence[str] = (),
     mode: str | None = None,
-) -> WandbLogger:
-    """A W&B logger that needs no account, and never ends a run.
+    optional: bool = False,
+) -> WandbLogger | bool:
+    """A W&B logger that needs no account and never stops a run.
 
     Args:
         save_dir: where an offline run's files go.
         name, project, entity, group, job_type, tags: as in `wandb.init`.
         mode: `online`, `offline` or `disabled`; null is online with an API key (WANDB_API_KEY or
-            `wandb login`), offline without one. WANDB_MODE goes first.
+            `wandb login`), offline without one. WANDB_MODE takes precedence.
+        optional: return False, which is no logger, if the package wandb is not installed.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: the mode is unknown, or wandb is not installed and not optional.
     """
     mode = wandb_mode(mode)
+    if optional and not is_installed("wandb"):
+        return False
+    require("wandb", "logger=wandb")
     options: dict[str, Any] = {"entity": entity, "group": group, "job_type": job_type}
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     keep_files_below(save_dir)
@@ -55,7 +61,7 @@ def describe(logger: WandbLogger) -> str:
     """Where a W&B run lies, and how to get an offline one to the server."""
     run = logger.experiment
     if getattr(run, "disabled", False):
-        return "left out"
+        return "disabled"
     if run.offline:
         folder = Path(run.dir).parent
         return f"{folder} (offline; upload it with: wandb sync {shlex.quote(str(folder))})"

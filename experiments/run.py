@@ -95,7 +95,7 @@ def run(cfg: DictConfig) -> None:
     if not cfg.fit:
         refuse_untrained(codec, cfg)
     elif not codec.trainable:
-        raise ValueError(f"{type(codec).__name__} has nothing to train: leave fit=true out")
+        raise ValueError(f"{type(codec).__name__} has nothing to train: remove fit=true")
     else:
         refuse_untrained_parts(codec, cfg)
     _check_sharding(codec, cfg)
@@ -132,15 +132,17 @@ def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:
         return
     if not is_overridden("configure_model", codec, LightningModule):
         raise ValueError(
-            f"trainer=fsdp shares out PerCo's backbone, which {type(codec).__name__} has not: "
+            f"trainer=fsdp shards PerCo's backbone, which {type(codec).__name__} does not have: "
             "choose trainer=ddp"
         )
     if not cfg.fit:
-        raise ValueError("trainer=fsdp trains; measure by trainer=gpu or trainer=ddp")
+        raise ValueError(
+            "trainer=fsdp is for training only; measure with trainer=gpu or trainer=ddp"
+        )
     if cfg.callbacks.get("average"):
         raise ValueError(
-            "callbacks.average keeps a whole copy of the weights on every process, which is what "
-            "trainer=fsdp is there to avoid: give callbacks.average=null"
+            "callbacks.average keeps a full copy of the weights in every process, which "
+            "trainer=fsdp avoids: pass callbacks.average=null"
         )
 
 
@@ -203,8 +205,8 @@ def _check_average(trainer: "Trainer") -> None:
         first = callback.update_starting_at_step or 0
         if 0 <= trainer.max_steps <= first:
             raise ValueError(
-                f"trainer.max_steps={trainer.max_steps} ends before weights are averaged, from "
-                f"callbacks.average.update_starting_at_step={first} on: give a smaller number or "
+                f"trainer.max_steps={trainer.max_steps} ends before weight averaging starts at "
+                f"callbacks.average.update_starting_at_step={first}: pass a smaller number or "
                 "callbacks.average=null"
             )
 

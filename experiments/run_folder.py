@@ -126,7 +126,7 @@ def hold(folder: Path) -> None:
     """
     if _is_first() and not is_held(folder):
         raise ValueError(
-            f"{_owner(folder)} runs in {folder}: wait for it or stop it, or give another folder by "
+            f"{_owner(folder)} runs in {folder}: wait for it, stop it, or pass another "
             "hydra.run.dir=FOLDER"
         )
 

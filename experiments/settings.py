@@ -46,7 +46,7 @@ def _describe_node(node: Any, path: str) -> Iterator[str]:
         yield ""
         yield f"{path}: {node[_TARGET]}"
         yield f"  {told.partition(chr(10))[0]}"
-        meanings = read_arguments(told)
+        meanings = _meanings(target)
         for name, parameter in inspect.signature(target).parameters.items():
             yield from _describe_key(name, parameter, node, path)
             if name in meanings:
@@ -54,6 +54,15 @@ def _describe_node(node: Any, path: str) -> Iterator[str]:
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from _describe_node(value, f"{path}.{name}")
+
+
+def _meanings(target: Any) -> dict[str, str]:
+    """The meanings of the arguments of a function or a class, inherited ones included."""
+    classes = reversed(target.__mro__) if isinstance(target, type) else [target]
+    found: dict[str, str] = {}
+    for each in classes:
+        found |= read_arguments(inspect.cleandoc(each.__doc__ or ""))
+    return found
 
 
 def _describe_key(

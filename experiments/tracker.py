@@ -44,7 +44,7 @@ class Tracker(WandbLogger):
                 try:
                     return self._start(mode)
                 except Exception as error:  # its own, OSError, pydantic's, …
-                    warn_once("W&B", f"W&B cannot run {mode} and is left out: {in_one_line(error)}")
+                    warn_once("W&B", f"W&B cannot run {mode} and is disabled: {in_one_line(error)}")
         return self._experiment
 
     def _start(self, mode: str) -> Any:

@@ -218,6 +218,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
             child.forget_fingerprint()
 
     def on_validation_epoch_start(self) -> None:
+        """Compute the fingerprint of the weights again, which training has changed."""
         self.forget_fingerprint()
 
     def validation_step(  # type: ignore[override]

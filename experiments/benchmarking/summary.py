@@ -22,7 +22,7 @@ def read_benchmark(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(data, dict) or "coding" not in data:
-        raise ValueError(f"{path} is no benchmark: it has no 'coding'")
+        raise ValueError(f"{path} is not a benchmark.json: it has no 'coding'")
     return data
 
 

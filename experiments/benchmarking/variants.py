@@ -44,7 +44,7 @@ def parse_size(size: str | int) -> tuple[int, int]:
     """
     parts = str(size).split("x")
     if not all(part.isdigit() and int(part) for part in parts) or len(parts) > 2:
-        raise ValueError(f"{size!r} is no size: give a side as in 256, or HEIGHTxWIDTH")
+        raise ValueError(f"{size!r} is not a size: pass a side, such as 256, or HEIGHTxWIDTH")
     return int(parts[0]), int(parts[-1])
 
 

@@ -75,7 +75,7 @@ def check(curves: Sequence[Line], *, rate: str = "bpp", allow: bool = False) -> 
             differing.append((field, values))
     if differing and not allow:
         told = "; ".join(f"{field.name}: {_told(values)}" for field, values in differing)
-        hint = "--allow does it all the same"
+        hint = "--allow compares them anyway"
         if any(field.name == "data set" for field, _ in differing):
             hint = f"--by-dataset compares on each data set, {hint}"
         raise ValueError(f"these curves cannot be compared: {told}. {hint}")

@@ -84,7 +84,7 @@ def read_file(path: Path, name: str | None = None) -> Run:
     try:
         data = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no curve: {error}") from error
+        raise ValueError(f"{path} is not a curve: {error}") from error
     # A run of several series has a curve in a folder of each, and its pictures above them.
     folder, above = path.parent, path.parent.parent
     if not (folder / ROWS_FILE).is_file() and (above / ROWS_FILE).is_file():

@@ -60,7 +60,7 @@ def test_without_a_checkpoint_it_says_so(tmp_path):
 
 
 def test_weights_that_are_no_numbers_do_not_replace_a_good_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="after step 4 weight has values"):
+    with pytest.raises(ValueError, match="after step 4 weight contains NaN or Inf"):
         fit(Diverging(weight_step=4), tmp_path)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2

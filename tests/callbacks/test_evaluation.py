@@ -167,7 +167,7 @@ def test_what_the_data_set_says_is_summed_over_the_images(tmp_path, long_words):
 def test_what_the_data_set_does_not_say_is_asked_for_before_the_run(tmp_path, long_words):
     trainer = quiet_trainer(tmp_path, callbacks=[Evaluation(metrics=["long-words"])])
     with pytest.raises(
-        ValueError, match=r"long-words needs what datamodule 'captioned' .*captions="
+        ValueError, match=r"long-words needs data that datamodule 'captioned' .*captions="
     ):
         measure(trainer, Grey(), Captioned(None))
 

@@ -44,7 +44,7 @@ def test_what_cannot_be_written_is_known_before_the_first_step(tmp_path):
         def decode(self, payloads, height, width, seeds):
             raise NotImplementedError
 
-    message = "cannot write thing of Odd, a object, into a config; callbacks.export=null"
+    message = "cannot write thing of Odd, a object, into a config; pass callbacks.export=null"
     with pytest.raises(ValueError, match=message):
         ExportModel().on_fit_start(quiet_trainer(tmp_path), Odd(object()))
 

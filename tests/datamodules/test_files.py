@@ -351,5 +351,5 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_names_that_are_no_utf_8_are_refused_when_they_are_listed(tmp_path, save_image):
     save_image("a.png").rename(tmp_path / os.fsdecode(b"a\xff.png"))
-    with pytest.raises(ValueError, match=r"a\\xff\.png' is no UTF-8: rename it"):
+    with pytest.raises(ValueError, match=r"a\\xff\.png' is not UTF-8: rename it"):
         list_images(tmp_path)

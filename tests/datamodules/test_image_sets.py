@@ -118,7 +118,7 @@ def test_a_list_of_names_chooses_and_orders(tmp_path, save_image):
     [
         ("1.png\n5.png\n6.png", r"2 images of .*list\.txt are missing, first '5\.png'"),
         ("a", "'a' may be 'x/a.png' or 'y/a.png'"),
-        ("1\n1.png", r"list\.txt names an image twice"),
+        ("1\n1.png", r"list\.txt names one image twice"),
     ],
 )
 def test_a_list_that_does_not_fit_the_images_is_refused(tmp_path, save_image, lines, problem):

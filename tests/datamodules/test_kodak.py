@@ -77,7 +77,7 @@ def test_kodak_asks_nobody_where_downloading_is_off(tmp_path, server):
 
 def test_a_wrong_kodak_picture_is_refused_and_not_kept(tmp_path, pictures, server):
     pictures["kodim01.png"] = pictures["kodim02.png"]
-    with pytest.raises(ValueError, match=r"kodim01\.png is not the Kodak image"):
+    with pytest.raises(ValueError, match=r"kodim01\.png is not the expected Kodak image"):
         Kodak().prepare(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -47,7 +47,7 @@ def test_a_second_pass_is_the_same():
 
 
 def test_fewer_images_than_processes_cannot_be_shared():
-    with pytest.raises(ValueError, match="2 images cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="2 images cannot be split over 3 processes"):
         ShardedBatchSampler(2, rank=0, world_size=3)
 
 
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_shuffle_differently_and_reproducibly():
 
 
 def test_fewer_draws_than_processes_are_refused():
-    with pytest.raises(ValueError, match="2 images cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="2 images cannot be split over 3 processes"):
         ShardedRandomSampler(10, 2, rank=0, world_size=3)
 
 

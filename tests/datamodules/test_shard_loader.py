@@ -180,7 +180,7 @@ def test_another_layout_begins_the_epoch_anew(shards):
     batches = iter(loader)
     next(batches)
     other = make(shards, batch_size=1)
-    with pytest.warns(UserWarning, match="of another number of processes"):
+    with pytest.warns(UserWarning, match="has another number of processes"):
         other.load_state_dict(loader.state_dict())
     fresh = make(shards, batch_size=1)
     fresh.set_epoch(1)
@@ -196,15 +196,15 @@ def test_a_datamodule_trains_on_them(shards):
     datamodule = build(test=Photos("test"))
     datamodule.setup("fit")
     assert [batch["image"].shape for batch in datamodule.train_dataloader()] == [(2, 3, 8, 8)] * 4
-    with pytest.raises(ValueError, match="in shards, which are only trained on"):
+    with pytest.raises(ValueError, match="in shards, which are for training only"):
         datamodule.dataset("train")
-    with pytest.raises(ValueError, match=r"give datamodule\.samples_per_epoch=N"):
+    with pytest.raises(ValueError, match=r"pass datamodule\.samples_per_epoch=N"):
         build(samples_per_epoch=None)
     with pytest.raises(ValueError, match="test images cannot come from shards"):
         build(test=Shards())
-    with pytest.raises(ValueError, match="6 shards cannot be shared by 1 processes with 7 loader"):
+    with pytest.raises(ValueError, match="6 shards cannot be split over 1 processes with 7 loader"):
         build(num_workers=7).setup("fit")
-    with pytest.raises(ValueError, match="makes no batch of 10 images"):
+    with pytest.raises(ValueError, match="is less than one batch of 10 images"):
         build(batch_size=10).setup("fit")
     with pytest.raises(ValueError, match="train images: no shard"):
         build(root=str(shards / "nowhere")).setup("fit")

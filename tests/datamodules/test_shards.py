@@ -120,12 +120,12 @@ def test_shards_are_found(tmp_path):
         ("nothing.tar", "no shard "),
         ("x-*.tar", "no shard "),
         (["a.tar", "a.tar"], "named twice"),
-        ("{9..1}.tar", "stands for no shard"),
+        ("{9..1}.tar", "matches no shard"),
         ("https://a/{0..999999}/{0..999999}.tar", "more than 1048576"),
         ("https://a/{0..99999999999999999999}.tar", "more than 1048576"),
         ("pipe:rm -rf x", "no shard "),
-        ("ssh://host/a.tar", "not read by ssh://, but by http, https, hf, s3, gs"),
-        ("simplecache::https://a/b.tar", "not read by simplecache::https://"),
+        ("ssh://host/a.tar", "cannot be read by ssh://, choose from http, https, hf, s3, gs"),
+        ("simplecache::https://a/b.tar", "cannot be read by simplecache::https://"),
     ],
 )
 def test_what_is_no_shard_is_refused(tmp_path, path, message):

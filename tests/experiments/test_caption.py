@@ -83,7 +83,7 @@ def test_shares(monkeypatch):
         (["OUT", "codec=jpeg"], "no captioner"),
         (["OUT", "--split", "nope"], "unknown split 'nope'"),
         (["OUT", "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["OUT", "codec/captioner=fixed"], "nothing to say of"),
+        (["OUT", "codec/captioner=fixed"], "returned no caption for"),
     ],
 )
 def test_wrong_calls_are_refused(overrides, tmp_path, capsys, arguments, message):

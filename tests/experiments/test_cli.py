@@ -151,14 +151,14 @@ def test_a_missing_file_is_said_before_anything_is_loaded(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".."])
 def test_the_name_of_a_run_is_no_path(name):
-    with pytest.raises(SystemExit, match="a run's name is that of a folder in outputs/"):
+    with pytest.raises(SystemExit, match="a run's name is a folder name in outputs/"):
         check_overrides([f"name={name}"])
 
 
 def test_arguments_that_are_no_utf_8_are_refused():
     folder = os.fsdecode(b"datamodule.root=\xff")
     for arguments in ([folder], ["-m", folder]):
-        with pytest.raises(SystemExit, match=r"root=\\xff' is no UTF-8"):
+        with pytest.raises(SystemExit, match=r"root=\\xff' is not UTF-8"):
             check_overrides(arguments)
 
 

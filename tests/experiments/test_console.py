@@ -1,9 +1,14 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from diffcodec import __version__
 from experiments import console
+
+ROOT = Path(__file__).parents[2]
 
 
 def call(monkeypatch, *arguments):
@@ -15,6 +20,18 @@ def test_help_lists_the_commands(monkeypatch, capsys):
     call(monkeypatch, "--help")
     output = capsys.readouterr().out
     assert all(command in output for command in console.COMMANDS)
+
+
+def test_version_is_that_of_every_file_which_names_it(monkeypatch, capsys):
+    call(monkeypatch, "--version")
+    line = capsys.readouterr().out.strip()
+    assert re.fullmatch(
+        r"diffcodec [\d.]+, torch \S+, lightning \S+, compressai \S+, Python .+", line
+    )
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    assert re.findall(r"^## \[(\d.+?)\]", changes, re.M)[0] == __version__
 
 
 @pytest.mark.parametrize("arguments", [[], ["measure"]])

@@ -31,7 +31,7 @@ def test_one_file_goes_to_one_file_and_several_into_a_folder(tmp_path):
         find_inputs([one, folder], out, files_of, ".bin")
     with pytest.raises(ValueError, match="no such file"):
         find_inputs([tmp_path / "c.png"], out, files_of, ".bin")
-    with pytest.raises(ValueError, match="is a file: several files"):
+    with pytest.raises(ValueError, match="is a file: several outputs"):
         find_inputs([one, two], one, files_of, ".bin")
     with pytest.raises(ValueError, match="no such folder"):
         find_inputs([one], tmp_path / "no" / "x.bin", files_of, ".bin")
@@ -54,10 +54,10 @@ def test_the_codec_is_remembered_with_full_paths(tmp_path, monkeypatch):
         ("[1]", "holds no overrides"),
         ("overrides: {a: 1}", "holds no overrides"),
         ("overrides: [codec=jpg]", "codec"),
-        ("overrides: [codec=jpeg, codec._target_=os.system]", "code that is not this project's"),
+        ("overrides: [codec=jpeg, codec._target_=os.system]", "code outside this project"),
         (
             "overrides: ['codec=jpeg', '+codec.more={_target_: subprocess.run}']",
-            "code that is not this project's: subprocess.run",
+            "code outside this project: subprocess.run",
         ),
         ("!!python/object/apply:os.system [ls]", "cannot read"),
     ],
@@ -82,7 +82,7 @@ def test_files_whose_names_are_no_utf_8_are_refused(tmp_path):
     odd = tmp_path / os.fsdecode(b"a\xff.png")
     odd.touch()
     for inputs, output in (([odd], tmp_path / "a.bin"), ([tmp_path], tmp_path / "out")):
-        with pytest.raises(ValueError, match="is no UTF-8"):
+        with pytest.raises(ValueError, match="is not UTF-8"):
             compress.plan(inputs, output)
 
 
@@ -95,12 +95,12 @@ def test_nothing_is_written_over_an_input_or_a_file_of_another_kind(tmp_path):
     (tmp_path / "link.bin").symlink_to(a)
     for command, inputs, output, message in (
         (compress, [b], b, "b.png is an input"),
-        (compress, [a], b, "b.png exists and is no .bin file"),
+        (compress, [a], b, "b.png exists and is not a .bin file"),
         (compress, [a], tmp_path / "link.bin", "link.bin is an input"),
-        (compress, [images], images, "is the folder that is read"),
-        (compress, [a, images], images, "is the folder that is read"),
+        (compress, [images], images, "is the input folder"),
+        (compress, [a, images], images, "is the input folder"),
         (decompress, [streams / "a.bin"], streams / "a.bin", "a.bin is an input"),
-        (decompress, [streams], streams, "is the folder that is read"),
+        (decompress, [streams], streams, "is the input folder"),
     ):
         with pytest.raises(ValueError, match=message):
             command.plan(inputs, output)

@@ -50,13 +50,13 @@ def test_where_there_is_no_image_nothing_is_left(tmp_path):
 
 
 def test_an_index_is_of_one_folder():
-    with pytest.raises(ValueError, match="an index is of one folder"):
+    with pytest.raises(ValueError, match="an index covers one folder"):
         Folder(["a", "b"], index="index.txt")
 
 
 def test_an_index_replaces_no_image(folder, tmp_path):
     before = {path: path.read_bytes() for path in folder.rglob("*.*")}
-    for file, message in ((folder / "a.jpg", "called as an image is"), (folder, "is a folder")):
+    for file, message in ((folder / "a.jpg", "has the name of an image"), (folder, "is a folder")):
         with pytest.raises(SystemExit, match=message):
             main([str(file), str(folder)])
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

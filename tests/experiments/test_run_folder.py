@@ -69,8 +69,8 @@ def test_a_folder_in_which_a_process_lives_is_refused_by_its_name(folder, tmp_pa
         done = run_module("experiments.run", *arguments, f"hydra.run.dir={live}")
     assert done.returncode != 0
     assert done.stderr.strip() == (
-        f"error: process 123 on box, started at 12:00, runs in {live}: wait for it or stop it, or "
-        "give another folder by hydra.run.dir=FOLDER"
+        f"error: process 123 on box, started at 12:00, runs in {live}: wait for it, stop it, or "
+        "pass another hydra.run.dir=FOLDER"
     )
     assert (live / "curve.json").read_text() == "{}"
     assert not (live / ".hydra").exists()

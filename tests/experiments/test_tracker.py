@@ -69,11 +69,11 @@ def test_where_no_run_can_be_started_there_is_one_warning_and_none(tmp_path, mon
     logger = wandb_logger(save_dir=str(tmp_path), name="a", project="b", mode="offline")
     logger.log_hyperparams({"seed": 0})
     logger.log_metrics({"loss": 1.0}, step=1)
-    assert describe(logger) == "left out"
+    assert describe(logger) == "disabled"
     logger.experiment.finish()
     assert tried == ["offline", "disabled"]
     assert [m for m in warnings_of(caplog) if "W&B" in m] == [
-        "W&B cannot run offline and is left out: [Errno 28] No space left on device"
+        "W&B cannot run offline and is disabled: [Errno 28] No space left on device"
     ]
 
 

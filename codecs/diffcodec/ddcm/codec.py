@@ -81,11 +81,11 @@ class DDCM(ZeroShotCodec):
         priority: a folder of maps for the images of a data set, see `diffcodec.ddcm.priority`; a
             map may also be given to `compress`.
         decoder: `flow`, `ancestral` or `mean`.
-        steps, captioner, caption, guidance, sampler, grid_steps, text_coder, window: as
-            `decode_precision` and `compile`, of `diffcodec.zero_shot.ZeroShotCodec`. T, decoder,
-            steps, caption and guidance may be lists: points are all combinations.
         weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
             because it can be had nowhere else.
+
+    The other arguments are those of `diffcodec.zero_shot.ZeroShotCodec`. T, decoder, steps, caption
+    and guidance may be lists: points are all combinations.
 
     Raises:
         ValueError: one of these is not among its choices, or the weights do not fit.

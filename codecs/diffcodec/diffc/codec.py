@@ -62,9 +62,6 @@ class DiffC(ZeroShotCodec):
         bpp: one or several rates, in bits per pixel of the whole file: the stream is cut at the
             last chunk that fits, but never before the end of the first level.
         decoder: `flow` (DiffC-F), `ancestral` (DiffC-A) or `mean`.
-        captioner, caption, guidance, sampler, grid_steps, text_coder: as `steps`, `window`,
-            `decode_precision` and `compile`, of `diffcodec.zero_shot.ZeroShotCodec`. decoder,
-            steps, caption and guidance may be lists: points are all combinations.
         channel: `nearest` or `poisson`, see `diffcodec.diffc.channel`.
         log2_candidates: log2 of the number of candidates of a chunk.
         chunk_bits: KL divergence that a chunk is meant to have, see `diffcodec.diffc.schedule`;
@@ -72,6 +69,9 @@ class DiffC(ZeroShotCodec):
         growth: chunks of a level as a share of all before it.
         weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
             because it can be had nowhere else.
+
+    The other arguments are those of `diffcodec.zero_shot.ZeroShotCodec`. decoder, steps, caption
+    and guidance may be lists: points are all combinations.
 
     Raises:
         ValueError: one of these is not among its choices, or the weights do not fit.

@@ -13,7 +13,7 @@ def test_sizes():
     assert parse_size(256) == (256, 256)
     assert parse_size("512x768") == (512, 768)
     for wrong in ("512x", "0", "a", "1x2x3", "-5"):
-        with pytest.raises(ValueError, match="is no size"):
+        with pytest.raises(ValueError, match="is not a size"):
             parse_size(wrong)
 
 
@@ -106,5 +106,5 @@ def test_the_command_line_takes_against_both_ways(tmp_path):
     assert overrides(["against=a.json"]) == ["against=a.json"]
     (tmp_path / "x.json").write_text("[]")
     for path in (tmp_path / "x.json", tmp_path / "y.json"):
-        with pytest.raises(ValueError, match=r"x\.json is no benchmark|cannot read"):
+        with pytest.raises(ValueError, match=r"x\.json is not a benchmark|cannot read"):
             read_benchmark(str(path))

@@ -102,7 +102,7 @@ def test_a_curve_cannot_end_the_page_s_script(compared):
         (["{outputs}/nothing/*.json"], "no curve.json matches"),
         ([], "nothing to compare"),
         (["{outputs}/alpha", "--by", "nothing"], "no run has a setting 'nothing'"),
-        (["{outputs}/alpha/2026-01-01/images.csv"], "is no curve"),
+        (["{outputs}/alpha/2026-01-01/images.csv"], "is not a curve"),
     ],
 )
 def test_errors_are_one_line(run_compare, outputs, tmp_path, arguments, message):
@@ -185,5 +185,5 @@ def test_nothing_heavy_is_imported(outputs, tmp_path):
 def test_a_comparison_is_not_written_into_a_run(outputs, tmp_path):
     (curve, *_) = outputs.rglob("curve.json")
     options = parser().parse_args([str(curve), "--output", str(curve.parent)])
-    with pytest.raises(ValueError, match="is the folder of a run"):
+    with pytest.raises(ValueError, match="is a run folder"):
         compare(options)

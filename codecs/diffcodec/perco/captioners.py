@@ -31,7 +31,11 @@ def caption_images(captioner: Captioner, images: Sequence[Tensor]) -> list[str |
 
 
 class FixedCaptioner(Configured):
-    """The same caption for every image; null, the default, is the learned embedding."""
+    """The same caption for every image.
+
+    Args:
+        text: the caption; null sends none, and the decoder uses its learned embedding.
+    """
 
     def __init__(self, text: str | None = None) -> None:
         self.text = text

@@ -8,6 +8,7 @@ from diffcodec.base.classical import PillowCodec
 from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.strength import level_sigma
+from diffcodec.training.perceptual import PerceptualLoss
 
 
 def mse(a, b) -> float:
@@ -90,6 +91,33 @@ def test_auto_doubles_the_error_on_the_calibration_images(make_codec, x, preset)
     low, high = (codec._strengths[preset][f"quality={q}"] for q in (10, 60))
     assert low > high  # a better picture bears less noise
     assert codec.point_facts(codec.points[-1]) == {"strength": 0.0}
+
+
+def test_perceptual_has_the_least_distance_on_the_calibration_images(make_codec, x):
+    codec = make_codec("fast", strength="perceptual", calibration=lambda: list(x.split(1)))
+    codec.calibrate()
+    loss = PerceptualLoss("st-alex", wanted_by="a test")
+    point = codec.points[0]
+    x_hat = codec.base.decompress(codec.base.compress(x))
+
+    def distance(sigma):
+        return sum(
+            float(
+                loss(
+                    codec.enhance(
+                        decoded, sigma, i, codec._presets["fast"], codec.base_point(point)
+                    )
+                    * 2
+                    - 1,
+                    image * 2 - 1,
+                )
+            )
+            for i, (image, decoded) in enumerate(zip(x.split(1), x_hat.split(1), strict=True))
+        )
+
+    found = codec.point_facts(point)["strength"]
+    assert distance(found) <= min(map(distance, (0.0, 0.02, 0.1, 0.5))) * 1.001
+    assert codec._made_for()["rule"] == "perceptual"
 
 
 def test_presets_share_what_the_base_makes_of_the_calibration_images(make_codec, x, monkeypatch):
@@ -226,7 +254,10 @@ def test_another_prior_decodes_the_same_bytes_another_base_does_not(make_codec, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": "strong"}, "unknown strength 'strong', choose from auto, per_image"),
+        (
+            {"strength": "strong"},
+            "unknown strength 'strong', choose from auto, perceptual, per_image",
+        ),
         ({"strength": -0.1}, "strength must be at least 0"),
         ({"strength": [0.1, "per_image"]}, "cannot be in a list"),
         ({"strength": []}, "strength is an empty list"),

@@ -12,8 +12,10 @@ from diffcodec.sdedit.strength import (
     LOWEST,
     NUM_LEVELS,
     find_index,
+    find_nearest,
     level_sigma,
     log2_growth,
+    num_perceptual_trials,
     read_strengths,
     write_strengths,
 )
@@ -118,3 +120,28 @@ def test_strengths_are_written_and_read(tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
         with pytest.raises(ValueError, match="holds no strengths"):
             read_strengths(str(tmp_path / "bad.json"))
+
+
+@pytest.mark.parametrize("best", [0.0, 0.006, 0.05, 0.31, 2.0])
+@pytest.mark.parametrize("max_sigma", [0.4, 10.0])
+def test_the_level_of_least_distance_is_found(best, max_sigma):
+    tried = []
+
+    def distance(sigma):
+        tried.append(sigma)
+        return abs(math.log(max(sigma, 1e-3) / max(best, 1e-3)))
+
+    index = find_nearest(distance, max_sigma)
+    expected = min(best, level_sigma(max(i for i in range(256) if level_sigma(i) <= max_sigma)))
+    if best == 0:
+        assert index == 0
+    else:
+        assert level_sigma(index) == pytest.approx(expected, rel=0.12)
+    assert len(tried) == len({*tried}) <= num_perceptual_trials(max_sigma)
+    assert max(tried) <= max_sigma
+
+
+def test_two_rules_are_not_in_one_list():
+    with pytest.raises(ValueError, match="auto and perceptual cannot be in one list"):
+        points(["auto", "perceptual"])
+    assert len(points(["perceptual", 0.2], show_base=False)) == 8

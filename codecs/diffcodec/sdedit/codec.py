@@ -29,16 +29,21 @@ from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.strength import (
     AUTO,
     PER_IMAGE,
+    PERCEPTUAL,
+    RULES,
     Strengths,
     check_strengths,
     find_index,
+    find_nearest,
     level_sigma,
     log2_growth,
+    num_perceptual_trials,
     num_trials,
     read_strengths,
     shipped_strengths,
     write_strengths,
 )
+from diffcodec.training.perceptual import PerceptualLoss
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +64,10 @@ class SDEdit(Codec):
         strength: sigma of the added noise in the prior's space, which for image priors is [-1, 1];
             or `auto`: for each preset and point of the base, what doubles the squared error on the
             calibration images (Sec. 3.1), found by `calibrate` at the start of a run or shipped for
-            what ships; or what was found before, as the path of its `strengths.json` or as preset
-            -> point of the base -> sigma; or `per_image`: the encoder finds what doubles this
-            image's error and sends it.
+            what ships; or `perceptual`, this project's rule: what has the least ST-LPIPS on these
+            images; or what was found before, as the path of its `strengths.json` or as preset ->
+            point of the base -> sigma; or `per_image`: the encoder finds what doubles this image's
+            error and sends it.
             A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3). Presets that
             start from pure noise have none.
         blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
@@ -115,7 +121,8 @@ class SDEdit(Codec):
         super().__init__([point for point, _ in points.values()])
         self._base_points = {name: base_point for name, (_, base_point) in points.items()}
         self._presets = dict(preset)
-        self._is_auto = strength == AUTO
+        chosen = {value for value in listed(strength) if value in RULES}
+        self._rule = chosen.pop() if chosen else None
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
         self._shipped: Strengths | None = None
@@ -137,7 +144,7 @@ class SDEdit(Codec):
 
     def arguments(self) -> dict[str, Any]:
         found = {**super().arguments(), "calibration": None, "reference": None}
-        if not self._is_auto:
+        if self._rule is None:
             return found
         known: Strengths = {}
         for point in self.points:
@@ -146,7 +153,7 @@ class SDEdit(Codec):
                 base_name = self._base_points[point.name].name
                 known.setdefault(str(point.settings["preset"]), {})[base_name] = sigma
         # Whoever decodes has to know what was found here.
-        return {**found, "strength": known or AUTO}
+        return {**found, "strength": known or self._rule}
 
     def base_point(self, point: Point) -> Point:
         """The base codec's operating point at one of this codec's."""
@@ -171,7 +178,7 @@ class SDEdit(Codec):
     def prepare_points(self, points: Sequence[Point]) -> None:
         # Here, so that it is no part of decoding, and the same on all processes.
         for point in points:
-            if point.settings["strength"] == AUTO and self._has_strength(point):
+            if point.settings["strength"] in RULES and self._has_strength(point):
                 self.calibrate([point])
                 found = self._strengths[str(point.settings["preset"])]
                 name = self._base_points[point.name].name
@@ -182,7 +189,7 @@ class SDEdit(Codec):
             self.write_strengths(Path(folder) / "strengths.json")
 
     def calibrate(self, points: Sequence[Point] | None = None) -> None:
-        """Find the strengths of points with `strength=auto`, where they are not known yet.
+        """Find the strengths that follow from calibration images, where they are not known yet.
 
         Decoding never does it: what it must know is found here, or given as a file.
 
@@ -196,16 +203,17 @@ class SDEdit(Codec):
         if not pending:
             return
         images = self._calibration.num_images(self.base)
-        trials = num_trials(self.prior.max_sigma)
+        count = num_perceptual_trials if self._rule == PERCEPTUAL else num_trials
+        trials = count(self.prior.max_sigma)
         steps = sum(self._presets[preset].steps for preset, _ in pending)
         log.info(
-            "strength=auto: %d strengths are calibrated on %d images, in %d network evaluations at "
+            "strength=%s: %d strengths are calibrated on %d images, in %d network evaluations at "
             "most; codec.strength=FILE, as diffcodec calibrate writes it, saves them",
-            *(len(pending), images, images * trials * steps),
+            *(self._rule, len(pending), images, images * trials * steps),
         )
         with progress() as bar:
             for preset, base_point in pending:
-                text = f"calibrating strength=auto of {preset} at {base_point.name}"
+                text = f"calibrating strength={self._rule} of {preset} at {base_point.name}"
                 task = bar.add_task(text, total=images * trials)
                 advance = partial(bar.advance, task)
                 sigma = self._calibrate(self._presets[preset], base_point, advance)
@@ -218,7 +226,7 @@ class SDEdit(Codec):
         for point in points:
             preset: Any = point.settings["preset"]
             base_point = self._base_points[point.name]
-            if point.settings["strength"] != AUTO or not self._has_strength(point):
+            if point.settings["strength"] not in RULES or not self._has_strength(point):
                 continue
             if base_point.name not in self._strengths.get(preset, {}):
                 pending[preset, base_point.name] = base_point
@@ -243,6 +251,7 @@ class SDEdit(Codec):
         return {
             "base": self.base.fingerprint().hex(),
             **({} if reference is None else {"reference": reference.fingerprint().hex()}),
+            **({"rule": PERCEPTUAL} if self._rule == PERCEPTUAL else {}),
             "prior": digest.hexdigest(),
             "presets": {name: asdict(preset) for name, preset in self._presets.items()},
         }
@@ -399,14 +408,14 @@ class SDEdit(Codec):
         if known is None:
             name = self._base_points[point.name].name
             raise ValueError(
-                f"strength=auto is not known for preset {preset!r} at {name}, and decoding does "
-                "not look for it: give codec.strength=FILE as experiments.calibrate or a run wrote "
-                "it, or codec.strength=NUMBER"
+                f"strength={self._rule} is not known for preset {preset!r} at {name}, and decoding "
+                "does not look for it: give codec.strength=FILE as experiments.calibrate or a run "
+                "wrote it, or codec.strength=NUMBER"
             )
         return known
 
     def _known_sigma(self, point: Point) -> float | None:
-        """The strength of a point with `strength=auto`, or None where it is not known."""
+        """The strength of a point by one of `RULES`, or None where it is not known."""
         if not self._has_strength(point):
             return None
         preset, name = str(point.settings["preset"]), self._base_points[point.name].name
@@ -420,11 +429,24 @@ class SDEdit(Codec):
 
     @torch.no_grad()
     def _calibrate(self, preset: Preset, base_point: Point, advance: Callable[[], None]) -> float:
-        """The sigma at which the base's error doubles, in the mean of its logarithm over images.
+        """The sigma that the rule asks for, over the calibration images.
 
-        With a reference that is the reference's error, at the base's rate.
+        By `auto` the base's error doubles, in the mean of its logarithm; with a reference, the
+        reference's error at the base's rate. By `perceptual` the mean ST-LPIPS is least.
         """
         pairs = self._calibration.pairs(self.base, base_point)
+
+        def distance(sigma: float) -> float:
+            total = 0.0
+            for i, (x, x_hat) in enumerate(pairs):
+                x_tilde = self.enhance(x_hat, sigma, i, preset, base_point)
+                total += float(perceptual(x_tilde * 2 - 1, x * 2 - 1))
+                advance()
+            return total / len(pairs)
+
+        if self._rule == PERCEPTUAL:
+            perceptual = PerceptualLoss("st-alex", wanted_by=f"strength={PERCEPTUAL}")
+            return level_sigma(find_nearest(distance, self.prior.max_sigma))
         errors = self._calibration.errors(self.base, base_point)
 
         def excess(sigma: float) -> float:

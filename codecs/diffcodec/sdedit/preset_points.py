@@ -5,7 +5,7 @@ from itertools import product
 
 from diffcodec.points import Point, combine, listed, name_lines
 from diffcodec.sdedit.presets import Preset
-from diffcodec.sdedit.strength import AUTO, PER_IMAGE
+from diffcodec.sdedit.strength import PER_IMAGE, RULES
 
 BASE = "base"
 
@@ -23,11 +23,11 @@ def build_points(
     A line is a preset, followed by those settings of which a list was given, as in
     `medium,strength=0.2`. Presets share the base's bytes, but for `per_image`, whose byte depends
     on the preset. Settings are `preset` (None is the base's own picture), `strength` (a noise
-    level, `auto` or `per_image`) and `blend`, beside those of the base.
+    level, `auto`, `perceptual` or `per_image`) and `blend`, beside those of the base.
 
     Raises:
         ValueError: there is no preset, one is called `base`, a value is out of range, or strengths
-            that are signalled are mixed with others.
+            that are signalled, or found by two rules, are mixed with others.
     """
     if not presets:
         raise ValueError("the enhancer needs a preset: fast, medium or slow")
@@ -37,6 +37,8 @@ def build_points(
     blends = [float(b) for b in listed(blend)]
     if PER_IMAGE in strengths and len(strengths) > 1:
         raise ValueError(f"strength={PER_IMAGE} changes the stream: it cannot be in a list")
+    if {*RULES} <= {*strengths}:
+        raise ValueError(f"strength={' and '.join(RULES)} cannot be in one list: run each")
     if not all(0 <= b <= 1 for b in blends):
         raise ValueError(f"blend must be in [0, 1], got {blends}")
     options = combine(
@@ -75,14 +77,14 @@ def build_points(
 
 
 def _strength(value: str | float) -> str | float:
-    if value in (AUTO, PER_IMAGE):
+    if value in (*RULES, PER_IMAGE):
         return value
     try:
         sigma = float(value)
     except ValueError:
         raise ValueError(
-            f"unknown strength {value!r}, choose from {AUTO}, {PER_IMAGE}, a noise level, or a "
-            "file of strengths that a run wrote"
+            f"unknown strength {value!r}, choose from {', '.join(RULES)}, {PER_IMAGE}, a noise "
+            "level, or a file of strengths that a run wrote"
         ) from None
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"strength must be at least 0, got {value}")

@@ -15,7 +15,11 @@ NUM_LEVELS = 256
 LOWEST, HIGHEST = 0.005, 4.0
 """Of the levels above 0, in the prior's space; neighbours differ by 2.7%."""
 
-AUTO, PER_IMAGE = "auto", "per_image"
+AUTO, PERCEPTUAL, PER_IMAGE = "auto", "perceptual", "per_image"
+RULES = (AUTO, PERCEPTUAL)
+"""Strengths that are found on calibration images, before anything is decoded."""
+
+_COARSE, _FINE = 16, (8, 4)  # distances of the levels that `find_nearest` tries
 
 
 def level_sigma(index: int) -> float:
@@ -37,7 +41,7 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
             is what perfect realism costs at most (Sec. 3.1, Eq. 14).
         max_sigma: levels above are not tried.
     """
-    low, high = 0, max(i for i in range(NUM_LEVELS) if level_sigma(i) <= max_sigma)
+    low, high = 0, _top(max_sigma)
     while low < high:
         middle = (low + high + 1) // 2
         if excess(level_sigma(middle)) <= 1:
@@ -47,9 +51,39 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
     return low
 
 
+def _top(max_sigma: float) -> int:
+    """The highest index whose level a prior knows."""
+    return max(i for i in range(NUM_LEVELS) if level_sigma(i) <= max_sigma)
+
+
 def num_trials(max_sigma: float) -> int:
     """How many levels `find_index` tries at most."""
     return sum(level_sigma(i) <= max_sigma for i in range(1, NUM_LEVELS)).bit_length()
+
+
+def find_nearest(distance: Callable[[float], float], max_sigma: float) -> int:
+    """The index of the level with the least distance, to four levels or 11% of sigma.
+
+    First no noise and every 16th level, then the neighbours of the best. The least of a function
+    that falls and rises once is found.
+
+    Args:
+        distance: sigma >= 0 -> what is to be least.
+        max_sigma: levels above are not tried.
+    """
+    top = _top(max_sigma)
+    found = {i: distance(level_sigma(i)) for i in (0, *range(1, top + 1, _COARSE))}
+    for width in _FINE:
+        best = min(found, key=found.__getitem__)
+        for index in (best - width, best + width):
+            if 1 <= index <= top and index not in found:
+                found[index] = distance(level_sigma(index))
+    return min(found, key=found.__getitem__)
+
+
+def num_perceptual_trials(max_sigma: float) -> int:
+    """How many levels `find_nearest` tries at most."""
+    return 1 + len(range(1, _top(max_sigma) + 1, _COARSE)) + 2 * len(_FINE)
 
 
 def log2_growth(mse: float, base_mse: float) -> float:
@@ -75,7 +109,10 @@ def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
     path = files("diffcodec.sdedit") / "weights" / SHIPPED
     data = json.loads(path.read_text(encoding="utf-8"))
     known = data["made_for"]
-    if (known["base"], known["prior"]) != (made_for["base"], made_for["prior"]):
+    if "rule" in made_for or (known["base"], known["prior"]) != (
+        made_for["base"],
+        made_for["prior"],
+    ):
         return {}
     return {
         preset: dict(points)

@@ -88,7 +88,10 @@ def test_a_malicious_one_is_not_run_and_refused_in_one_line(tmp_path, module, pi
     [
         (lambda c: c.pop("optimizer_states"), "has no optimizer_states.*codec.weights=FILE"),
         (lambda c: c.update(state_dict=3), "its state_dict is a int"),
-        (lambda c: c["state_dict"].pop("bias"), "is not a checkpoint of this.*1 tensors differ.*bias"),
+        (
+            lambda c: c["state_dict"].pop("bias"),
+            "is not a checkpoint of this.*1 tensors differ.*bias",
+        ),
         (lambda c: c["state_dict"].update(bias=torch.ones(3)), "not a checkpoint of this.*bias"),
     ],
 )

@@ -76,7 +76,10 @@ def test_recipes_keep_their_clipping():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["codec=mbt2018_mean_vbr", "fit=true"], "VariableRateCodec does not have: choose trainer=ddp"),
+        (
+            ["codec=mbt2018_mean_vbr", "fit=true"],
+            "VariableRateCodec does not have: choose trainer=ddp",
+        ),
         (["codec=perco"], "trainer=fsdp is for training only; measure with trainer=gpu"),
         (["experiment=perco/small", "codec=perco"], "callbacks.average=null"),
     ],

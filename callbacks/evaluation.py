@@ -279,6 +279,7 @@ class Evaluation(Callback):
                 width,
                 num_bytes=decoding.num_bytes[i],
                 num_payload_bytes=decoding.num_payload_bytes[i],
+                num_part_bytes=decoding.num_part_bytes[i] if decoding.num_part_bytes else {},
                 encoding_seconds=outputs.encoding_seconds,
                 decoding_seconds=decoding.seconds,
             )
@@ -294,7 +295,9 @@ class Evaluation(Callback):
         for metric in self.metrics:
             if isinstance(metric, CodingMetric):
                 assert metric.read is not None
-                row[metric.key] = metric.read(coding)
+                value = metric.read(coding)
+                if metric.of_all or value is not None:
+                    row[metric.key] = value
             elif isinstance(metric, ImageMetric) and metric.key in (self._measures or {}):
                 assert self._measures is not None
                 row[metric.key] = self._measures[metric.key](x, x_hat)

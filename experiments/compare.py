@@ -208,7 +208,13 @@ def parser() -> argparse.ArgumentParser:
         "(decoding_time), a line for points that differ in it alone, or by --by",
     )
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
-    add("--method", default=METHODS[0], choices=METHODS, help="interpolation of BD figures")
+    add(
+        *("--bd", "--method"),
+        dest="method",
+        default=METHODS[0],
+        choices=METHODS,
+        help="interpolation of BD figures; cubic is that of 2001; default: %(default)s",
+    )
     add("--at", type=_numbers, default=[], metavar="BPP,…", help="rates of realism against PSNR")
     add(
         "--strip",

@@ -40,6 +40,7 @@ OVERRIDES = {
         "codec.strength=0.02",  # none is known of another prior than the one that ships
     ],
     "diffc": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.log2_candidates=12"],
+    "ddcm": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.T=10", "codec.log2_atoms=14"],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "hific": ["codec.width=2", "codec.M=12", "codec.N=8", "codec.blocks=1"],
     "cheng2020_anchor": ["codec.size=[16]"],
@@ -58,6 +59,7 @@ QUALITY = {
     "avif": ("quality=80", 36.8),
     "cdc": ("lmbda=0.01,gamma=0", 26.4),
     "cdc_residual": ("level=6,gamma=0", 30.0),
+    "ddcm": ("bpp=0.1", 23.4),
     "diffc": ("bpp=0.1", 24.0),
     "jpeg": ("quality=80", 33.9),
     "jpeg2000": ("ratio=10", 36.9),

@@ -25,9 +25,12 @@ ROOMS = {
     "measuring": {"points"},
     "codec": {"measuring", "points", "coding", "weights"},
     "training": {*DOORS, "metrics"},
-    "latent": {"coding", "diffusion", "networks", "training", "weights"},
+    "latent": {"points", "coding", "diffusion", "networks", "training", "weights"},
     # A method never imports another one: a base codec is handed over by the config.
-    **dict.fromkeys(("base", "cdc", "diffc", "perco", "sdedit"), SHARED),
+    **dict.fromkeys(("base", "cdc", "perco", "sdedit"), SHARED),
+    "zero_shot": SHARED,
+    "ddcm": {*SHARED, "zero_shot"},
+    "diffc": {*SHARED, "zero_shot"},
 }
 PACKAGE_RULES = {
     "datamodules": set(),

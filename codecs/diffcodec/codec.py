@@ -275,7 +275,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
             raise ValueError("no stream to decompress")
         point = self.find_point(point)
         self.load_point(point)
-        contents = self._unpack(streams)
+        contents = self.unpack(streams)
         sizes = {(c.height, c.width) for c in contents}
         if len(sizes) > 1:
             raise ValueError(f"streams of one call must hold images of one size, got {sizes}")
@@ -297,7 +297,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
             return list(streams)
         fingerprint = self.fingerprint()
         arrived = []
-        for stream, content in zip(streams, self._unpack(streams), strict=True):
+        for stream, content in zip(streams, self.unpack(streams), strict=True):
             (payload,), height, width = content.sections, content.height, content.width
             kept = self.prefix(payload, height, width, point)
             arrived.append(stream[: len(self._pack([kept], height, width, fingerprint))])
@@ -305,7 +305,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
 
     def num_payload_bytes(self, stream: bytes) -> int:
         """Length of a stream without container header and checksum."""
-        return self._unpack([stream])[0].num_payload_bytes
+        return self.unpack([stream])[0].num_payload_bytes
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """A part of decoding that operating points may share: made once within `sharing`.
@@ -350,7 +350,16 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
             return bitstream.pack_progressive(sections[0], **about)
         return bitstream.pack(sections, **about)
 
-    def _unpack(self, streams: Sequence[bytes]) -> list[bitstream.Contents]:
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        """Bytes of what a paper counts apart, by name, such as `text` and `codes` of PerCo."""
+        return {}
+
+    def unpack(self, streams: Sequence[bytes]) -> list[bitstream.Contents]:
+        """Size and sections of streams.
+
+        Raises:
+            BitstreamError: a stream is malformed, or of another codec or other weights.
+        """
         fingerprint = self.fingerprint()  # once: it looks at every tensor
         if self.progressive:
             return [

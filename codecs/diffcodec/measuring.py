@@ -28,6 +28,7 @@ class Decoding:
             stream is decoded.
         num_bytes: length of each stream, header included; None where there is none.
         num_payload_bytes: the same without container header and checksum.
+        num_part_bytes: of each stream, see `Codec.num_part_bytes`.
     """
 
     point: Point
@@ -35,6 +36,7 @@ class Decoding:
     seconds: float | None = None
     num_bytes: list[int] | None = None
     num_payload_bytes: list[int] | None = None
+    num_part_bytes: list[dict[str, int]] | None = None
 
 
 @dataclass
@@ -183,12 +185,14 @@ def decompress_at(
             start = _clock(codec)
             x_hat = codec.decompress(arrived, point)
             seconds = _clock(codec) - start + shared.seconds_saved
+            contents = codec.unpack(arrived)
             yield Decoding(
                 point,
                 x_hat,
                 seconds / len(arrived),
                 num_bytes=[len(stream) for stream in arrived],
-                num_payload_bytes=[codec.num_payload_bytes(stream) for stream in arrived],
+                num_payload_bytes=[c.num_payload_bytes for c in contents],
+                num_part_bytes=[codec.num_part_bytes(c.sections) for c in contents],
             )
 
 

@@ -17,12 +17,13 @@ ENTROPY_FUNCTIONS = {
     "diffcodec.coding.entropy": ("encode_indices", "decode_indices", "encode_text", "decode_text"),
     "diffcodec.coding.rans": ("rans_encode", "rans_decode"),
 }
-# Methods; a raster scan alternates between network and coder, and DiffC's channel simulation is
-# what entropy coding is elsewhere.
+# Methods; a raster scan alternates between network and coder, and DiffC's channel simulation and
+# DDCM's codebooks are what entropy coding is elsewhere.
 ENTROPY_METHODS: dict[str, dict[str, tuple[str, ...]]] = {
     "diffcodec.coding.rans": {"RansReader": ("read",)},
     "diffcodec.base.context_models": {"RasterScan": ("__call__",)},
     "diffcodec.diffc.channel": {"Channel": ("encode", "decode")},
+    "diffcodec.ddcm.codebook": {"Codebook": ("encode", "decode", "write", "read")},
 }
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from experiments.comparison.lines import Line
 
-METHODS = ("akima", "pchip")
+METHODS = ("akima", "pchip", "cubic")
+CUBIC_POINTS = 4  # that a cubic needs
 MIN_OVERLAP = 0.5  # of the range that the two curves span together
 
 
@@ -42,7 +43,8 @@ def bd_metric(
     Args:
         anchor, test: the curves.
         metric: of either sign; the result is positive if the test's values are larger.
-        method: `akima` or `pchip`.
+        method: `akima` or `pchip`, through the points, or `cubic`, one polynomial fitted to them
+            (Bjøntegaard 2001).
         rate: the metric on the rate axis.
 
     Raises:
@@ -50,7 +52,7 @@ def bd_metric(
     """
     _check(method)
     pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
-    problem = _too_few(pairs, metric)
+    problem = _too_few(pairs, metric, method)
     if problem is None and any(_repeats([r for r, _ in side]) for side in pairs):
         problem = "several values at one rate are no function of the rate"
     if problem is not None:
@@ -74,7 +76,7 @@ def bd_rate(
     Args:
         anchor, test: the curves.
         metric: of either sign; it must be monotonic in the rate.
-        method: `akima` or `pchip`.
+        method: as in `bd_metric`.
         rate: the metric on the rate axis.
 
     Raises:
@@ -82,7 +84,7 @@ def bd_rate(
     """
     _check(method)
     pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
-    problem = _too_few(pairs, metric)
+    problem = _too_few(pairs, metric, method)
     if problem is None and not all(_steady([v for _, v in side]) for side in pairs):
         problem = f"{metric} does not change steadily with the rate"
     if problem is not None:
@@ -104,12 +106,14 @@ def _check(method: str) -> None:
         raise ValueError(f"unknown interpolation {method!r}, choose from {', '.join(METHODS)}")
 
 
-def _too_few(pairs: Sequence[Sequence[object]], metric: str) -> str | None:
+def _too_few(pairs: Sequence[Sequence[object]], metric: str, method: str) -> str | None:
     for side, who in zip(pairs, ("the anchor", "this curve"), strict=True):
         if not side:
             return f"{who} has no {metric}"
         if len(side) < 2:
             return f"{who} has a single point"
+        if method == "cubic" and len(side) < CUBIC_POINTS:
+            return f"a cubic needs {CUBIC_POINTS} points, {who} has {len(side)}"
     return None
 
 

@@ -133,8 +133,7 @@ def _sizes(meta: Mapping[str, Any]) -> str | None:
 
 
 def _rate(run: Run, rate: str) -> str | None:
-    rates = {metric.key for metric in all_metrics().values() if metric.kind == "rate"}
-    has_both = all(rates <= set(values) for values in run.curve.metrics)
+    has_both = all({"bpp", "bpp-payload"} <= set(values) for values in run.curve.metrics)
     if has_both:
         return "without header" if rate == "bpp-payload" else "with header"
     stated = str(run.meta.get("rate") or "").partition(";")[0]

@@ -70,7 +70,7 @@ def build_table(
     Args:
         curves: to compare.
         anchor: one of them.
-        method: of the interpolation, `akima` or `pchip`.
+        method: of the interpolation, `akima`, `pchip` or `cubic`.
         rate: the metric on the rate axis.
 
     Raises:

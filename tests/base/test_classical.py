@@ -56,7 +56,7 @@ def test_rate_and_quality_rise_along_the_points(photo, format):
 def test_the_payload_is_a_plain_file(photo):
     codec = PillowCodec("JPEG", quality=[50])
     (stream,) = codec.compress(photo)
-    (file,) = codec._unpack([stream])[0].sections
+    (file,) = codec.unpack([stream])[0].sections
     assert Image.open(io.BytesIO(file)).format == "JPEG"
 
 
@@ -84,7 +84,7 @@ def test_the_longest_side_is_decoded_and_a_longer_one_is_refused(format, side):
 def test_a_file_of_another_size_or_format_is_refused(photo):
     jpeg, webp = PillowCodec("JPEG", quality=[50]), PillowCodec("WEBP", quality=[50])
     (stream,) = jpeg.compress(photo[..., :20, :30])
-    (file,) = jpeg._unpack([stream])[0].sections
+    (file,) = jpeg.unpack([stream])[0].sections
     bigger = pack([file], height=21, width=30, fingerprint=jpeg.fingerprint())
     with pytest.raises(BitstreamError, match=r"20x30.*21x30"):
         jpeg.decompress([bigger])

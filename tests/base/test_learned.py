@@ -42,7 +42,7 @@ def build(name: str, **options) -> LearnedCodec:
 
 def decode(codec: LearnedCodec, stream: bytes) -> tuple[Tensor, Tensor]:
     """y_hat and x_hat."""
-    (contents,) = codec._unpack([stream])
+    (contents,) = codec.unpack([stream])
     with torch.no_grad():
         payloads = [list(contents.sections)]
         decoded = codec.decode(payloads, contents.height, contents.width, [0], codec.points[0])
@@ -83,7 +83,7 @@ def test_it_codes_as_compressai_does(name, photo):
     codec = build(name)
     x = photo[..., 100:164, 200:328]
     (stream,) = codec.compress(x)
-    (contents,) = codec._unpack([stream])
+    (contents,) = codec.unpack([stream])
     options = {"s": 4} if name == "vbr" else {}
     theirs = copy.deepcopy(codec.model)
     theirs.update(force=True)

@@ -15,7 +15,7 @@ from datamodules.module import ImageDataModule
 
 CONFIGS = Path(__file__).parents[2] / "experiments" / "configs"
 NAMES = sorted(path.stem for path in (CONFIGS / "datamodule").glob("*.yaml"))
-TRAINING_SETS = {"openimages", "shards", "vimeo90k"}
+TRAINING_SETS = {"openimages", "openimages_center", "shards", "vimeo90k"}
 
 Load = Callable[..., ImageDataModule]
 
@@ -70,6 +70,7 @@ def test_all_sets_are_there():
         "kodak",
         "lsun_bedroom",
         "openimages",
+        "openimages_center",
         "photos",
         "shards",
         "tecnick",

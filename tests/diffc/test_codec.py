@@ -15,6 +15,7 @@ from diffcodec.diffc.codec import Arrived
 from diffcodec.latent.pixel import pixel_backbone
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from diffcodec.measuring import MeasuringPass, decompress_at
+from diffcodec.perco.palette import PaletteCaptioner
 from experiments.build import is_untrained, refuse_untrained
 from experiments.cli import compose_config
 from tests.latent.tiny import save_pipeline, save_pixel_model, tiny_backbone
@@ -97,8 +98,8 @@ def test_a_chunk_that_is_cut_is_all_that_is_lost(codec, photo):
     stream = stream_of(codec, photo[..., :64, :64], "bpp=1")
     # Nine bits a chunk: of three bytes in a row at most three chunks are touched.
     for cut in (200, 300, 400):
-        levels = codec._read(codec._unpack([stream[:cut]])[0].sections[0], 64, 64).levels
-        more = codec._read(codec._unpack([stream[: cut + 3]])[0].sections[0], 64, 64).levels
+        levels = codec._read(codec.unpack([stream[:cut]])[0].sections[0], 64, 64).levels
+        more = codec._read(codec.unpack([stream[: cut + 3]])[0].sections[0], 64, 64).levels
         counts = [sum(len(indices) for _, indices in read) for read in (levels, more)]
         assert 0 < counts[1] - counts[0] <= 3
 
@@ -152,7 +153,7 @@ def test_bytes_after_the_last_level_are_refused(make_codec, photo):
     (stream,) = codec.compress(x)
     assert len(stream) < 400 * 256 / 8
     assert codec.decompress([stream]).shape == x.shape
-    payload = codec._unpack([stream])[0].sections[0]
+    payload = codec.unpack([stream])[0].sections[0]
     about: dict = {"height": 16, "width": 16, "fingerprint": codec.fingerprint()}
     with pytest.raises(BitstreamError, match="bytes after the last level"):
         codec.decompress([pack_progressive(payload + bytes(50), **about)])
@@ -165,9 +166,9 @@ def test_a_caption_is_sent_and_told_to_the_network(make_codec, photo):
         stream_of(codec, x, f"bpp=1,caption={caption},guidance=1")
         for caption in ("null", "a red dog")
     )
-    contents = codec._unpack([captioned])[0].sections[0]
+    contents = codec.unpack([captioned])[0].sections[0]
     assert codec._read(contents, 40, 40).caption == "a red dog"
-    assert codec._read(codec._unpack([plain])[0].sections[0], 40, 40).caption is None
+    assert codec._read(codec.unpack([plain])[0].sections[0], 40, 40).caption is None
     assert len(captioned) <= 1.0 * 40 * 40 / 8
     pictures = []
     for guidance in (1, 3):
@@ -177,6 +178,29 @@ def test_a_caption_is_sent_and_told_to_the_network(make_codec, photo):
     assert not torch.equal(*pictures)
     with pytest.raises(BitstreamError):
         codec.decompress([captioned[:14]], f"bpp=1,caption=a red dog,guidance={guidance}")
+
+
+def test_a_captioner_gives_each_image_its_own(make_codec, photo):
+    codec = make_codec(1.0, captioner=lambda x, batch=None: [f"dog {n}" for n in batch["name"]])
+    x = torch.cat([photo[..., :40, :40], photo[..., :40, :40]])
+    streams = codec.compress(x, about={"name": ["a", "b"]})
+    payloads = [codec.unpack([stream])[0].sections[0] for stream in streams]
+    assert [codec._read(payload, 40, 40).caption for payload in payloads] == ["dog a", "dog b"]
+    named = codec.compress(x, captions=["dog a", "dog b"])
+    assert named == streams
+    # What is given for all takes its place.
+    fixed = make_codec(1.0, captioner=codec.captioner, caption="a cat")
+    payload = fixed.unpack(fixed.compress(x[:1]))[0].sections[0]
+    assert fixed._read(payload, 40, 40).caption == "a cat"
+
+
+@pytest.mark.parametrize("codec", ["diffc", "ddcm"])
+def test_captioners_are_those_of_perco(codec):
+    cfg = compose_config([f"codec={codec}", "codec/captioner=palette"])
+    built = instantiate(cfg.codec)
+    assert isinstance(built.captioner, PaletteCaptioner)
+    plain = instantiate(compose_config([f"codec={codec}"]).codec)
+    assert plain.captioner(torch.rand(2, 3, 8, 8)) == [None, None]
 
 
 def test_decoders_make_pictures_of_the_same_bytes(make_codec, photo):
@@ -272,6 +296,8 @@ def test_a_model_of_pixels_is_a_backbone(photo, tmp_path):
     assert again.fingerprint() == codec.fingerprint()
     with pytest.raises(ValueError, match="takes no caption, got 'a dog'"):
         DiffC(backbone, caption="a dog")
+    with pytest.raises(ValueError, match="takes no caption, got 'a dog'"):
+        codec.compress(x, captions=["a dog"])
 
 
 def test_poisson_is_a_setting():
@@ -326,7 +352,7 @@ def test_pictures_get_better_level_by_level(shipped, photo):
     crops = [photo[..., i : i + 128, j : j + 128] for i, j in ((0, 128), (200, 60), (330, 300))]
     curves = []
     for x in crops:
-        payload = shipped._unpack(shipped.compress(x, "bpp=0.06"))[0].sections[0]
+        payload = shipped.unpack(shipped.compress(x, "bpp=0.06"))[0].sections[0]
         levels = shipped._read(payload, 128, 128).levels
         curve = []
         for count in range(1, len(levels)):

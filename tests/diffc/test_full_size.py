@@ -23,7 +23,7 @@ def test_three_levels_at_full_size(photo):
     seconds.append(time.perf_counter())
     x_hat = codec.decompress([stream])
     seconds.append(time.perf_counter())
-    levels = codec._read(codec._unpack([stream])[0].sections[0], 512, 512).levels
+    levels = codec._read(codec.unpack([stream])[0].sections[0], 512, 512).levels
     encode, decode = (after - before for before, after in pairwise(seconds))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(

@@ -11,8 +11,7 @@ from PIL import Image
 
 from diffcodec.diffc import DiffC
 from diffcodec.diffc.channel import Channel, Nearest
-from diffcodec.diffc.refinement import Refinement
-from diffcodec.diffc.schedule import FIRST_BITS, STEP_BITS, first_index
+from diffcodec.zero_shot.ladder import FIRST_BITS, STEP_BITS, first_index
 from experiments.cli import compose_config
 
 pytestmark = pytest.mark.slow
@@ -37,9 +36,8 @@ def curve(codec: DiffC, x: torch.Tensor, channel: Channel) -> tuple[list[float],
     """Bits per pixel without the container's, and PSNR of the denoiser's estimate, by level."""
     height, width = x.shape[-2:]
     x0 = codec.backbone.latents.encode(x)
-    start = codec._refinement(height, width, codec._estimate(None))
-    size = codec._latent_size(height, width)
-    shared = Refinement(codec._estimate(None), start.x, start.sigma, size=size, channel=channel)
+    estimate = codec._estimate(None, (height, width))
+    shared = codec._refinement(height, width, estimate, channel)
     first = first_index(shared.error(x0))
     ladder = codec._ladder(height, width, first)
     bits, rates, qualities = 1.0 + FIRST_BITS, [], []

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from diffcodec.diffusion.sampler import ddim
 from diffcodec.diffusion.schedule import alphas_cumprod_of, cosine_alphas_cumprod
@@ -30,6 +31,53 @@ def test_sampling_stays_on_the_grid_from_pure_noise_to_nothing():
         assert (sigmas.diff() < 0).all()
     with pytest.raises(ValueError, match="1 to 50, got 51"):
         one.sampling_sigmas(51)
+
+
+def sd21_scheduler() -> DDIMScheduler:
+    """As the repository of Stable Diffusion 2.1 has it."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+def test_leading_timesteps_are_those_of_stable_diffusion_21s_scheduler(steps):
+    scheduler = sd21_scheduler()
+    one = LatentProcess(scheduler.alphas_cumprod, prediction="v", grid_steps=1000)
+    sigmas = one.sampling_sigmas(steps, "leading")
+    scheduler.set_timesteps(steps)
+    assert len(sigmas) == steps + 1
+    told = []
+
+    def network(x, time):
+        told.append(int(time))
+        return torch.sin(2 * x + time / 500)
+
+    start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = ddim(one.denoiser(network), pure_noise(start, sigmas[0]), sigmas)
+    x = x / (1 + sigmas[-1] ** 2).sqrt().float()
+    assert told == scheduler.timesteps.tolist()
+    assert told[:1] == [951] or steps == 5
+    expected = start
+    for time in scheduler.timesteps:
+        output = torch.sin(2 * expected + time / 500)
+        expected = scheduler.step(output, time, expected, eta=0).prev_sample
+    torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_leading_timesteps_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="spacing=leading needs grid_steps=1000, got 50"):
+        process().sampling_sigmas(20, "leading")
+    with pytest.raises(ValueError, match="1 to 500 with spacing=leading, got 501"):
+        process(grid_steps=1000).sampling_sigmas(501, "leading")
+    with pytest.raises(ValueError, match="unknown spacing 'trailing', choose from grid, leading"):
+        process().sampling_sigmas(20, "trailing")
 
 
 @pytest.mark.parametrize("grid_steps", [0, 1001])

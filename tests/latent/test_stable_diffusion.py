@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from diffcodec.latent.stable_diffusion import load_pipeline, stable_diffusion
 from tests.latent.tiny import save_pipeline
@@ -38,6 +41,34 @@ def test_its_parts_are_in_single_precision_and_its_texts_of_one_length(pipeline)
 )
 def test_what_it_predicts_is_read_off_its_scheduler(tmp_path, theirs, ours):
     assert stable_diffusion(str(save_pipeline(tmp_path, theirs))).prediction == ours
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": 2816},
+            "its U-Net has addition_embed_type=text_time",  # SDXL
+        ),
+        ({"class_embed_type": "projection"}, "its U-Net has class_embed_type=projection"),
+        ({"num_class_embeds": 1000}, "its U-Net has num_class_embeds=1000"),
+        ({"cross_attention_dim": 24}, "its U-Net attends to 24 channels, its text encoder has 16"),
+    ],
+)
+def test_another_layout_is_refused_in_one_line(tmp_path, changes, reason):
+    folder = save_pipeline(tmp_path)
+    path = folder / "unet" / "config.json"
+    if "cross_attention_dim" in changes:
+        other = UNet2DConditionModel.from_config({**json.loads(path.read_text()), **changes})
+        other.save_pretrained(folder / "unet")
+    else:  # before its weights are loaded
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(
+        ValueError, match=r"is not Stable Diffusion 1\.x or 2\.x, which alone"
+    ) as error:
+        stable_diffusion(str(folder))
+    assert str(error.value).endswith(reason)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_no_pipeline_says_so(tmp_path):

@@ -90,6 +90,45 @@ def save_pipeline(folder: Path, prediction_type: str = "epsilon") -> Path:
     return folder / "pipeline"
 
 
+def save_sdxl(folder: Path) -> Path:
+    """A randomly initialised Stable Diffusion XL pipeline, as `save_pretrained` writes it."""
+    from diffusers import StableDiffusionPipeline as SmallPipeline
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    small = SmallPipeline.from_pretrained(save_pipeline(folder / "small"))
+    config = small.text_encoder.config.to_dict()
+    second = CLIPTextConfig(**{**config, "hidden_size": 24, "projection_dim": 20})
+    small.vae.register_to_config(scaling_factor=0.13025)
+    torch.manual_seed(1)
+    pipeline = StableDiffusionXLPipeline(
+        vae=small.vae,
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16 + 24,
+            attention_head_dim=(2, 4),
+            transformer_layers_per_block=(1, 2),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=20 + 6 * 8,
+            norm_num_groups=4,
+        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**{**config, "num_hidden_layers": 2})),
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=small.tokenizer,
+        tokenizer_2=small.tokenizer,
+        scheduler=small.scheduler,
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
 def save_pixel_model(folder: Path, **options) -> Path:
     """A randomly initialised DDPM of pixels, as `save_pretrained` writes it."""
     from diffusers import DDPMScheduler, UNet2DModel

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from diffcodec.coding.bitstream import BitstreamError
+from diffcodec.measuring import decompress_at
+from diffcodec.metrics import Coding, find_metric
 from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
@@ -146,13 +148,32 @@ def test_what_is_sent_by_condition(make_codec, x):
     assert sizes == {"both": (True, True), "text": (True, False), "local": (False, True)}
 
 
+def test_text_and_codes_are_counted_apart(make_codec, x):
+    one = make_codec(["16x16/16"], condition=["both", "text", "local"], caption="an old castle")
+    found = {}
+    for point in one.points:
+        sections = one.encode(x, point)[0]
+        found[point.encoding["condition"]] = one.num_part_bytes(sections)
+        # All but the byte of facts.
+        assert sum(one.num_part_bytes(sections).values()) == sum(map(len, sections)) - 1
+    text, codes = found["both"]["text"], found["both"]["codes"]
+    assert min(text, codes) > 0
+    assert found["text"] == {"text": text, "codes": 0}
+    assert found["local"] == {"text": 0, "codes": codes}
+    (decoding,) = decompress_at(one, one.compress(x), one.points[:1])
+    coding = Coding(70, 90, num_part_bytes=decoding.num_part_bytes[0])
+    assert find_metric("bpp-text").read(coding) == 8 * text / (70 * 90)
+    assert find_metric("bpp-codes").read(coding) == 8 * codes / (70 * 90)
+    assert find_metric("bpp-text").read(Coding(70, 90)) is None
+
+
 def test_without_quantisation_vectors_are_sent(make_codec, x):
     one = make_codec(["16x16/16"], quantize=False)
     head, vectors = one.encode(x, one.points[0])[0]
-    assert len(vectors) == 2 * 6 * 3 * 3
+    assert len(vectors) == 4 * 6 * 3 * 3
     z = one.model.codes(x[:1], 0)
     codes = one._read([head, vectors], 70, 90)[2]
-    torch.testing.assert_close(codes[None], z, rtol=1e-3, atol=1e-6)
+    assert torch.equal(codes[None], z)
     assert one.decompress(one.compress(x)).shape == x.shape
     quantised = make_codec(["16x16/16"])
     with pytest.raises(BitstreamError, match="other weights"):

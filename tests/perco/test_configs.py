@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from PIL import Image
 
 import diffcodec.latent
 import diffcodec.perco
@@ -13,6 +14,8 @@ from experiments.cli import CONFIG_DIR, compose_config
 
 EXPERIMENTS = (
     *("autoencoder", "decoder", "backbone", "small", "index_model", "paper", "paper_lpips"),
+    "paper_guided",
+    "perco_sd",
     *("guidance", "steps", "conditions", "caption_swap", "diversity"),
 )
 TINY = (
@@ -72,11 +75,49 @@ def test_the_paper_has_its_numbers():
     assert codec.captioner.max_tokens == 32
     # Five epochs of nine million images.
     assert (8 * cfg.datamodule.batch_size, cfg.trainer.max_steps) == (160, 5 * 9_000_000 // 160)
+    guided = compose_config(["experiment=perco/paper_guided"])
+    assert (guided.codec.local_drop, guided.codec.caption_drop) == (0.1, 0.1)
+    assert guided.trainer.max_steps == cfg.trainer.max_steps
     lpips = compose_config(["experiment=perco/paper_lpips"])
     assert (8 * lpips.datamodule.batch_size, lpips.trainer.max_steps) == (40, 5 * 9_000_000 // 40)
 
 
-@pytest.mark.parametrize("name", ["palette", "fixed", "file", "blip2"])
+PERCO_SD = {
+    **{"spacing": "leading", "grid_steps": 1000, "sampler": "ddim", "guidance": 3.0},
+    **{"finetune": "all", "lr": 1e-5, "weight_decay": 0.01, "warmup_steps": 0, "anneal": False},
+    **{"caption_drop": 0.1, "learned_null": False, "local_drop": 0.0},
+    **{"commitment": 0.0, "lpips_weight": 0.0, "text_coder": "zlib", "index_coder": "uniform"},
+}
+
+
+@pytest.mark.parametrize("first", ["codec=perco", "experiment=paper/perco_kodak"])
+def test_perco_sd_has_its_own_settings(first):
+    codec = compose_config([first, "codec/released=perco_sd"]).codec
+    assert {key: codec[key] for key in PERCO_SD} == PERCO_SD
+    assert codec.captioner.model == "hf://Salesforce/blip2-opt-2.7b-coco"
+    assert codec.captioner.max_tokens == 32
+    # Another captioner can be asked for, and without the preset it is the paper's.
+    fixed = compose_config([first, "codec/released=perco_sd", "codec/captioner=fixed"]).codec
+    assert fixed.captioner._target_.endswith("FixedCaptioner")
+    assert fixed.spacing == "leading"
+
+
+def test_the_papers_figures_have_the_papers_captioner():
+    codec = compose_config(["experiment=paper/perco_kodak"]).codec
+    assert codec.captioner.model.startswith("hf://Salesforce/blip2-opt-2.7b@")
+    assert (codec.spacing, codec.grid_steps) == ("grid", None)
+
+
+def test_perco_sd_is_trained_as_its_command_says():
+    cfg = compose_config(["experiment=perco/perco_sd", "trainer=ddp"])
+    assert {key: cfg.codec[key] for key in PERCO_SD} == PERCO_SD
+    assert (8 * cfg.datamodule.batch_size, cfg.trainer.max_steps) == (160, 50_000)
+    assert (cfg.trainer.precision, cfg.trainer.gradient_clip_val) == ("32-true", 1.0)
+    transform = instantiate(cfg.datamodule.train_transform)
+    assert transform(Image.new("RGB", (700, 600))).size == (512, 512)
+
+
+@pytest.mark.parametrize("name", ["palette", "fixed", "file", "blip2", "blip2_coco"])
 def test_every_captioner_is_built_without_its_model(name):
     cfg = compose_config(["codec=perco", f"codec/captioner={name}"])
     assert callable(instantiate(cfg.codec.captioner))

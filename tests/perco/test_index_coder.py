@@ -10,8 +10,8 @@ from diffcodec.coding.entropy import MAX_FREQUENCIES
 from diffcodec.perco import index_coder as module
 from diffcodec.perco.index_coder import (
     INDEX_CODERS,
-    HalfPrecision,
     ModelCoder,
+    SinglePrecision,
     TableCoder,
     _Halves,
     index_coder,
@@ -56,17 +56,17 @@ def test_what_no_encoder_wrote_is_refused(model, name):
             coder.decode(data, *size)
 
 
-def test_vectors_come_back_in_half_precision():
-    coder = HalfPrecision(3)
+def test_vectors_come_back_as_they_were():
+    coder = SinglePrecision(3)
     z = torch.tensor([[[0.1, -7.0]], [[1e6, 2**-30]], [[65504.0, -1e9]]])
     data = coder.encode(z)
-    assert len(data) == 12
-    assert torch.equal(coder.decode(data, 1, 2), z.clamp(-65504, 65504).half().float())
-    for other in (data[:-1], data + b"\0\0", b""):
-        with pytest.raises(BitstreamError, match="not 12"):
+    assert len(data) == 24
+    assert torch.equal(coder.decode(data, 1, 2), z)
+    for other in (data[:-1], data + b"\0\0\0\0", b""):
+        with pytest.raises(BitstreamError, match="not 24"):
             coder.decode(other, 1, 2)
     with pytest.raises(BitstreamError, match="not finite"):
-        coder.decode(b"\x00\x7c" * 6, 1, 2)
+        coder.decode(b"\x00\x00\x80\x7f" * 6, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["table", "model"])

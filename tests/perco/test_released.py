@@ -106,6 +106,22 @@ def test_the_public_reimplementations_checkpoints_load(pipeline, tmp_path):
         PerCo(stable_diffusion(str(tmp_path / "perco")), ["8x8/256"])
 
 
+def test_its_preset_codes_with_its_checkpoint(pipeline, tmp_path):
+    save_perco_sd(tmp_path / "perco", pipeline)
+    options = {"grid_steps": 1000, "spacing": "leading", "steps": [2, 5], "learned_null": False}
+    codec = PerCo(stable_diffusion(str(tmp_path / "perco")), None, **options).eval()
+    assert not codec.model.null_text.requires_grad
+    assert torch.equal(codec.model.null_text, codec.model.backbone.embed_text([""]))
+    x = torch.rand(1, 3, 40, 64)
+    streams = codec.compress(x, captions=["a cat"])
+    x_hat = codec.decompress(streams)
+    assert x_hat.shape == x.shape
+    grid = PerCo(stable_diffusion(str(tmp_path / "perco")), None, grid_steps=1000, steps=2).eval()
+    assert not torch.equal(grid.decompress(grid.compress(x, captions=["a cat"])), x_hat)
+    with pytest.raises(ValueError, match="spacing=leading needs grid_steps=1000, got 50"):
+        PerCo(stable_diffusion(str(tmp_path / "perco")), None, spacing="leading")
+
+
 def test_codes_of_unit_length_are_found_alike_by_cosine_and_by_distance():
     torch.manual_seed(1)
     cosine = HyperEncoder(Rate(16, 32), N=8, M=6, codebook_dim=4).eval()

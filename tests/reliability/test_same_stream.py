@@ -22,6 +22,7 @@ from torch import Tensor
 from diffcodec.codec import Codec
 from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.perco.index_model import IndexModel
+from diffcodec.zero_shot import ZeroShotCodec
 from tests.reliability.symbols import Symbols, watched
 from tests.test_contract import NAMES, UNAVAILABLE, build_lively
 
@@ -31,7 +32,7 @@ COUNT = 1420
 # Decoding of these takes long: symbol after symbol, or a diffusion.
 COUNTS = {
     **{"mbt2018": 150, "cheng2020_anchor": 150, "cheng2020_attn": 150, "elic": 150},
-    **{"diffc": 150, "perco": 600, "cdc_residual": 600, "sdedit": 1000},
+    **{"diffc": 150, "ddcm": 150, "perco": 600, "cdc_residual": 600, "sdedit": 1000},
 }
 OWN, BF16, FLOAT64 = "own", "bf16", "float64"
 
@@ -71,9 +72,11 @@ def symbols():
 
 
 def has_entropy_model(codec: Codec) -> bool:
-    # DiffC has none, but streams of numbers that depend on what its network computes.
+    # Zero-shot codecs have none, but streams of numbers that depend on what their network computes.
     kinds = EntropyModel | IndexModel
-    return codec.progressive or any(isinstance(module, kinds) for module in codec.modules())
+    return isinstance(codec, ZeroShotCodec) or any(
+        isinstance(module, kinds) for module in codec.modules()
+    )
 
 
 class Ways:
@@ -172,7 +175,7 @@ def crop(photo: Tensor, rng: random.Random) -> Tensor:
     "name",
     [
         # Half of its ways are in bfloat16, which many processors emulate.
-        pytest.param(name, marks=[pytest.mark.slow] if name == "diffc" else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("diffc", "ddcm") else [])
         for name in NAMES
         if name not in UNAVAILABLE
     ],

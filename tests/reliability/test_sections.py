@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 30
 # Of the default run: what decodes in milliseconds, and what takes a diffusion model's steps.
 COUNT = {"avif": 600, "webp": 150, "jpeg": 150, "jpeg2000": 150}
 OTHERS = 60
-DIFFUSION = {"cdc", "diffc", "perco", "cdc_residual", "cdc_jpeg", "sdedit"}
+DIFFUSION = {"cdc", "diffc", "ddcm", "perco", "cdc_residual", "cdc_jpeg", "sdedit"}
 # Of the slow run, in which what has a context model, evaluated for every latent, takes long, too.
 SLOW_SHARE = DIFFUSION | {"mbt2018", "cheng2020_anchor", "cheng2020_attn", "elic"}
 SLOW_RUN = {True: 1500, False: 7000}
@@ -51,7 +51,7 @@ def attack(codec: Codec, photo, count: int, seed: int) -> Counter:
     x = photo[..., 100 : 100 + HEIGHT, 200 : 200 + WIDTH]
     originals = []
     for point in dict.fromkeys((codec.points[0], codec.points[-1])):
-        originals.append(list(codec._unpack(codec.compress(x, point))[0].sections))
+        originals.append(list(codec.unpack(codec.compress(x, point))[0].sections))
     ends: Counter = Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(count):

@@ -251,7 +251,7 @@ def test_bad_settings_are_refused(make_codec, options, message):
         ({"sigma_min": 0}, "sigma_min must be above 0"),
         ({"rho": 0.5}, "rho must be at least 1"),
         ({"zeta": -1}, "zeta must be at least 0"),
-        ({"zeta": 0.6, "steps": 5}, "needs solver=euler_sde, not dpmpp_2m"),
+        ({"zeta": 0.6, "steps": 5}, "needs solver=euler_sde or ddpm, not dpmpp_2m"),
     ],
 )
 def test_bad_presets_are_refused(options, message):

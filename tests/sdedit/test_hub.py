@@ -209,6 +209,36 @@ def test_adm_at_64x64_has_a_cosine_schedule_and_the_new_attention_order(tmp_path
             HubPrior(path, architecture=sizes | options)
 
 
+@torch.no_grad()
+def test_ddpm_has_the_variance_of_the_network(tmp_path, save, x):
+    network = unet(out_channels=6)
+    path = str(tmp_path / "256x256_diffusion_uncond.pt")
+    torch.save(to_openai(network), path)
+    options = {"noise_schedule": "linear", "use_new_attention_order": True}
+    prior = HubPrior(path, architecture=TINY | options)
+    abar = DDPMScheduler().alphas_cumprod.double()
+    sigmas = prior.ddpm_sigmas(1000)
+    torch.testing.assert_close(sigmas[:-1], sigmas_of(abar).flip(0), rtol=1e-5, atol=1e-7)
+    assert sigmas[-1] == 0
+    step = 321
+    sigma = sigmas[999 - step]
+    output = network((x * abar[step] ** 0.5).float(), step).sample
+    found = prior.ddpm()(x, sigma)
+    torch.testing.assert_close(found[:, 3:], output[:, 3:], rtol=1e-3, atol=1e-4)
+    expected = (x - sigma * output[:, :3]).clamp(-1, 1).float()
+    torch.testing.assert_close(found[:, :3], expected, rtol=1e-3, atol=1e-3)
+    # A network without a variance gives x0_hat alone; of a continuous process there is none.
+    plain = HubPrior(save(unet(), DDPMScheduler(num_train_timesteps=100)))
+    assert plain.ddpm()(x, sigma).shape == x.shape
+    assert len(plain.ddpm_sigmas(50)) == 51
+    with pytest.raises(ValueError, match="must be in 1 to 100, got 1000"):
+        plain.ddpm_sigmas(1000)
+    edm = HubPrior(save(unet(), EDMEulerScheduler(), "edm"))
+    for call in (edm.ddpm, lambda: edm.ddpm_sigmas(10)):
+        with pytest.raises(ValueError, match="preset ivc needs a denoiser of pixels that was"):
+            call()
+
+
 def test_another_number_of_outputs_is_refused(tmp_path):
     torch.save(to_openai(unet(out_channels=4)), tmp_path / "x.pt")
     with pytest.raises(ValueError, match="last layer has 4 channels: 3 are EDM's or a consistency"):

@@ -57,7 +57,10 @@ def test_broken_files_are_named(tmp_path, name):
     [
         ("nowhere.pt", r"no weights at 'nowhere\.pt': give a name that ships, a file or folder"),
         ("cdc_own", "'cdc_own' is 'cdc' now"),
-        ("nothing", r"'nothing' does not ship, choose from \['cdc', 'cdc_residual', 'diffc'"),
+        (
+            "nothing",
+            r"'nothing' does not ship, choose from \['cdc', 'cdc_residual', 'ddcm', 'diffc'",
+        ),
         ("owner/repo", "a repository of the hub is hf://owner/repo"),
         ("hf://broken", "hf://owner/repo"),
         ("https://example.org/w.pth", "checksum"),

@@ -225,9 +225,9 @@ class HiFiC(LearnedCodec):
     Streams are this project's: real bytes, with the hyper-synthesis in integers. Images are padded
     to 64 pixels by their border, where the public code mirrors them to 16, and the latent to 4.
 
-    What is trained here is the first stage alone, mean square error at a target rate: the
-    discriminator and LPIPS of the second one are not here. Each process compares the rate of its
-    own images with the target, so that several do not train exactly as one does.
+    What is trained here is mean square error at a target rate alone: the paper's first stage has
+    LPIPS beside it, its second the discriminator, and neither is here. Each process compares the
+    rate of its own images with the target, so that several do not train exactly as one does.
 
     Args:
         target: bits per pixel that it was trained for, 0.14, 0.3 or 0.45 (low, medium and high).

@@ -8,15 +8,8 @@ Candidate k is the first d entries of row k of
 
     H D2 H D1 / sqrt(K)
 
-with H the Walsh-Hadamard matrix of size K and D1, D2 diagonal matrices of random signs. An entry is
-a sum of K random signs over sqrt(K), a Gaussian to four digits. All K inner products with mu are
-two fast transforms, and a candidate is exact in integers before its one scaling: the same number on
-every machine, device and number of threads. How the sender computes its scores does not matter to
-the receiver.
-
-The signs of chunk c are the bits, lowest first, of the 64-bit words that Philox-4x64-10 gives
-(Salmon et al. 2011, as `numpy.random.Philox.random_raw`) for the key (`key`, 0) and the counter
-(0, 0, c, 0): first the K of D1, then the K of D2; a bit of 1 is a sign of -1.
+of `diffcodec.coding.hadamard`, whose matrix number c is that of chunk c. How the sender computes
+its scores does not matter to the receiver.
 """
 
 import math
@@ -27,10 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffcodec.coding.hadamard import (
+    ARRIVALS,
+    hadamard_rows,
+    inner_products,
+    philox,
+    random_signs,
+    walsh_hadamard,
+)
+
 MAX_LOG2_CANDIDATES = 20
 _VALUES_PER_BATCH = 1 << 21  # of float32, in each of a few temporary tensors
-_LARGEST_FACTOR = 16  # of a transform
-_SIGNS, _ARRIVALS = 0, 1  # last word of Philox's counter
 
 
 class Channel(ABC):
@@ -94,7 +94,7 @@ class Channel(ABC):
         indices, samples = [], []
         for first, part in self._batches(mu):
             signs = self._signs(key, first, len(part), mu.device)
-            chosen = self.choose(self._scores(part, *signs), key, first)
+            chosen = self.choose(inner_products(part, *signs), key, first)
             indices.append(chosen.cpu())
             samples.append(self._rows(chosen, mu.shape[1], *signs))
         if not indices:
@@ -120,14 +120,7 @@ class Channel(ABC):
 
     def scores(self, mu: Tensor, key: int) -> Tensor:
         """Inner products of all rows with mu (n, d) -> (n, K)."""
-        return self._scores(mu, *self._signs(key, 0, len(mu), mu.device))
-
-    def _scores(self, mu: Tensor, signs_1: Tensor, signs_2: Tensor) -> Tensor:
-        size = self.num_candidates
-        # Rows of H D2 H D1 times mu, filled up with zeros; H is symmetric.
-        filled = torch.nn.functional.pad(mu, (0, size - mu.shape[1])) * signs_1.to(mu.dtype)
-        out = walsh_hadamard(walsh_hadamard(filled) * signs_2.to(mu.dtype))
-        return out / math.sqrt(size)
+        return inner_products(mu, *self._signs(key, 0, len(mu), mu.device))
 
     def _rows(self, indices: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
         rows, sign = self.split(indices)
@@ -140,12 +133,7 @@ class Channel(ABC):
     def _signs(
         self, key: int, first: int, count: int, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        size = self.num_candidates
-        num_words = -(-2 * size // 64)
-        words = np.stack([_philox(key, first + i, _SIGNS, num_words) for i in range(count)])
-        bits = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little")
-        signs = 1 - 2 * torch.from_numpy(bits[:, : 2 * size]).to(device, torch.float32)
-        return signs[:, :size], signs[:, size:]
+        return random_signs(key, first, count, self.num_candidates, device)
 
     def _batches(self, values: Tensor) -> list[tuple[int, Tensor]]:
         count = max(1, _VALUES_PER_BATCH // self.num_candidates)
@@ -212,7 +200,7 @@ class Poisson(Channel):
 
     def choose(self, scores: Tensor, key: int, first: int) -> Tensor:
         size = self.num_candidates
-        words = np.stack([_philox(key, first + i, _ARRIVALS, size) for i in range(len(scores))])
+        words = np.stack([philox(key, first + i, ARRIVALS, size) for i in range(len(scores))])
         uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1)
         log_times = torch.from_numpy(np.log(np.cumsum(-np.log(uniform), axis=1)))
         return (log_times.to(scores) - scores[:, _reversed_bits(size).to(scores.device)]).argmin(1)
@@ -236,50 +224,6 @@ def find_channel(name: str) -> type[Channel]:
     return CHANNELS[name]
 
 
-def permutation(size: int, key: int) -> Tensor:
-    """A shared random order of the numbers 0 … size - 1, (size,) int64: the same everywhere.
-
-    The order in which Philox's words for the key (`key`, 1) and the counter 0 sort.
-    """
-    words = np.random.Philox(key=_key(key, 1)).random_raw(size)
-    return torch.from_numpy(np.argsort(words, kind="stable"))
-
-
-def walsh_hadamard(x: Tensor) -> Tensor:
-    """The Walsh-Hadamard transform, not scaled, of the last dimension, a power of two.
-
-    By products with matrices of at most 16 rows, H_ab = H_a (x) H_b, which processors are better at
-    than at single additions. Sums of integers that stay below 2^24 (float32) or 2^53 (float64) are
-    exact.
-    """
-    size, shape = x.shape[-1], x.shape
-    done = 1
-    while done < size:
-        factor = min(_LARGEST_FACTOR, size // done)
-        matrix = _hadamard(factor).to(x)
-        grid = x.reshape(-1, factor, done)
-        # The innermost as one product with many rows.
-        x = grid[..., 0] @ matrix if done == 1 else matrix @ grid
-        done *= factor
-    return x.reshape(shape)
-
-
-def hadamard_rows(indices: Tensor, size: int) -> Tensor:
-    """Rows of the Walsh-Hadamard matrix of a size, (n,) -> (n, size) of +1 and -1, float32."""
-    inner = 1 << size.bit_length() // 2
-    high = _hadamard(size // inner).to(indices.device)[indices // inner]
-    low = _hadamard(inner).to(indices.device)[indices % inner]
-    return (high[:, :, None] * low[:, None, :]).reshape(len(indices), size)
-
-
-@cache
-def _hadamard(size: int) -> Tensor:
-    matrix = torch.ones(1, 1)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix
-
-
 @cache
 def _reversed_bits(size: int) -> Tensor:
     """The numbers 0 … size - 1, a power of two, with their bits in reverse order."""
@@ -287,13 +231,3 @@ def _reversed_bits(size: int) -> Tensor:
     while len(numbers) < size:
         numbers = torch.cat([2 * numbers, 2 * numbers + 1])
     return numbers
-
-
-def _philox(key: int, chunk: int, purpose: int, count: int) -> np.ndarray:
-    counter = np.array([0, 0, chunk, purpose], dtype=np.uint64)
-    words: np.ndarray = np.random.Philox(key=_key(key, 0), counter=counter).random_raw(count)
-    return words
-
-
-def _key(key: int, purpose: int) -> np.ndarray:
-    return np.array([key, purpose], dtype=np.uint64)

@@ -5,9 +5,8 @@ x -> autoencoder -> x0;   x_s = noise at first, on both sides
 bytes, whole or cut short -> x_s -> the rest of the way by the model alone -> autoencoder -> x_hat
 """
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,34 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcodec.codec import Codec, Decoded
+from diffcodec.codec import Decoded
+from diffcodec.coding.bits import BitReader, BitWriter, EndOfBitsError
 from diffcodec.coding.bitstream import BitstreamError, fitting_payload
 from diffcodec.diffc.channel import find_channel
-from diffcodec.diffc.refinement import Estimate, Refinement
-from diffcodec.diffc.schedule import FIRST_BITS, STEP_BITS, Ladder, Level, Schedule, first_index
-from diffcodec.diffc.stream import BitReader, BitWriter, EndOfBitsError, code_for
-from diffcodec.diffusion.denoiser import Denoiser
-from diffcodec.diffusion.guidance import ClassifierFreeGuidance
-from diffcodec.diffusion.sampler import find_sampler, seeded_noise
-from diffcodec.diffusion.schedule import karras_sigmas
-from diffcodec.diffusion.tiling import TiledDenoiser
-from diffcodec.latent.autoencoder import LatentSpace
-from diffcodec.latent.backbone import Backbone, frozen
+from diffcodec.diffc.schedule import Schedule
+from diffcodec.diffc.stream import code_for
+from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.captions import Captioner
 from diffcodec.latent.pixel import PixelBackbone
-from diffcodec.latent.process import LatentProcess, pure_noise
-from diffcodec.latent.text_coding import find_text_coder
-from diffcodec.latent.tokenizer import WordTokenizer, caption_words
-from diffcodec.networks.padding import pad_to_multiple
-from diffcodec.networks.precision import check_precision, decoding_in
-from diffcodec.points import Point, combine, listed
-from diffcodec.weights.configuration import is_by_reference
+from diffcodec.networks.precision import decoding_in
+from diffcodec.points import Point, listed
+from diffcodec.zero_shot import ZeroShotCodec
+from diffcodec.zero_shot.ladder import FIRST_BITS, STEP_BITS, Ladder, Level, first_index
+from diffcodec.zero_shot.refinement import Refinement
 
-DECODERS = ("flow", "ancestral", "mean")
-FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
-MAX_CAPTION_BYTES = (1 << 16) - 1
 _CAPTION_LENGTH_BITS = 16
-_RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
-_START_SEED = 0  # of the noise that both sides start from
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,7 @@ class Arrived:
     ends: list[int]
 
 
-class DiffC(Codec):
+class DiffC(ZeroShotCodec):
     """Lossy compression with a pretrained diffusion model, progressive and without training.
 
     Theis et al., "Lossy compression with Gaussian diffusion", 2022; Vonderfecht & Liu, "Lossy
@@ -74,25 +61,15 @@ class DiffC(Codec):
         backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
         bpp: one or several rates, in bits per pixel of the whole file: the stream is cut at the
             last chunk that fits, but never before the end of the first level.
-        decoder: `flow` (DiffC-F), the probability-flow ODE from the last level that arrived;
-            `ancestral` (DiffC-A), samples of what would have been sent; `mean`, the denoiser's
-            estimate, with the least squared error.
-        steps: of the flow or of ancestral sampling, one evaluation of the network each.
-        caption: a text that the network is told of, sent with every image; null is none.
-        guidance: scale of the classifier-free guidance on the caption, in the decoder's last part.
-            decoder, steps, caption and guidance may be lists: points are all combinations.
-        sampler: of the flow: `ddim` or `dpmpp_2m`.
+        decoder: `flow` (DiffC-F), `ancestral` (DiffC-A) or `mean`.
+        captioner, caption, guidance, sampler, grid_steps, text_coder: as `steps`, `window`,
+            `decode_precision` and `compile`, of `diffcodec.zero_shot.ZeroShotCodec`. decoder,
+            steps, caption and guidance may be lists: points are all combinations.
         channel: `nearest` or `poisson`, see `diffcodec.diffc.channel`.
         log2_candidates: log2 of the number of candidates of a chunk.
         chunk_bits: KL divergence that a chunk is meant to have, see `diffcodec.diffc.schedule`;
             null: what the candidates can tell.
         growth: chunks of a level as a share of all before it.
-        grid_steps: timesteps that the network is told of, evenly spaced; null is all of them.
-        text_coder: of the caption: `dictionary` or `zlib`.
-        window: side in latents, up to which the network sees latents whole; others in overlapping
-            tiles of that side. null: all of them whole.
-        decode_precision: `32` or `bf16`, of the network in decoding.
-        compile: `torch.compile` the network: minutes once, then faster.
         weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
             because it can be had nowhere else.
 
@@ -101,9 +78,6 @@ class DiffC(Codec):
     """
 
     progressive = True
-    requires_weights = True
-
-    null_text: Tensor
 
     def __init__(
         self,
@@ -112,6 +86,7 @@ class DiffC(Codec):
         *,
         decoder: str | Sequence[str] = "flow",
         steps: int | Sequence[int] = 10,
+        captioner: Captioner | None = None,
         caption: str | Sequence[str | None] | None = None,
         guidance: float | Sequence[float] = 1.0,
         sampler: str = "ddim",
@@ -126,79 +101,39 @@ class DiffC(Codec):
         compile: bool = False,
         weights: str | None = None,
     ) -> None:
-        decode_precision = check_precision(decode_precision)
-        find_sampler(sampler)  # is there
-        if sampler not in FLOW_SAMPLERS:
-            raise ValueError(
-                f"sampler={sampler} does not follow the flow, choose from "
-                f"{', '.join(FLOW_SAMPLERS)}, or decoder=ancestral"
-            )
-        for name in listed(decoder):
-            if name not in DECODERS:
-                raise ValueError(f"unknown decoder {name!r}, choose from {', '.join(DECODERS)}")
-        for rate in listed(bpp):
-            if not rate > 0:
-                raise ValueError(f"bpp must be positive, got {rate}")
-        for count in listed(steps):
-            if count < 1:
-                raise ValueError(f"steps must be at least 1, got {count}")
-        if not backbone.takes_text and any(text is not None for text in listed(caption)):
-            raise ValueError(f"a model of pixels takes no caption, got {caption!r}")
-        if window is not None and (window < 1 or window % backbone.stride):
-            raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
+        for value in listed(bpp):
+            if not value > 0:
+                raise ValueError(f"bpp must be positive, got {value}")
         super().__init__(
-            combine(
-                rate={"bpp": bpp if isinstance(bpp, float | int) else sorted(bpp)},
-                encoding={"caption": caption},
-                decoding={"decoder": decoder, "steps": steps, "guidance": guidance},
-            )
-        )
-        self.backbone = backbone
-        frozen(backbone)
-        self.pretrained = backbone.trained
-        with torch.no_grad():
-            self.register_buffer("null_text", backbone.null_text())
-        self.process = LatentProcess(
-            backbone.alphas_cumprod,
-            prediction=backbone.prediction,
-            grid_steps=grid_steps or len(backbone.alphas_cumprod),
+            backbone,
+            rate={"bpp": bpp if isinstance(bpp, float | int) else sorted(bpp)},
+            decoder=decoder,
+            steps=steps,
+            captioner=captioner,
+            caption=caption,
+            guidance=guidance,
+            sampler=sampler,
+            grid_steps=grid_steps,
+            text_coder=text_coder,
+            window=window,
+            decode_precision=decode_precision,
+            compile=compile,
         )
         self.channel = find_channel(channel)(log2_candidates)
         bits = self.channel.useful_bits if chunk_bits is None else chunk_bits
         self.schedule = Schedule(growth, bits, self.channel.num_candidates)
         self._index_code = code_for(self.channel, bits)
-        self.sampler = sampler
-        self.text_coder = text_coder
-        self._encode_text, self._decode_text = find_text_coder(text_coder)
-        self.window = window
-        self.decode_precision = decode_precision
-        if compile:
-            backbone.compile()
         if weights is not None:
             self.load_weights(weights)
 
-    def derived_state(self) -> set[str]:
-        return {"null_text"} if is_by_reference(self.backbone) else set()
-
     def format_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {
+        return {
+            **super().format_config(),
             "channel": type(self.channel).__name__,
             "log2_candidates": self.channel.log2_candidates,
             "chunk_bits": self.schedule.bits,
             "growth": self.schedule.growth,
-            "text_coder": self.text_coder,
-            "timesteps": self.process.timesteps.tolist(),
-            "prediction": self.process.prediction,
-            "window": self.window,
         }
-        if self.text_coder == "dictionary" or isinstance(self.backbone.tokenizer, WordTokenizer):
-            config["words"] = hashlib.sha256(caption_words().encode()).hexdigest()
-        return config
-
-    def decoding_state(self) -> dict[str, Tensor]:
-        encoder = ("backbone.latents.vae.encoder.", "backbone.latents.vae.quant_conv.")
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith(encoder)}
-        return {"sigmas": self.process.sigmas, **state}
 
     def prefix(self, payload: bytes, height: int, width: int, point: Point) -> bytes:
         """A payload up to the last chunk that a point's rate has room for.
@@ -210,25 +145,31 @@ class DiffC(Codec):
         end = max((end for end in ends if end <= room), default=ends[0])
         return payload[: -(-end // 8)]
 
-    def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
+    def encode(
+        self,
+        x: Tensor,
+        point: Point,
+        captions: Sequence[str | None] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> list[list[bytes]]:
+        """As `Codec.encode`, with captions in place of the captioner's, if any."""
         height, width = x.shape[-2:]
         limit = _limit(height, width, point)
-        caption: Any = point.encoding["caption"]
+        texts = self._captions(x, point, captions, about)
         # One image at a time: what a convolution rounds depends on the batch it is part of.
-        sent = [self._send(image, caption, limit) for image in x.split(1)]
+        sent = [
+            self._send(image, caption, limit)
+            for image, caption in zip(x.split(1), texts, strict=True)
+        ]
         return [[self.prefix(payload, height, width, point)] for payload in sent]
 
     def _send(self, x: Tensor, caption: str | None, limit: int) -> bytes:
         """An image (1, 3, H, W) -> whole levels, the last of which ends beyond `limit` bytes."""
         height, width = x.shape[-2:]
-        stride = self.backbone.latents.stride
-        min_side = self._min_side(height, width) * stride
-        padded = pad_to_multiple(x, stride * self.backbone.stride, min_side=min_side)
-        x0 = self.backbone.latents.encode(padded)
-        text = b"" if caption is None else self._encode_text(caption)
-        if len(text) > MAX_CAPTION_BYTES:
-            raise ValueError(f"a caption of {len(text)} bytes is over {MAX_CAPTION_BYTES}")
-        shared = self._refinement(height, width, self._estimate(caption))
+        x0 = self._latent_of(x)
+        text = b"" if caption is None else self._text_bytes(caption)
+        estimate = self._estimate(caption, (height, width))
+        shared = self._refinement(height, width, estimate, self.channel)
         writer = BitWriter()
         writer.write(caption is not None, 1)
         first = first_index(shared.error(x0))
@@ -262,13 +203,11 @@ class DiffC(Codec):
             with decoding_in(self.decode_precision, self.device):
                 receive = partial(self._receive, arrived, height, width)
                 shared = self.once(payload, receive)
-                latent = self._show(shared, arrived.caption, seed, point)
-            images.append(self.backbone.latents.decode(latent)[..., :height, :width])
+                guidance: Any = point.decoding["guidance"]
+                guided = self._estimate(arrived.caption, (height, width), guidance)
+                latent = self._show(shared, guided, seed, point)
+            images.append(self._image_of(latent, height, width))
         return Decoded(torch.cat(images))
-
-    def ceiling(self, x: Tensor) -> Tensor | None:
-        latents = self.backbone.latents
-        return latents.round_trip(x) if isinstance(latents, LatentSpace) else None
 
     def _read(self, payload: bytes, height: int, width: int) -> Arrived:
         """Read what arrived of a stream.
@@ -305,65 +244,22 @@ class DiffC(Codec):
 
     def _receive(self, arrived: Arrived, height: int, width: int) -> Refinement:
         """What arrived of a stream -> what the sender held then."""
-        shared = self._refinement(height, width, self._estimate(arrived.caption))
+        estimate = self._estimate(arrived.caption, (height, width))
+        shared = self._refinement(height, width, estimate, self.channel)
         for level, indices in arrived.levels:
             shared.receive(indices, level)
         return shared
 
-    def _show(self, shared: Refinement, caption: str | None, seed: int, point: Point) -> Tensor:
-        """What both sides hold -> the latent to show, (1, C, H, W)."""
-        settings: Any = point.decoding
-        if settings["decoder"] == "mean":
-            return shared.x0
-        guided = self._estimate(caption, settings["guidance"])
-        sigmas = karras_sigmas(shared.sigma, settings["steps"], sigma_min=self._min_sigma, rho=_RHO)
-        name = self.sampler if settings["decoder"] == "flow" else "euler_sde"
-        noise = seeded_noise(seed)
-        return find_sampler(name)(guided, shared.x, sigmas, noise=noise)
-
-    def _refinement(self, height: int, width: int, estimate: Estimate) -> Refinement:
-        """The start of both sides: the same noise."""
-        size = self._latent_size(height, width)
-        least, multiple = self._min_side(height, width), self.backbone.stride
-        padded = [max(least, -(-side // multiple) * multiple) for side in size]
-        shape = (1, self.backbone.latents.channels, *padded)
-        sigma = self.process.sigmas[-1]
-        noise = seeded_noise(_START_SEED)(torch.empty(shape, device=self.device))
-        return Refinement(
-            estimate, pure_noise(noise, sigma), float(sigma), size=size, channel=self.channel
-        )
-
     def _ladder(self, height: int, width: int, first: int) -> Ladder:
-        num_values = self.backbone.latents.channels * math.prod(self._latent_size(height, width))
-        sigma = float(self.process.sigmas[-1])
-        return Ladder(self.schedule, num_values, sigma, self._min_sigma, first)
-
-    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the latents that a picture lies on."""
-        stride = self.backbone.latents.stride
-        return -(-height // stride), -(-width // stride)
-
-    def _min_side(self, height: int, width: int) -> int:
-        """Of the latents of a picture: of those that are cut into tiles, a tile's."""
-        window = self.window or 0
-        return window if max(self._latent_size(height, width)) > window else 0
-
-    @property
-    def _min_sigma(self) -> float:
-        return float(self.process.sigmas[0])
-
-    def _estimate(self, caption: str | None, guidance: float = 1.0) -> Estimate:
-        """The denoiser with the caption, or without."""
-        denoiser: Denoiser = self.process.denoiser(
-            lambda *args, **condition: self.backbone.network(*args, **condition).float()
+        num_values = self._num_values(height, width)
+        return Ladder(
+            self.schedule.chunk_counts(num_values),
+            self.schedule.bits,
+            num_values=num_values,
+            sigma=float(self.process.sigmas[-1]),
+            min_sigma=self._min_sigma,
+            first=first,
         )
-        if self.window is not None:
-            denoiser = TiledDenoiser(denoiser, self.window)
-        if caption is None:
-            return lambda x, sigma: denoiser(x, sigma, text=self.null_text)
-        text = self.backbone.embed_text([caption])
-        guided = ClassifierFreeGuidance(denoiser, guidance, {"text": self.null_text})
-        return lambda x, sigma: guided(x, sigma, text=text)
 
 
 def _limit(height: int, width: int, point: Point) -> int:

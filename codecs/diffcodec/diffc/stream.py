@@ -1,4 +1,4 @@
-"""Bits in a row, and the codes of a chunk's index: a stream of them may end anywhere.
+"""The codes of a chunk's index: a stream of them may end anywhere.
 
 Both codes are prefix codes in whole bits, so that any beginning of the bits holds a beginning of
 the indices, and no arithmetic but that of integers decides where one ends.
@@ -8,69 +8,11 @@ import heapq
 import math
 from abc import ABC, abstractmethod
 
+from diffcodec.coding.bits import BitReader, BitWriter
 from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.diffc.channel import Channel, Poisson
 
 _WEIGHT_BITS = 16
-
-
-class EndOfBitsError(Exception):
-    """The bits end before the number that was to be read, as those of a stream that was cut do."""
-
-
-class BitWriter:
-    """Numbers -> bytes, each in a given number of bits, the highest first."""
-
-    def __init__(self) -> None:
-        self.num_bits = 0
-        self._bytes = bytearray()
-        self._open = 0  # the bits after the last whole byte
-
-    def write(self, value: int, width: int) -> None:
-        """Append a number in [0, 2^width)."""
-        have = self.num_bits % 8 + width
-        open_bits = self._open << width | value
-        whole, rest = divmod(have, 8)
-        self._bytes += (open_bits >> rest).to_bytes(whole, "big")
-        self._open = open_bits & ((1 << rest) - 1)
-        self.num_bits += width
-
-    def to_bytes(self) -> bytes:
-        """All bits, filled up with zeros to a whole byte."""
-        rest = self.num_bits % 8
-        return bytes(self._bytes) + (bytes([self._open << (8 - rest)]) if rest else b"")
-
-
-class BitReader:
-    """Inverse of `BitWriter`."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    @property
-    def num_read(self) -> int:
-        """Bits that were read."""
-        return self._position
-
-    @property
-    def num_left(self) -> int:
-        """Bits that were not read."""
-        return 8 * len(self._data) - self._position
-
-    def read(self, width: int) -> int:
-        """The next number.
-
-        Raises:
-            EndOfBitsError: fewer bits than that are left.
-        """
-        end = self._position + width
-        if end > 8 * len(self._data):
-            raise EndOfBitsError
-        last = -(-end // 8)
-        number = int.from_bytes(self._data[self._position // 8 : last], "big")
-        self._position = end
-        return number >> (8 * last - end) & ((1 << width) - 1)
 
 
 class IndexCode(ABC):

@@ -155,6 +155,18 @@ class VPDenoiser(NetworkDenoiser):
         return c_out**2 * (1 + sigma**2) / sigma**2
 
 
+class LearnedVarianceDenoiser(VPDenoiser):
+    """A denoiser of a network that also says how much noise a step of DDPM adds.
+
+    `network(x_t, time)` gives twice the channels of x_t: its prediction, then v in [-1, 1], and so
+    does the denoiser: x0_hat, then v (Nichol & Dhariwal 2021, Eq. 15; `sampler.ancestral_step`).
+    """
+
+    def x0_of(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        prediction, v = output.chunk(2, dim=1)
+        return torch.cat([super().x0_of(prediction, x, sigma), v], dim=1)
+
+
 class EDMDenoiser(NetworkDenoiser):
     """A denoiser with EDM's preconditioning (Karras et al. 2022, Eq. 7 and Table 1).
 

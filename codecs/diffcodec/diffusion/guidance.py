@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.denoiser import Denoiser, like
 from diffcodec.diffusion.sampler import Noise, ancestral_step
 
 
@@ -53,6 +53,7 @@ def dps(
     distance: Callable[[Tensor], Tensor],
     zeta: float,
     noise: Noise,
+    of_vp: bool = False,
     **condition: Any,
 ) -> Tensor:
     """The reverse SDE with a constraint on x0_hat (Chung et al. 2022; SDEdit, Eqs. 16 and 17).
@@ -63,12 +64,16 @@ def dps(
     constraint is, which is how Chung et al. scale theirs.
 
     Args:
-        denoiser: D(x; sigma), through which gradients flow.
+        denoiser: D(x; sigma), through which gradients flow; a `LearnedVarianceDenoiser` says how
+            much noise is added, too.
         x: the noisy image at `sigmas[0]`, (B, …), no inference tensor.
         sigmas: noise levels, (S + 1,) falling.
         distance: x0_hat (B, …) -> how far it is from the constraint, ().
         zeta: step size.
         noise: what is added after each step but one down to 0.
+        of_vp: take the step where Chung et al. (Algorithm 1) and Xu et al. (2024) do, in the
+            variance-preserving x_t = sqrt(abar_t) x: the gradient is by x_t and moves x_{t-1}.
+            Seen from x, zeta is then divided by sqrt(abar_t abar_{t-1}).
         condition: handed to the denoiser.
 
     Raises:
@@ -78,8 +83,16 @@ def dps(
         raise ValueError("a constraint needs gradients: call it under torch.enable_grad()")
     for sigma, sigma_next in pairwise(sigmas):
         x = x.detach().requires_grad_()
-        x0 = denoiser(x, sigma, **condition)
+        estimate = denoiser(x, sigma, **condition)
+        x0, v = estimate, None
+        if estimate.shape[1] == 2 * x.shape[1]:
+            x0, v = estimate.chunk(2, dim=1)
         (gradient,) = torch.autograd.grad(distance(x0), x)
+        step = (
+            zeta * ((1 + sigma**2) * (1 + sigma_next**2)).sqrt()
+            if of_vp
+            else sigma.new_tensor(zeta)
+        )
         with torch.no_grad():
-            x = ancestral_step(x, x0, sigma, sigma_next, noise) - zeta * gradient
+            x = ancestral_step(x, x0, sigma, sigma_next, noise, v=v) - like(x, step) * gradient
     return x.detach()

@@ -116,23 +116,31 @@ def ancestral_step(
     sigma_next: Tensor,
     noise: Noise,
     *,
+    v: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
     """A draw of the noisy image at `sigma_next` given the one at `sigma` and the clean one.
 
     With r = sigma_next^2 / sigma^2 its mean is r x + (1 - r) x0, an Euler step of the reverse SDE,
-    and its variance (1 - r) sigma_next^2.
+    and its variance (1 - r) sigma_next^2, which is DDPM's beta_tilde.
 
     Args:
         x, x0: noisy and clean image, (B, …).
         sigma, sigma_next: noise levels, ().
         noise: what is added, unless it is a step down to 0.
+        v: a learned variance, of the shape of x: from DDPM's beta_tilde at -1 to its beta at 1,
+            evenly in the logarithm (Nichol & Dhariwal 2021, Eq. 15). None is -1.
         overwrite: use the memory of x.
     """
     ratio = (sigma_next / sigma) ** 2
     x_next = _towards(x, x0, ratio, overwrite=overwrite)
     if sigma_next > 0:
-        x_next = noise(x).mul_(like(x, sigma_next * (1 - ratio).sqrt())).add_(x_next)
+        added = noise(x).mul_(like(x, sigma_next * (1 - ratio).sqrt()))
+        if v is not None:
+            # beta / beta_tilde = (1 - abar) / (1 - abar_next), and v is in half of its logarithm
+            above = (sigma**2 * (1 + sigma_next**2) / (sigma_next**2 * (1 + sigma**2))).log()
+            added = added.mul_((like(x, above / 4) * (v + 1)).exp())
+        x_next = added.add_(x_next)
     return x_next
 
 

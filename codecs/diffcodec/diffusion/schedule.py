@@ -97,6 +97,23 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
     return torch.linspace(0, num_timesteps - 1, num_steps, dtype=torch.float32).long()
 
 
+def respaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
+    """`num_steps` of the steps 0 … N - 1, evenly spaced and rounded, rising (S,).
+
+    Those of guided-diffusion's `timestep_respacing`. One step alone is the first, 0.
+
+    Raises:
+        ValueError: `num_steps` is not in 1 … N.
+    """
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"the number of steps must be in 1 to {num_timesteps}, got {num_steps}")
+    stride = (num_timesteps - 1) / max(num_steps - 1, 1)
+    strides = torch.full((num_steps,), stride, dtype=torch.float64)
+    strides[0] = 0
+    # By sums, as there: which way a half is rounded depends on it.
+    return strides.cumsum(0).round().long()
+
+
 def karras_sigmas(
     sigma_max: float, num_steps: int, *, sigma_min: float = 0.002, rho: float = 7.0
 ) -> Tensor:

@@ -69,6 +69,11 @@ class Backbone(nn.Module):
         return self.memory != "full"
 
     @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        """All of them."""
+        return (self.text_encoder,)
+
+    @property
     def local_channels(self) -> int:
         """Channels of a spatial condition that the U-Net takes beside the noisy latent."""
         return int(self.unet.config.in_channels) - self.latents.channels
@@ -88,6 +93,18 @@ class Backbone(nn.Module):
         if learned is None:
             return self.embed_text([""])
         return _full(learned.to(next(self.text_encoder.parameters())))
+
+    def null_condition(self) -> dict[str, Tensor]:
+        """What `network` is told where there is no text, each (1, …)."""
+        return {"text": self.null_text()}
+
+    def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
+        """What `network` is told of texts, each (B, …)."""
+        return {"text": self.embed_text(texts)}
+
+    def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
+        """What `network` is told of the size of a picture in pixels."""
+        return {}
 
     def widen(self, local_channels: int) -> None:
         """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
@@ -140,7 +157,8 @@ class Backbone(nn.Module):
         self.memory = memory
         if memory != "full":
             self.latents.vae.bfloat16()
-            self.text_encoder.bfloat16()
+            for encoder in self.text_encoders:
+                encoder.bfloat16()
         if memory == "all":
             self.unet.bfloat16()
 

@@ -77,6 +77,22 @@ class PixelBackbone(nn.Module):
         """A placeholder (1, 1, 1): the network is told no text."""
         return torch.zeros(1, 1, 1)
 
+    def null_condition(self) -> dict[str, Tensor]:
+        """As of `Backbone`."""
+        return {"text": self.null_text()}
+
+    def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
+        """There is no text.
+
+        Raises:
+            ValueError: always.
+        """
+        return {"text": self.embed_text(texts)}
+
+    def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
+        """As of `Backbone`."""
+        return {}
+
     def embed_text(self, texts: list[str]) -> Tensor:
         """There is no text.
 

@@ -11,6 +11,7 @@ from diffcodec.diffusion.schedule import TimeTable, sigmas_of, spaced_timesteps
 
 # A schedule that ends in pure noise would have an infinite sigma.
 MIN_ALPHAS_CUMPROD = 1e-8
+SPACINGS = ("grid", "leading")
 
 
 class LatentProcess:
@@ -30,6 +31,7 @@ class LatentProcess:
         if not 1 <= grid_steps <= num_timesteps:
             raise ValueError(f"grid_steps must be in 1 to {num_timesteps}, got {grid_steps}")
         self.prediction = prediction
+        self.num_timesteps = num_timesteps
         self.timesteps = torch.arange(1, grid_steps + 1) * num_timesteps // grid_steps - 1
         abar = alphas_cumprod.detach().cpu().double().clamp(min=MIN_ALPHAS_CUMPROD)
         self.sigmas = sigmas_of(abar[self.timesteps])
@@ -39,12 +41,35 @@ class LatentProcess:
         time_of = TimeTable(self.sigmas, self.timesteps)
         return VPDenoiser(network, prediction=self.prediction, time_of=time_of)
 
-    def sampling_sigmas(self, num_steps: int) -> Tensor:
-        """S + 1 noise levels of the grid, from the last timestep's down to 0.
+    def sampling_sigmas(self, num_steps: int, spacing: str = "grid") -> Tensor:
+        """S + 1 noise levels of the grid, falling.
+
+        Args:
+            num_steps: S.
+            spacing: `grid`, evenly over the grid, from its last timestep's level down to 0; or
+                `leading`, as Stable Diffusion 2.1's own scheduler samples in diffusers: timesteps
+                1, 1 + N // S, … of N, and the level of timestep 0 at the end.
 
         Raises:
-            ValueError: there are not that many timesteps in the grid.
+            ValueError: there are not that many timesteps in the grid, or no such choice.
         """
+        if spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing {spacing!r}, choose from {', '.join(SPACINGS)}")
+        if spacing == "leading":
+            if not 1 <= num_steps <= self.num_timesteps // 2:
+                most = self.num_timesteps // 2
+                raise ValueError(
+                    f"the number of steps must be in 1 to {most} with spacing=leading, "
+                    f"got {num_steps}"
+                )
+            wanted = torch.arange(num_steps) * (self.num_timesteps // num_steps) + 1
+            wanted = torch.cat([wanted.flip(0), wanted.new_zeros(1)])
+            if len(self.timesteps) < self.num_timesteps:
+                raise ValueError(
+                    f"spacing=leading needs grid_steps={self.num_timesteps}, got "
+                    f"{len(self.timesteps)}"
+                )
+            return self.sigmas[wanted]
         sigmas = self.sigmas[spaced_timesteps(len(self.sigmas), num_steps)]
         return torch.cat([sigmas.flip(0), sigmas.new_zeros(1)])
 

@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x and 2.x: the one loader of its parts, and the backbone that they make.
+"""Stable Diffusion 1.x, 2.x and XL: the one loader of its parts, and the backbone that they make.
 
 Source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout (`vae/`, `unet/`,
-`text_encoder/`, `tokenizer/`, `scheduler/`).
+`text_encoder/`, `tokenizer/`, `scheduler/`, of XL also `text_encoder_2/` and `tokenizer_2/`).
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from torch import Tensor
 from diffcodec.diffusion.schedule import linear_alphas_cumprod, scheduler_facts
 from diffcodec.latent.autoencoder import LatentSpace
 from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.sdxl import SDXLBackbone
 from diffcodec.weights.configuration import configured
 from diffcodec.weights.sources import find_pipeline
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+SUPPORTED = "Stable Diffusion 1.x, 2.x and XL (base)"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Pipeline:
         unet, text_encoder: the other networks.
         tokenizer: texts -> token indices (B, L).
         scheduler: the scheduler's config, which holds the noise schedule and what is predicted.
+        text_encoder_2, tokenizer_2: of XL; None of others.
     """
 
     latents: LatentSpace
@@ -37,15 +41,17 @@ class Pipeline:
     text_encoder: "CLIPTextModel"
     tokenizer: "HubTokenizer"
     scheduler: dict[str, Any]
+    text_encoder_2: "CLIPTextModelWithProjection | None" = None
+    tokenizer_2: "HubTokenizer | None" = None
 
 
 class HubTokenizer:
     """A CLIP tokenizer: texts -> indices (B, L), filled up and cut to the model's length."""
 
-    def __init__(self, source: str, **options: Any) -> None:
+    def __init__(self, source: str, subfolder: str = "tokenizer", **options: Any) -> None:
         from transformers import CLIPTokenizer
 
-        self._tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **options)
+        self._tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=subfolder, **options)
 
     def __call__(self, texts: list[str]) -> Tensor:
         indices: Tensor = self._tokenizer(
@@ -58,6 +64,31 @@ class HubTokenizer:
         return indices
 
 
+# Conditions of a U-Net beside the text, by which SDXL, unCLIP and upscalers are known.
+_OTHER_CONDITIONS = (
+    "addition_embed_type",
+    "encoder_hid_dim_type",
+    "class_embed_type",
+    "num_class_embeds",
+)
+
+
+class UnknownLayoutError(ValueError):
+    """A pipeline that is not Stable Diffusion 1.x or 2.x."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(
+            f"{source!r} is not Stable Diffusion 1.x or 2.x, which alone are taken (one CLIP text "
+            f"encoder and no other condition): {reason}"
+        )
+
+
+def _check_conditions(source: str, unet: Any) -> None:
+    for name in _OTHER_CONDITIONS:
+        if unet.get(name) is not None:
+            raise UnknownLayoutError(source, f"its U-Net has {name}={unet[name]}")
+
+
 def load_pipeline(source: str) -> Pipeline:
     """Load the parts of a Stable Diffusion.
 
@@ -65,31 +96,79 @@ def load_pipeline(source: str) -> Pipeline:
         source: `hf://owner/repo[@revision]` or a folder.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline.
+        ValueError: it cannot be had, or is no such pipeline, as SDXL is not.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     place, options = find_pipeline(source)
+    is_xl = _is_xl(source, place, options)
+    text_encoder_2: Any = None
+    tokenizer_2 = None
     try:
+        # Before gigabytes of it are loaded.
+        _check_conditions(
+            source, UNet2DConditionModel.load_config(place, subfolder="unet", **options)
+        )
         vae: Any = AutoencoderKL.from_pretrained(place, subfolder="vae", **options)
         unet: Any = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **options)
         text_encoder: Any = CLIPTextModel.from_pretrained(
             place, subfolder="text_encoder", **options
         )
         tokenizer = HubTokenizer(place, **options)
+        if is_xl:
+            text_encoder_2 = CLIPTextModelWithProjection.from_pretrained(
+                place, subfolder="text_encoder_2", **options
+            ).float()
+            tokenizer_2 = HubTokenizer(place, "tokenizer_2", **options)
         scheduler: Any = DDPMScheduler.load_config(place, subfolder="scheduler", **options)
+    except UnknownLayoutError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"could not load a Stable Diffusion pipeline from {source!r} (a repository of the hub "
             f"or a folder, in diffusers' layout): {error}"
         ) from error
+    width, wanted = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    if width != wanted:
+        raise UnknownLayoutError(
+            source, f"its U-Net attends to {wanted} channels, its text encoder has {width}"
+        )
     latents = LatentSpace(
         vae.float(),
         scale=vae.config.scaling_factor,
         shift=getattr(vae.config, "shift_factor", None) or 0.0,
     )
-    return Pipeline(latents, unet.float(), text_encoder.float(), tokenizer, dict(scheduler))
+    return Pipeline(
+        latents,
+        unet.float(),
+        text_encoder.float(),
+        tokenizer,
+        dict(scheduler),
+        text_encoder_2,
+        tokenizer_2,
+    )
+
+
+def _is_xl(source: str, place: str, options: dict[str, Any]) -> bool:
+    """Whether a pipeline is an XL; one without an index is taken for a 1.x or 2.x.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    from diffusers import DiffusionPipeline
+
+    try:
+        index = DiffusionPipeline.load_config(place, **options)
+    except OSError:
+        return False
+    parts = {name: value for name, value in index.items() if value and value != [None, None]}
+    if not {"unet", "text_encoder"} <= set(parts):
+        raise ValueError(
+            f"{source!r} is a {index.get('_class_name')}, which is not supported: the backbone "
+            f"must be {SUPPORTED}"
+        )
+    return "text_encoder_2" in parts
 
 
 _UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
@@ -163,14 +242,14 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
     """
     pipeline = load_pipeline(source)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)
-    backbone = Backbone(
-        pipeline.latents,
-        pipeline.unet,
-        pipeline.text_encoder,
-        pipeline.tokenizer,
-        alphas_cumprod=alphas_cumprod,
-        prediction=prediction,
-    )
+    parts: Any = (pipeline.latents, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
+    process: Any = {"alphas_cumprod": alphas_cumprod, "prediction": prediction}
+    backbone: Backbone
+    if pipeline.text_encoder_2 is None:
+        backbone = Backbone(*parts, **process)
+    else:
+        second: Any = (pipeline.text_encoder_2, pipeline.tokenizer_2)
+        backbone = SDXLBackbone(*parts, *second, **process)
     backbone.trained = True
     backbone.hold(memory)
     return backbone

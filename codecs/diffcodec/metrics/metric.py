@@ -6,7 +6,7 @@ by name.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Coding:
         height, width: of the image, in pixels.
         num_bytes: of its stream, header included; None for a picture that no stream makes.
         num_payload_bytes: the same without container header and checksum.
+        num_part_bytes: of what a codec counts apart, by name, see `Codec.num_part_bytes`.
         encoding_seconds, decoding_seconds: None where it was not timed.
     """
 
@@ -153,6 +154,7 @@ class Coding:
     width: int
     num_bytes: int | None = None
     num_payload_bytes: int | None = None
+    num_part_bytes: Mapping[str, int] = field(default_factory=dict)
     encoding_seconds: float | None = None
     decoding_seconds: float | None = None
 
@@ -163,9 +165,11 @@ class CodingMetric(Metric):
 
     Attributes:
         read: what was coded -> value, None where there is none.
+        of_all: every codec has it; of others there is no column where there is no value.
     """
 
     read: Callable[[Coding], float | None] | None = None
+    of_all: bool = True
 
 
 def spans_a_decade(values: Iterable[float]) -> bool:

@@ -7,16 +7,35 @@ from diffcodec.metrics.metric import ImageMetric
 if TYPE_CHECKING:
     from torch import Tensor
 
-MIN_SIDE = 161  # five scales of an 11-pixel window: (11 - 1) * 2^4 + 1
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
+WINDOW, SIGMA = 11, 1.5
+MIN_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
 
 
 def ms_ssim(x: "Tensor", x_hat: "Tensor") -> float | None:
-    """MS-SSIM (Wang et al., 2003) of two uint8 images (3, H, W); None under 161 pixels a side."""
-    from pytorch_msssim import ms_ssim as score
+    """MS-SSIM (Wang et al., 2003) of two uint8 images (3, H, W); None under 161 pixels a side.
+
+    Before it is halved, an odd side is continued by its last line, as in TensorFlow and
+    NeuralCompression. pytorch_msssim, whose windows these are, continues both ends by black, which
+    is alike in both images and raises the score.
+    """
+    import torch
+    from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
+    from torch.nn import functional as F
 
     if min(x.shape[-2:]) < MIN_SIDE:
         return None
-    return float(score(x[None].float(), x_hat[None].float(), data_range=255.0))
+    pair = torch.stack([x, x_hat]).float()
+    window = _fspecial_gauss_1d(WINDOW, SIGMA).repeat(3, 1, 1, 1).to(pair)
+    score = pair.new_ones(3)
+    for scale, weight in enumerate(WEIGHTS):
+        if scale:
+            odd = (0, pair.shape[-1] % 2, 0, pair.shape[-2] % 2)
+            pair = F.avg_pool2d(F.pad(pair, odd, mode="replicate"), 2)
+        similarity, structure = _ssim(*pair.split(1), 255.0, window, size_average=False)
+        is_last = scale == len(WEIGHTS) - 1
+        score = score * torch.relu(similarity if is_last else structure)[0] ** weight
+    return float(score.mean())
 
 
 METRIC = ImageMetric(

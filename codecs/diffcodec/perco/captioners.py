@@ -9,18 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from diffcodec.latent.captions import Captioner
 from diffcodec.weights.configuration import Configured
 
 QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablation (Sec. 4.3)
-
-
-class Captioner(Protocol):
-    """Images (B, 3, H, W) in [0, 1], and the batch they are of -> a caption each.
-
-    None is no caption: nothing is sent, and the decoder uses its learned embedding.
-    """
-
-    def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]: ...
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ x -> captioner -> text -> bytes -> text encoder
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,16 +22,18 @@ from diffcodec.coding.bitstream import derive_seed, seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.latent.backbone import Backbone
+from diffcodec.latent.captions import Captioner, choose_captions
+from diffcodec.latent.sdxl import SDXLBackbone
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.networks.precision import check_precision
-from diffcodec.perco.captioners import Captioner, FixedCaptioner
+from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
 from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.rate_points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
-from diffcodec.points import Point
+from diffcodec.points import Point, listed
 from diffcodec.training.optimization import warmed_up_adamw
 from diffcodec.training.perceptual import PerceptualLoss, check_choice
 from diffcodec.training.sharding import shard
@@ -56,8 +59,8 @@ class PerCo(Codec):
         index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
             `diffcodec.perco.index_coder`.
         N, M, codebook_dim: of the hyper-encoders.
-        quantize: false sends what would be quantised in half precision, many times the bits, which
-            the paper compares with (Table 1). It is another model: train it so.
+        quantize: false sends what would be quantised in single precision, many times the bits, as
+            the paper does to compare with (Table 1). It is another model: train it so.
         cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
             the dimension of its codes, and the public PerCo (SD); the paper does not say how it
             searches. False is Euclidean distance.
@@ -82,11 +85,15 @@ class PerCo(Codec):
         anneal: let the learning rate fall to zero over the run; the paper's is constant.
         caption_drop, local_drop: share of training images whose caption is replaced by the learned
             embedding, and whose codes by zeros.
+        learned_null: train the embedding of no caption, which starts as that of the empty text;
+            False keeps it, as the public PerCo (SD) does.
         commitment: weight of the commitment loss.
         lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
         perceptual, vgg_weights: that distance, LPIPS in the paper; see
             `diffcodec.training.perceptual`.
         sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
+        spacing: of its timesteps: `grid` over those of the training, or `leading`, those of Stable
+            Diffusion 2.1's scheduler, which the public PerCo (SD) takes.
         decode_precision: `32` or `bf16`, of the U-Net in decoding.
         compile: `torch.compile` the U-Net: minutes once, then faster.
         window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
@@ -134,11 +141,13 @@ class PerCo(Codec):
         anneal: bool = False,
         caption_drop: float = 0.1,
         local_drop: float = 0.0,
+        learned_null: bool = True,
         commitment: float = 1.0,
         lpips_weight: float = 0.0,
         perceptual: str | None = None,
         vgg_weights: str | None = None,
         sampler: str = "ddim",
+        spacing: str = "grid",
         decode_precision: str | int = "32",
         compile: bool = False,
         window: int = WINDOW,
@@ -147,6 +156,8 @@ class PerCo(Codec):
         check_window(window, MULTIPLE)
         if not isinstance(backbone, Backbone):
             raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
+        if isinstance(backbone, SDXLBackbone):
+            raise ValueError("PerCo goes over Stable Diffusion 1.x and 2.x, not over XL")
         find_sampler(sampler)  # is there
         decode_precision = check_precision(decode_precision)
         parsed, options, state = choose_hyper_encoders(
@@ -183,6 +194,9 @@ class PerCo(Codec):
             index_coder=index_coder,
             window=window,
         )
+        for rate_, count in product(self.rates, listed(steps)):
+            self.model.process.sampling_sigmas(count or rate_.default_steps, spacing)  # is there
+        self.model.null_text.requires_grad_(learned_null)
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
         self.pretrained = self.model.adopt("the backbone's file") or state is not None
@@ -199,7 +213,7 @@ class PerCo(Codec):
         self.perceptual, self.vgg_weights = perceptual, vgg_weights
         self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
-        self.sampler = sampler
+        self.sampler, self.spacing = sampler, spacing
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
         self._validation_loss = MeanMetric()
@@ -253,7 +267,7 @@ class PerCo(Codec):
             "rates": [rate.name for rate in self.rates],
             "text_coder": self.text_coder,
             **({} if coder == "uniform" else {"indices": f"{coder}, in halves"}),
-            **({} if self.quantize else {"quantize": False}),
+            **({} if self.quantize else {"quantize": False, "vectors": "float32"}),
             "timesteps": self.model.process.timesteps.tolist(),
             "prediction": self.model.process.prediction,
         }
@@ -282,14 +296,11 @@ class PerCo(Codec):
             about: the batch that the images are of: its captions and names are the captioner's.
         """
         rate, condition = self._rate(point), point.encoding["condition"]
-        if captions is not None and len(captions) != len(x):
-            raise ValueError(f"{len(captions)} captions for {len(x)} images")
-        if condition != "text" and not (condition == "both" and self._sends_caption(rate)):
+        if condition == "text" or (condition == "both" and self._sends_caption(rate)):
+            fixed = point.encoding["caption"]
+            captions = choose_captions(x, fixed, self.captioner, captions=captions, about=about)
+        else:
             captions = [None] * len(x)
-        elif (given := point.encoding["caption"]) is not None:
-            captions = [str(given)] * len(x)
-        elif captions is None:
-            captions = self.captioner(x, about)
         index = self.rates.index(rate)
         payloads = []
         # One image at a time: what a convolution rounds depends on the batch it is part of.
@@ -301,6 +312,10 @@ class PerCo(Codec):
                 codes = self.model.coder(index).encode(self.model.codes(image, index)[0])
             payloads.append([join_caption(index, text, has_local=has_local), codes])
         return payloads
+
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        _, text, codes = read_payload(sections, len(self.rates))
+        return {"text": len(text or b""), "codes": len(codes or b"")}
 
     def decode(
         self,
@@ -328,6 +343,7 @@ class PerCo(Codec):
                 guidance=settings["guidance"],
                 guided=settings["guided"],
                 sampler=self.sampler,
+                spacing=self.spacing,
                 precision=self.decode_precision,
             )
             images.append(x_hat)

@@ -59,8 +59,8 @@ class CodeCoder(ABC):
         """
 
 
-class HalfPrecision(CodeCoder):
-    """Vectors (M, h, w) that were not quantised, each number in two bytes; clamped to +-65504.
+class SinglePrecision(CodeCoder):
+    """Vectors (M, h, w) that were not quantised, each number in four bytes (Table 1).
 
     Args:
         channels: M.
@@ -70,15 +70,13 @@ class HalfPrecision(CodeCoder):
         self._channels = channels
 
     def encode(self, codes: Tensor) -> bytes:
-        limit = torch.finfo(torch.float16).max
-        halves = codes.detach().cpu().clamp(-limit, limit).half()
-        return halves.numpy().astype("<f2").tobytes()
+        return codes.detach().cpu().float().numpy().astype("<f4").tobytes()
 
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
         shape = (self._channels, height, width)
-        if len(data) != 2 * math.prod(shape):
-            raise BitstreamError(f"{len(data)} bytes of vectors, not {2 * math.prod(shape)}")
-        vectors = torch.from_numpy(np.frombuffer(data, "<f2").astype(np.float32)).reshape(shape)
+        if len(data) != 4 * math.prod(shape):
+            raise BitstreamError(f"{len(data)} bytes of vectors, not {4 * math.prod(shape)}")
+        vectors = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).reshape(shape)
         if not vectors.isfinite().all():
             raise BitstreamError("vectors that are not finite")
         return vectors

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diffcodec.coding.bitstream import derive_seed
+from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser
@@ -20,7 +21,7 @@ from diffcodec.networks.precision import decoding_in
 from diffcodec.networks.tiles import in_tiles, reach, widest_margin
 from diffcodec.perco.finetune import drop
 from diffcodec.perco.hyper_encoder import HyperEncoder
-from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, HalfPrecision, index_coder
+from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, SinglePrecision, index_coder
 from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
 from diffcodec.points import listed
@@ -159,7 +160,7 @@ class LatentDiffusion(nn.Module):
             if self.encoder(index).quantize:
                 coder = index_coder(self.index_coder, model, rate.num_codes)
             else:
-                coder = HalfPrecision(self.local_channels)
+                coder = SinglePrecision(self.local_channels)
             known = self._coders[index] = [t.clone() for t in state], coder
         return known[1]
 
@@ -202,6 +203,7 @@ class LatentDiffusion(nn.Module):
         guidance: float,
         guided: str = "text",
         sampler: str = "ddim",
+        spacing: str = "grid",
         precision: str = "32",
     ) -> Tensor:
         """Make the picture (1, 3, height, width), not clamped, of what was sent.
@@ -211,7 +213,7 @@ class LatentDiffusion(nn.Module):
             caption: None is the learned embedding, without guidance on the text.
             index: of the rate.
             codes: as `codes` returns them; None is a z_hat of zeros.
-            seed, num_steps, guidance, guided, sampler, precision: see `sample_latent`.
+            seed, num_steps, guidance, guided, sampler, spacing, precision: see `sample_latent`.
         """
         stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
         size = (
@@ -231,6 +233,7 @@ class LatentDiffusion(nn.Module):
             guidance=1.0 if caption is None and guided == "text" else guidance,
             guided=guided,
             sampler=sampler,
+            spacing=spacing,
             precision=precision,
         )
         return self.backbone.latents.decode(latent)[..., :height, :width]
@@ -246,6 +249,7 @@ class LatentDiffusion(nn.Module):
         guidance: float,
         guided: str = "text",
         sampler: str = "ddim",
+        spacing: str = "grid",
         precision: str = "32",
     ) -> Tensor:
         """Sample a latent (1, C, H, W) given text and codes, from pure noise (Sec. 4.1, App. A).
@@ -261,13 +265,14 @@ class LatentDiffusion(nn.Module):
                 text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0))
                 A network that was never trained without codes (`local_drop`) has not learned it.
             sampler: one of `diffusion.sampler`; the paper's is `ddim`.
+            spacing: of the timesteps, see `LatentProcess.sampling_sigmas`.
             precision: of the U-Net, see `diffcodec.networks.precision`.
         """
         generator = torch.Generator().manual_seed(seed)
         shape = (1, self.backbone.latents.channels, *size)
         start = torch.randn(shape, generator=generator).to(text)
         noise = seeded_noise(derive_seed([sampler.encode(), str(seed).encode()]))
-        sigmas = self.process.sampling_sigmas(num_steps)
+        sigmas = self.process.sampling_sigmas(num_steps, spacing)
         with decoding_in(precision, text.device):
             whole = self.process.denoiser(
                 lambda *args, **condition: self.backbone.network(*args, **condition).float()
@@ -283,7 +288,9 @@ class LatentDiffusion(nn.Module):
                 null["local"] = torch.zeros_like(local)
             pulled = ClassifierFreeGuidance(denoiser, guidance, null)
             x = pure_noise(start, sigmas[0])
-            return find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
+            x = find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
+        # Where it ends above 0, at the scale of the process and not at the signal's.
+        return x * like(x, (1 + sigmas[-1] ** 2).rsqrt())
 
     def losses(
         self,

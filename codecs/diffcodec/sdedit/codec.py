@@ -7,7 +7,7 @@ bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no n
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from diffcodec.points import Point, listed
 from diffcodec.results.gathering import gather_all
 from diffcodec.sdedit.calibration import Calibration, mse, progress
 from diffcodec.sdedit.preset_points import build_points
-from diffcodec.sdedit.presets import Preset
+from diffcodec.sdedit.presets import DDPM, RESTART_GROWTH, Preset
 from diffcodec.sdedit.prior import Prior
 from diffcodec.sdedit.strength import (
     AUTO,
@@ -127,6 +127,8 @@ class SDEdit(Codec):
             prior.compile()
         for p in self._presets.values():
             self._network(p)  # is there
+            if p.method == DDPM:
+                prior.ddpm_sigmas(p.steps)
         self.num_sections = base.num_sections
         self.reads_annotations = base.reads_annotations
         self.progressive = base.progressive and not self._signalled
@@ -328,39 +330,42 @@ class SDEdit(Codec):
         ):
             # What was made in inference mode can have no gradients.
             z_hat = self.prior.encode(self.prior.pad(x_hat.clone() if constrained else x_hat))
+            sigmas: Tensor | None = None
             if preset.from_noise:
                 z_hat, sigma = torch.zeros_like(z_hat), self.prior.max_sigma
+            if preset.method == DDPM:
+                sigmas = self.prior.ddpm_sigmas(preset.steps)
+                sigma = float((1 + sigmas[0] ** 2).sqrt())  # of x / sqrt(abar), x of unit variance
             # Another stream of noise than the base codec's, which may have used this seed.
             noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
-            distance = self._distance(x_hat.clone(), base_point) if preset.zeta else None
+            distance = self._distance(x_hat.clone(), preset, base_point) if preset.zeta else None
             if blend == 1:
                 del x_hat  # of a large picture there is no room for many copies
-            solve = partial(
-                preset.solve, self._network(preset), sigma=sigma, noise=noise, distance=distance
-            )
+            network = self._network(preset)
+            solve = partial(Preset.solve, denoiser=network, sigma=sigma, noise=noise, sigmas=sigmas)
             if preset.restart_above is None or distance is None:
                 start = noise(z_hat).mul_(sigma).add_(z_hat)
                 del z_hat
-                z = solve(start)
+                z = solve(preset, x=start, distance=distance)
                 del start
             else:
-                best = float("inf")
                 for _ in range(preset.max_restarts):
-                    found = solve(noise(z_hat).mul_(sigma).add_(z_hat))
-                    with torch.no_grad():
-                        far = float(distance(found.detach()))
-                    if far < best:
-                        z, best = found, far
-                    if best <= preset.restart_above:
+                    last = _Last(distance)
+                    z = solve(preset, x=noise(z_hat).mul_(sigma).add_(z_hat), distance=last)
+                    if last.value <= preset.restart_above:
                         break
+                    preset = replace(preset, zeta=RESTART_GROWTH * preset.zeta)
             x_tilde = self.prior.decode(z.detach())[..., :height, :width].clamp_(0, 1)
         return x_tilde if blend == 1 else x_hat + blend * (x_tilde - x_hat)
 
-    def _distance(self, x_hat: Tensor, base_point: Point) -> Callable[[Tensor], Tensor]:
-        """|| C(x_hat) - C(x0_hat) ||_2 of pictures in [-1, 1] (Eq. 17)."""
+    def _distance(
+        self, x_hat: Tensor, preset: Preset, base_point: Point
+    ) -> Callable[[Tensor], Tensor]:
+        """|| C(x_hat) - C(x0_hat) ||_2 of pictures in [-1, 1] (Eq. 17); x_hat itself for IVC."""
         height, width = x_hat.shape[-2:]
         with torch.no_grad():
-            target = self.base.reconstruct(x_hat, base_point)
+            recoded = preset.target != "decoded"
+            target = self.base.reconstruct(x_hat, base_point) if recoded else x_hat
 
         def distance(z0: Tensor) -> Tensor:
             x0 = self.prior.decode(z0)[..., :height, :width]
@@ -370,7 +375,10 @@ class SDEdit(Codec):
 
     def _network(self, preset: Preset) -> Denoiser:
         prior = self.prior
-        network = prior.consistency() if preset.needs_consistency else prior.denoiser()
+        if preset.needs_consistency:
+            network = prior.consistency()
+        else:
+            network = prior.ddpm() if preset.method == DDPM else prior.denoiser()
 
         def rounded(x: Tensor, sigma: Tensor, **condition: object) -> Tensor:
             with decoding_in(self.decode_precision, x.device):
@@ -449,6 +457,19 @@ class SDEdit(Codec):
         return [*sections, last + bytes([index])]
 
 
+class _Last:
+    """A distance that remembers its last value."""
+
+    def __init__(self, distance: Callable[[Tensor], Tensor]) -> None:
+        self.distance = distance
+        self.value = float("inf")
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        found = self.distance(x0)
+        self.value = float(found.detach())
+        return found
+
+
 def _check_levels(
     prior: Prior, presets: Mapping[str, Preset], given: Strengths, strength: Any
 ) -> None:
@@ -462,7 +483,7 @@ def _check_levels(
     if noisy and prior.max_sigma < PURE_NOISE:
         raise ValueError(
             f"preset {', '.join(noisy)} starts from pure noise, but the prior knows noise up to "
-            f"{prior.max_sigma:g} only: choose another, as codec/prior=hub"
+            f"{prior.max_sigma:g} only: choose another, as codec/prior=imagenet"
         )
     if noisy and strength == PER_IMAGE:
         raise ValueError(f"preset {', '.join(noisy)} has no strength: strength={PER_IMAGE} is none")

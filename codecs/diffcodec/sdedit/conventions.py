@@ -11,6 +11,7 @@ from diffcodec.diffusion.denoiser import (
     ConsistencyDenoiser,
     Denoiser,
     EDMDenoiser,
+    LearnedVarianceDenoiser,
     VPDenoiser,
 )
 from diffcodec.diffusion.schedule import TimeTable, scheduler_facts, sigmas_of
@@ -30,12 +31,17 @@ class Convention:
         is_consistency: which of the two.
         max_sigma: the highest noise level that the network was trained with.
         table: sigma -> timestep, of a discrete process.
+        sigmas: noise levels of a discrete process, (N,) rising.
+        wrap_ddpm: network -> D(x; sigma) with x0_hat clamped to [-1, 1] and, where the network
+            predicts one, the variance beside it (`LearnedVarianceDenoiser`); of a discrete process.
     """
 
     wrap: Callable[[Network], Denoiser]
     is_consistency: bool
     max_sigma: float
     table: TimeTable | None = None
+    sigmas: Tensor | None = None
+    wrap_ddpm: Callable[[Network, bool], Denoiser] | None = None
 
 
 def convention_of(config: Mapping[str, Any]) -> Convention:
@@ -70,7 +76,11 @@ def convention_of(config: Mapping[str, Any]) -> Convention:
     def wrap(network: Network) -> Denoiser:
         return VPDenoiser(network, prediction=prediction, time_of=table)
 
-    return Convention(wrap, False, float(sigmas[-1]), table)
+    def wrap_ddpm(network: Network, learned_variance: bool) -> Denoiser:
+        kind = LearnedVarianceDenoiser if learned_variance else VPDenoiser
+        return kind(network, prediction=prediction, time_of=table, clip=True)
+
+    return Convention(wrap, False, float(sigmas[-1]), table, sigmas, wrap_ddpm)
 
 
 def consistency_convention(

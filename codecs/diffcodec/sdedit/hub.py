@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.schedule import respaced_timesteps
 from diffcodec.latent.pixel import load_unconditional
 from diffcodec.sdedit.conventions import (
     Convention,
+    Network,
     adm_convention,
     consistency_convention,
     convention_of,
@@ -96,9 +98,34 @@ class HubPrior(Prior):
     def build_consistency(self) -> Denoiser:
         return self._build("consistency", "fast")
 
+    def build_ddpm(self) -> Denoiser:
+        wrap = self._discrete().wrap_ddpm
+        assert wrap is not None
+        unet: Any = self.networks["denoiser"]
+        return wrap(
+            self._network("denoiser"), unet.config.out_channels == 2 * unet.config.in_channels
+        )
+
+    def ddpm_sigmas(self, steps: int) -> Tensor:
+        sigmas = self._discrete().sigmas
+        assert sigmas is not None
+        levels = sigmas[respaced_timesteps(len(sigmas), steps)].flip(0)
+        return torch.cat([levels, levels.new_zeros(1)])
+
+    def _discrete(self) -> Convention:
+        convention = self._conventions.get("denoiser")
+        if convention is None or convention.sigmas is None:
+            raise ValueError(self._no_ddpm())
+        return convention
+
     def _build(self, role: str, presets: str) -> Denoiser:
         if role not in self.networks:
             raise ValueError(f"preset {presets} needs codec.prior.{_OPTION[role]}")
+        network = self._network(role)
+        # Some also predict a variance.
+        return self._conventions[role].wrap(lambda x, time: network(x, time)[:, :3])
+
+    def _network(self, role: str) -> Network:
         unet: Any = self.networks[role]
 
         def network(x: Tensor, time: Tensor) -> Tensor:
@@ -106,9 +133,9 @@ class HubPrior(Prior):
             if unet.config.num_class_embeds is not None:
                 labels = torch.full((len(x),), self._class_label, device=x.device)
             out: Tensor = unet(x, time, class_labels=labels).sample
-            return out[:, :3]  # some also predict a variance
+            return out
 
-        return self._conventions[role].wrap(network)
+        return network
 
 
 _OPTION = {"denoiser": "source", "consistency": "consistency"}

@@ -48,6 +48,8 @@ class LatentPrior(Prior):
         window: int | None = None,
     ) -> None:
         pipeline = load_pipeline(source)
+        if pipeline.text_encoder_2 is not None:
+            raise ValueError(f"the prior must be a Stable Diffusion 1.x or 2.x, not XL: {source!r}")
         unet: Any = pipeline.unet
         stride = pipeline.latents.stride
         multiple = stride * int(2 ** (len(unet.config.block_out_channels) - 1))

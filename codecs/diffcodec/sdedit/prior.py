@@ -74,6 +74,34 @@ class Prior(Configured, nn.Module, ABC):
         """
         return self._tiled(self.build_consistency())
 
+    def ddpm(self) -> Denoiser:
+        """D(x; sigma) with x0_hat in [-1, 1] and the variance of a step where it is learned.
+
+        It is `denoiser` as the network was sampled from when it was trained, for the preset ivc.
+
+        Raises:
+            ValueError: this prior has no network of a discrete process.
+        """
+        return self._tiled(self.build_ddpm())
+
+    def ddpm_sigmas(self, steps: int) -> Tensor:
+        """Noise levels of `steps` of the process that the network was trained on, then 0; (S + 1,).
+
+        Raises:
+            ValueError: it has fewer steps, or it is no discrete process.
+        """
+        raise ValueError(self._no_ddpm())
+
+    def build_ddpm(self) -> Denoiser:
+        """As `ddpm`, on an image of the prior's size."""
+        raise ValueError(self._no_ddpm())
+
+    def _no_ddpm(self) -> str:
+        return (
+            "preset ivc needs a denoiser of pixels that was trained at discrete timesteps, as "
+            f"codec/prior=imagenet (ADM) and ddpm are: {type(self).__name__} has none"
+        )
+
     def _tiled(self, denoiser: Denoiser) -> Denoiser:
         if self.window is None:
             return denoiser

@@ -60,6 +60,36 @@ def test_lines_in_closed_form_for_metrics_of_either_sign(make_run, method, metri
     assert delta.overlap == pytest.approx(1)
 
 
+def test_a_cubic_is_integrated_in_closed_form(make_run):
+    # 30 against 30 + u^3, u = log10(rate): a mean of u^3 over the shared range, -1 to 0.5, which an
+    # integral of it gives.
+    u = np.array([-1.0, -0.25, 0.5])
+    anchor, test = curves(
+        make_run("a", {"bpp": list(10 ** np.r_[u, 0.1]), "fid": [30.0] * 4}, source="a"),
+        make_run(
+            "b",
+            {"bpp": list(10 ** np.r_[u, 0.1, 1]), "fid": list(30 + np.r_[u, 0.1, 1] ** 3)},
+            source="b",
+        ),
+    )
+    delta = bd_metric(anchor, test, "fid", method="cubic")
+    assert delta.value == pytest.approx((0.5**4 - 1) / 4 / 1.5)
+    akima = bd_metric(anchor, test, "fid")
+    assert akima.value is not None
+    assert abs(akima.value - delta.value) > 1e-3
+
+
+@pytest.mark.parametrize("delta", [bd_metric, bd_rate])
+def test_a_cubic_needs_four_points(make_run, delta):
+    anchor, test = curves(
+        line(make_run, "a", "psnr-rgb", 10.0, 30.0),
+        line(make_run, "b", "psnr-rgb", 10.0, 31.0, rates=(0.1, 0.2, 0.4)),
+    )
+    found = delta(anchor, test, "psnr-rgb", method="cubic")
+    assert found.value is None
+    assert found.reason == "a cubic needs 4 points, this curve has 3"
+
+
 def test_curves_of_different_lengths_share_what_they_share(make_run):
     anchor, test = curves(
         line(make_run, "a", "psnr-rgb", 10.0, 30.0),
@@ -103,5 +133,5 @@ def test_rates_need_a_metric_that_rises_or_falls(make_run):
 
 def test_an_unknown_interpolation_lists_the_choices(make_run):
     (curve,) = curves(make_run())
-    with pytest.raises(ValueError, match="choose from akima, pchip"):
-        bd_rate(curve, curve, "psnr-rgb", method="cubic")
+    with pytest.raises(ValueError, match="choose from akima, pchip, cubic"):
+        bd_rate(curve, curve, "psnr-rgb", method="linear")

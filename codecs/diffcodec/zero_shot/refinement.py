@@ -13,15 +13,26 @@ mean, so that differences do not grow.
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from diffcodec.diffc.channel import Channel, permutation
-from diffcodec.diffc.schedule import Level
+from diffcodec.coding.hadamard import permutation
+from diffcodec.zero_shot.ladder import Level
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
 """x (1, C, H, W) and its noise level, () -> x0_hat: a denoiser with all its conditions."""
+
+
+class Channel(Protocol):
+    """Sends numbers mu (n, d) as indices of shared random numbers."""
+
+    def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
+        """The indices, and the samples (n, d) that `decode` makes of them."""
+
+    def decode(self, indices: Tensor, length: int, key: int) -> Tensor:
+        """Samples (n, length) of the first chunks."""
 
 
 class Refinement:
@@ -34,6 +45,7 @@ class Refinement:
         size: height and width of what is sent of it, from the upper left; the rest, padding, goes
             along as the probability flow takes it.
         channel: sends the numbers.
+        shuffled: whether chunks are made of numbers from everywhere, by a shared order.
 
     Attributes:
         x, sigma: what both sides hold, and its noise level.
@@ -48,8 +60,10 @@ class Refinement:
         *,
         size: tuple[int, int],
         channel: Channel,
+        shuffled: bool = True,
     ) -> None:
         self._estimate = estimate
+        self._shuffled = shuffled
         self._channel = channel
         self._size = size
         self._hold(x, sigma)
@@ -67,7 +81,7 @@ class Refinement:
         _, gain, scale = _coefficients(level)
         mu = self._sent(x0 - self.x0).flatten() * (gain / scale)
         filled = mu.new_zeros(level.count, -(-len(mu) // level.count))
-        filled.view(-1)[: len(mu)] = mu[_order(mu, level)]
+        filled.view(-1)[: len(mu)] = mu[self._order(mu, level)]
         indices, samples = self._channel.encode(filled, level.number)
         self._go_on(samples, level)
         return indices
@@ -86,7 +100,7 @@ class Refinement:
         x = self.x0 + (level.next_sigma / level.sigma) * (self.x - self.x0)
         mean = self._sent(ratio * self.x + gain * self.x0).flatten()
         values = self._sent(x).flatten()
-        order = _order(values, level)
+        order = self._order(values, level)
         arrived = samples.flatten()[: len(order)]
         order = order[: len(arrived)]
         values[order] = mean[order] + scale * arrived
@@ -94,13 +108,14 @@ class Refinement:
         x[..., :rows, :columns] = values.view(1, -1, rows, columns)
         self._hold(x, level.next_sigma)
 
+    def _order(self, values: Tensor, level: Level) -> Tensor:
+        """In which the numbers (N,) are cut into chunks."""
+        if not self._shuffled:
+            return torch.arange(len(values), device=values.device)
+        return permutation(len(values), level.number).to(values.device)
+
     def _sent(self, latent: Tensor) -> Tensor:
         return latent[..., : self._size[0], : self._size[1]]
-
-
-def _order(values: Tensor, level: Level) -> Tensor:
-    """In which the numbers (N,) are cut into chunks."""
-    return permutation(len(values), level.number).to(values.device)
 
 
 def _coefficients(level: Level) -> tuple[float, float, float]:

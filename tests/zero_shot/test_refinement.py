@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from diffcodec.diffc.channel import Nearest, Poisson
-from diffcodec.diffc.refinement import Refinement
-from diffcodec.diffc.schedule import Ladder, Schedule, first_index
+from diffcodec.diffc.schedule import Schedule
+from diffcodec.zero_shot.ladder import Ladder, first_index
+from diffcodec.zero_shot.refinement import Refinement
 from tests.gaussian import Gaussian
 
 DATA = Gaussian(mean=0.0, std=1.0)
@@ -21,8 +22,10 @@ def start(size=(32, 32), sent=None, estimate=DATA.denoise, channel=None) -> Refi
 def walk(x0, shared, num_levels, bits=10.0, length=1 << 12):
     """The levels of a sender, and the indices of each."""
     sent = x0.numel()
-    schedule = Schedule(0.3, bits, length)
-    ladder = Ladder(schedule, sent, START, 0.01, first_index(shared.error(x0)))
+    counts = Schedule(0.3, bits, length).chunk_counts(sent)
+    ends = {"sigma": START, "min_sigma": 0.01}
+    first = first_index(shared.error(x0))
+    ladder = Ladder(counts, bits, num_values=sent, **ends, first=first)
     told = []
     for _ in range(num_levels):
         level = ladder.open(ladder.index_of(shared.error(x0)))

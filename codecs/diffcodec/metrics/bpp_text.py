@@ -1,0 +1,21 @@
+"""Bits per pixel of a caption that is sent with the image (PerCo, App. A)."""
+
+from diffcodec.metrics.metric import Coding, CodingMetric
+
+PART = "text"
+
+
+def part_bits_per_pixel(coding: Coding) -> float | None:
+    """8 * length of that part / (H * W), with the original H and W; None where codecs have none."""
+    num_bytes = coding.num_part_bytes.get(PART)
+    return None if num_bytes is None else 8 * num_bytes / (coding.height * coding.width)
+
+
+METRIC = CodingMetric(
+    "bpp-text",
+    "bits per pixel of the caption",
+    kind="rate",
+    order=3,
+    read=part_bits_per_pixel,
+    of_all=False,
+)

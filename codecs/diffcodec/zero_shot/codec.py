@@ -1,0 +1,280 @@
+"""A pretrained diffusion model as a codec, without training: what DiffC and DDCM have in common.
+
+x -> autoencoder -> x0;   x_s = the same noise on both sides
+    D(x_s; s) on both sides -> what the method sends of x0 -> x_n, n < s -> …
+    x_s -> the rest of the way by the model alone -> autoencoder -> x_hat
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffcodec.codec import Codec
+from diffcodec.diffusion.denoiser import Denoiser
+from diffcodec.diffusion.guidance import ClassifierFreeGuidance
+from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.diffusion.schedule import karras_sigmas
+from diffcodec.diffusion.tiling import TiledDenoiser
+from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.backbone import Backbone, frozen
+from diffcodec.latent.captions import Captioner, choose_captions
+from diffcodec.latent.pixel import PixelBackbone
+from diffcodec.latent.process import LatentProcess, pure_noise
+from diffcodec.latent.text_coding import find_text_coder
+from diffcodec.latent.tokenizer import WordTokenizer, caption_words
+from diffcodec.networks.padding import pad_to_multiple
+from diffcodec.networks.precision import check_precision
+from diffcodec.points import Point, combine, listed
+from diffcodec.weights.configuration import is_by_reference
+from diffcodec.zero_shot.refinement import Channel, Estimate, Refinement
+
+DECODERS = ("flow", "ancestral", "mean")
+FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
+MAX_CAPTION_BYTES = (1 << 16) - 1
+_RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
+_START_SEED = 0  # of the noise that both sides start from
+
+
+class ZeroShotCodec(Codec):
+    """A codec that walks a pretrained diffusion model from shared noise to an image.
+
+    Args:
+        backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
+        rate, encoding: the settings that choose the rate, and others of the encoder, as of
+            `diffcodec.points.combine`.
+        decoder: from the last level that arrived, `flow` follows the probability-flow ODE,
+            `ancestral` samples what would have been sent, and `mean` shows the denoiser's estimate,
+            with the least squared error.
+        steps: of the flow or of ancestral sampling, one evaluation of the network each.
+        captioner: images -> captions that the network is told of; null sends none.
+        caption: is sent in place of the captioner's; null is the captioner's own.
+        guidance: scale of the classifier-free guidance on the caption, in the decoder's last part.
+        sampler: of the flow: `ddim` or `dpmpp_2m`.
+        grid_steps: timesteps that the network is told of, evenly spaced; null is all of them.
+        text_coder: of captions: `dictionary` or `zlib`.
+        window: side in latents, up to which the network sees latents whole; others in overlapping
+            tiles of that side. null: all of them whole.
+        decode_precision: `32` or `bf16`, of the network in decoding.
+        compile: `torch.compile` the network: minutes once, then faster.
+
+    Raises:
+        ValueError: one of these is not among its choices.
+    """
+
+    requires_weights = True
+    reads_annotations = True
+
+    def __init__(
+        self,
+        backbone: Backbone | PixelBackbone,
+        *,
+        rate: Mapping[str, Any],
+        encoding: Mapping[str, Any] | None = None,
+        decoder: str | Sequence[str],
+        steps: int | Sequence[int],
+        captioner: Captioner | None,
+        caption: str | Sequence[str | None] | None,
+        guidance: float | Sequence[float],
+        sampler: str,
+        grid_steps: int | None,
+        text_coder: str,
+        window: int | None,
+        decode_precision: str | int,
+        compile: bool,
+    ) -> None:
+        decode_precision = check_precision(decode_precision)
+        find_sampler(sampler)  # is there
+        if sampler not in FLOW_SAMPLERS:
+            raise ValueError(
+                f"sampler={sampler} does not follow the flow, choose from "
+                f"{', '.join(FLOW_SAMPLERS)}, or decoder=ancestral"
+            )
+        for name in listed(decoder):
+            if name not in DECODERS:
+                raise ValueError(f"unknown decoder {name!r}, choose from {', '.join(DECODERS)}")
+        for count in listed(steps):
+            if count < 1:
+                raise ValueError(f"steps must be at least 1, got {count}")
+        if not backbone.takes_text and any(text is not None for text in listed(caption)):
+            raise ValueError(f"a model of pixels takes no caption, got {caption!r}")
+        if window is not None and (window < 1 or window % backbone.stride):
+            raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
+        points = combine(
+            rate=rate,
+            encoding={**(encoding or {}), "caption": caption},
+            decoding={"decoder": decoder, "steps": steps, "guidance": guidance},
+        )
+        super().__init__(points)
+        self.captioner = captioner
+        self.text_coder = text_coder
+        self._encode_text, self._decode_text = find_text_coder(text_coder)
+        self.backbone = backbone
+        frozen(backbone)
+        self.pretrained = backbone.trained
+        with torch.no_grad():
+            null = backbone.null_condition()
+        self._null_names = [*null]
+        for name, value in null.items():
+            self.register_buffer(f"null_{name}", value)
+        self.process = LatentProcess(
+            backbone.alphas_cumprod,
+            prediction=backbone.prediction,
+            grid_steps=grid_steps or len(backbone.alphas_cumprod),
+        )
+        self.sampler = sampler
+        self.window = window
+        self.decode_precision = decode_precision
+        if compile:
+            backbone.compile()
+
+    def derived_state(self) -> set[str]:
+        by_reference = is_by_reference(self.backbone)
+        return {f"null_{name}" for name in self._null_names} if by_reference else set()
+
+    def format_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "text_coder": self.text_coder,
+            "timesteps": self.process.timesteps.tolist(),
+            "prediction": self.process.prediction,
+            "window": self.window,
+        }
+        if self.text_coder == "dictionary" or isinstance(self.backbone.tokenizer, WordTokenizer):
+            config["words"] = hashlib.sha256(caption_words().encode()).hexdigest()
+        return config
+
+    def decoding_state(self) -> dict[str, Tensor]:
+        encoder = ("backbone.latents.vae.encoder.", "backbone.latents.vae.quant_conv.")
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith(encoder)}
+        return {"sigmas": self.process.sigmas, **state}
+
+    def ceiling(self, x: Tensor) -> Tensor | None:
+        latents = self.backbone.latents
+        return latents.round_trip(x) if isinstance(latents, LatentSpace) else None
+
+    def _captions(
+        self,
+        x: Tensor,
+        point: Point,
+        captions: Sequence[str | None] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Sequence[str | None]:
+        """What is sent with images (B, 3, H, W), a caption each.
+
+        Raises:
+            ValueError: there are captions, and the network takes none.
+        """
+        fixed = point.encoding["caption"]
+        captions = choose_captions(x, fixed, self.captioner, captions=captions, about=about)
+        if not self.backbone.takes_text and any(text is not None for text in captions):
+            raise ValueError(f"a model of pixels takes no caption, got {captions[0]!r}")
+        return captions
+
+    def _text_bytes(self, caption: str) -> bytes:
+        """A caption as it is sent.
+
+        Raises:
+            ValueError: it is too long.
+        """
+        text = self._encode_text(caption)
+        if len(text) > MAX_CAPTION_BYTES:
+            raise ValueError(f"a caption of {len(text)} bytes is over {MAX_CAPTION_BYTES}")
+        return text
+
+    def _latent_of(self, x: Tensor) -> Tensor:
+        """An image (1, 3, H, W) -> x0 (1, C, h, w), padded as `_start` is."""
+        height, width = x.shape[-2:]
+        stride = self.backbone.latents.stride
+        min_side = self._min_side(height, width) * stride
+        return self.backbone.latents.encode(
+            pad_to_multiple(x, stride * self.backbone.stride, min_side=min_side)
+        )
+
+    def _image_of(self, latent: Tensor, height: int, width: int) -> Tensor:
+        """Inverse of `_latent_of`, to rounding and what the autoencoder loses."""
+        return self.backbone.latents.decode(latent)[..., :height, :width]
+
+    def _start(self, height: int, width: int) -> tuple[Tensor, float]:
+        """The noise (1, C, h, w) that both sides start from for a picture, and its level."""
+        least, multiple = self._min_side(height, width), self.backbone.stride
+        padded = [
+            max(least, -(-side // multiple) * multiple) for side in self._latent_size(height, width)
+        ]
+        shape = (1, self.backbone.latents.channels, *padded)
+        sigma = self.process.sigmas[-1]
+        noise = seeded_noise(_START_SEED)(torch.empty(shape, device=self.device))
+        return pure_noise(noise, sigma), float(sigma)
+
+    def _refinement(
+        self,
+        height: int,
+        width: int,
+        estimate: Estimate,
+        channel: Channel,
+        *,
+        shuffled: bool = True,
+    ) -> Refinement:
+        """The start of both sides."""
+        x, sigma = self._start(height, width)
+        size = self._latent_size(height, width)
+        return Refinement(estimate, x, sigma, size=size, channel=channel, shuffled=shuffled)
+
+    def _show(self, shared: Refinement, guided: Estimate, seed: int, point: Point) -> Tensor:
+        """The latent to show at a point, (1, C, h, w).
+
+        Args:
+            shared: what both sides hold.
+            guided: the denoiser for the rest of the way.
+            seed: of the noise of ancestral sampling.
+            point: the operating point.
+        """
+        settings: Any = point.decoding
+        if settings["decoder"] == "mean":
+            return shared.x0
+        sigmas = karras_sigmas(shared.sigma, settings["steps"], sigma_min=self._min_sigma, rho=_RHO)
+        name = self.sampler if settings["decoder"] == "flow" else "euler_sde"
+        return find_sampler(name)(guided, shared.x, sigmas, noise=seeded_noise(seed))
+
+    def _latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the latents that a picture lies on."""
+        stride = self.backbone.latents.stride
+        return -(-height // stride), -(-width // stride)
+
+    def _num_values(self, height: int, width: int) -> int:
+        """Numbers of the latent that a picture lies on."""
+        return self.backbone.latents.channels * math.prod(self._latent_size(height, width))
+
+    def _min_side(self, height: int, width: int) -> int:
+        """Of the latents of a picture: of those that are cut into tiles, a tile's."""
+        window = self.window or 0
+        return window if max(self._latent_size(height, width)) > window else 0
+
+    @property
+    def _min_sigma(self) -> float:
+        return float(self.process.sigmas[0])
+
+    def _estimate(
+        self, caption: str | None, size: tuple[int, int], guidance: float = 1.0
+    ) -> Estimate:
+        """The denoiser with the caption, or without.
+
+        Args:
+            caption: None where there is none.
+            size: height and width of the picture.
+            guidance: scale of the guidance on the caption.
+        """
+        denoiser: Denoiser = self.process.denoiser(
+            lambda *args, **condition: self.backbone.network(*args, **condition).float()
+        )
+        if self.window is not None:
+            denoiser = TiledDenoiser(denoiser, self.window)
+        null = {name: self.get_buffer(f"null_{name}") for name in self._null_names}
+        null |= self.backbone.size_condition(*size)
+        if caption is None:
+            return lambda x, sigma: denoiser(x, sigma, **null)
+        told = {**null, **self.backbone.text_condition([caption])}
+        guided = ClassifierFreeGuidance(denoiser, guidance, null)
+        return lambda x, sigma: guided(x, sigma, **told)

@@ -1,1 +1,1 @@
-"""Lightning callbacks: what is measured, drawn and saved; none of them changes a codec."""
+"""Lightning callbacks that measure, draw and save; none changes a codec."""

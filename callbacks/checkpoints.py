@@ -1,4 +1,4 @@
-"""Checkpoints from which a training goes on as if it had never stopped."""
+"""Checkpoints from which training resumes exactly."""
 
 import os
 import random
@@ -25,21 +25,20 @@ _STATES = "random_states"
 
 
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` between two training steps, and keeps the one before as `previous.ckpt`.
+    """Writes `last.ckpt` between two training steps and keeps the previous one as `previous.ckpt`.
 
-    A checkpoint is written every so many minutes or steps, at the end of fitting, and earlier where
-    that is cheap: so much is always left of a run that is killed. It goes to a temporary name first
-    and is renamed when it is on the disk.
+    A checkpoint is written at fixed intervals of time or steps, at the end of fitting, and earlier
+    if writing is cheap. It is written atomically: to a temporary name, then renamed.
 
-    Beside what Lightning keeps there are the states of all random generators of every process.
-    Validation gives them back as it found them, so that a run that goes on need not repeat it.
+    Besides Lightning's state it contains the states of all random generators of every process.
+    Validation restores them, so a resumed run need not repeat it.
 
     Args:
-        folder: where the files go.
-        every_minutes: null writes by steps alone.
-        every_n_steps: optimizer steps; null writes by time alone.
-        max_overhead: share of the time that writing may take before `every_minutes` are over. At
-            0.02, what took 0.5 seconds to write is written again after 25.
+        folder: of the files.
+        every_minutes: minutes between checkpoints; null: by steps only.
+        every_n_steps: optimizer steps between checkpoints; null: by time only.
+        max_overhead: share of the time that writing may take before `every_minutes` have passed. At
+            0.02, a checkpoint that took 0.5 s to write is written again after 25 s.
 
     Raises:
         ValueError: a number is not positive.
@@ -72,7 +71,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint of this run, whether there is one or not."""
+        """The path of the newest checkpoint of this run, which may not exist."""
         return self.folder / LAST
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,10 +99,10 @@ class Checkpoints(Checkpoint):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write `last.ckpt`; all processes call it, between two steps.
+        """Write `last.ckpt`; all processes call it between two steps.
 
         Raises:
-            ValueError: a weight is infinite or no number; nothing is written.
+            ValueError: a weight is NaN or Inf; nothing is written.
         """
         start = time.monotonic()
         _check_finite(trainer)
@@ -111,7 +110,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(partial, weights_only=False)
         if trainer.is_global_zero:
             _sync(partial)
-            # Killed between the two, a run is left with the previous one, which is whole.
+            # If the run is killed between the two renames, the previous checkpoint remains.
             _move(self.last, self.folder / PREVIOUS)
             _move(partial, self.last)
         self.last_step = trainer.global_step
@@ -121,11 +120,11 @@ class Checkpoints(Checkpoint):
     def _is_time(self, trainer: Trainer) -> bool:
         since = time.monotonic() - self._written
         due = since >= (self.every_seconds or 0)
-        if self._writing_seconds is None:  # the first one tells how long it takes
+        if self._writing_seconds is None:  # the first checkpoint measures how long writing takes
             due = due or since >= MIN_SECONDS
         elif self.max_overhead:
             due = due or since >= max(MIN_SECONDS, self._writing_seconds / self.max_overhead)
-        # The clocks of the processes differ a little: the first one's counts.
+        # The clocks of the processes differ; the first process decides.
         return bool(trainer.strategy.broadcast(due))
 
     def on_save_checkpoint(
@@ -153,7 +152,7 @@ def _check_finite(trainer: Trainer) -> None:
         for name, parameter in trainer.lightning_module.named_parameters()
         if not bool(_own(parameter).isfinite().all())
     ]
-    # A process may have no more than its share of them.
+    # With sharding, a process has only a part of the weights.
     if not trainer.strategy.reduce_boolean_decision(not wrong, all=True):
         told = wrong[0] if wrong else "a weight of another process"
         raise ValueError(
@@ -168,7 +167,7 @@ def _own(parameter: Tensor) -> Tensor:
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """The states of this process's generators, of types that load with `weights_only`."""
+    """The states of this process's generators, in types that load with `weights_only`."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -192,7 +191,7 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the files of a folder, are on the disk."""
+    """Wait until a file, or the files of a folder, are on disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with file.open("rb") as opened:

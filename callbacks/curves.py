@@ -1,4 +1,4 @@
-"""The curves over a codec's operating points: to disk, and to the loggers."""
+"""Writes and logs the curves over the operating points of a codec."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,23 +29,23 @@ from diffcodec.results.curves import (
 from diffcodec.results.figures import all_panels, panels, plot_curves
 from diffcodec.results.provenance import git_revision, set_digest, sources_digest
 
-MANY = 7  # metrics that are measured by default: more are drawn into a figure of their own
+MANY = 7  # number of default metrics; with more, all are drawn into a second figure
 MAX_TAG = 64  # characters, W&B's limit
 
 
 class RateCurves(Callback):
-    """After each pass over the data, adds its points to the curves and writes them anew.
+    """Adds the points of each pass over the data to the curves and rewrites them.
 
-    Writes `curve.json` (CompressAI's results schema), `images.csv` (a row per image and point),
-    `curve.png` and, with more metrics than are measured by default, `metrics.png`; logs to W&B each
-    point with `curve/bpp` as x axis, a table of all points, line plots and the summary. A codec
-    whose points make several series has a curve of each, in `SERIES/curve.json`, and all of them as
-    lines of one figure and of one plot.
+    Writes `curve.json` (CompressAI's results schema), `images.csv` (one row per image and point),
+    `curve.png` and, with more metrics than the default, `metrics.png`. Logs each point to W&B with
+    `curve/bpp` as x axis, a table of all points, line plots and the summary. If the points form
+    several series, each series gets its own curve in `SERIES/curve.json`, and all are lines of one
+    figure and one plot.
 
     Args:
-        name: of the curve, as in its legend.
-        folder: where the files go.
-        description: goes into the file as it is.
+        name: of the curve, shown in legends.
+        folder: of the files.
+        description: is written into the file.
     """
 
     def __init__(self, name: str, folder: str, description: str = "") -> None:
@@ -62,7 +62,7 @@ class RateCurves(Callback):
                 tag = rate_tag(_codec(pl_module).points)
                 with never_fatal():
                     run = logger.experiment
-                    # A tag as a filter of W&B's pages: what chooses the rate, whatever its name.
+                    # A tag to filter by in W&B: the setting that chooses the rate.
                     if tag and tag not in (run.tags or ()):
                         run.tags = (*(run.tags or ()), tag)
 
@@ -177,7 +177,7 @@ class RateCurves(Callback):
             run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/bpp")
             last = shared if result is measured[-1] else {}
             run.log({**_prefixed(result.metrics, prefix), **last})
-        # For comparisons: the curve, or one in a folder of each series.
+        # For comparisons: the curve, or one per series in its folder.
         for series in curves:
             path = self._file_of(series)
             run.save(str(path), base_path=str(self.folder), policy="now")
@@ -187,7 +187,7 @@ class RateCurves(Callback):
 
 
 def rate_tag(points: Sequence[Point]) -> str:
-    """The settings that choose the rate as one tag, of several values the first and the last."""
+    """The settings that choose the rate as one tag; of several values the first and the last."""
     parts = []
     for key in points[0].rate:
         values = list(dict.fromkeys(shown(point.rate[key]) for point in points))
@@ -200,7 +200,7 @@ def _prefixed(metrics: Mapping[str, float], prefix: str = "curve") -> dict[str, 
 
 
 def _rows(curves: Mapping[str, Curve], keys: Sequence[str]) -> list[list[Any]]:
-    """One row per point: its series, its name and the columns `keys`, None where there is none."""
+    """One row per point: series, name and the columns `keys`, None if a value is missing."""
     return [
         [series, point.name, *(metrics.get(key) for key in keys)]
         for series, curve in curves.items()
@@ -209,7 +209,7 @@ def _rows(curves: Mapping[str, Curve], keys: Sequence[str]) -> list[list[Any]]:
 
 
 def _codec(module: LightningModule) -> Codec:
-    """What is measured or trained."""
+    """The codec that a module measures or trains."""
     if isinstance(module, Codec):
         return module
     codec = module.codec

@@ -1,4 +1,4 @@
-"""Stopping a training whose numbers are none any more."""
+"""Stops a training that has diverged."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ SHOWN = 16  # files of a batch
 
 
 class StopAtNonFinite(Callback):
-    """Stops training at the first loss that is infinite or no number, before weights change by it.
+    """Stops training at the first loss that is NaN or Inf, before it changes the weights.
 
     Raises:
-        ValueError: there is one; the message has the step, the files of the batch and of the one
-            before, whose gradients may have done it, and the last good checkpoint.
+        ValueError: the loss is NaN or Inf; the message names the step, the files of this batch and
+            of the one before, whose gradients may be the cause, and the last good checkpoint.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What an earlier run left in a folder, moved out of the way of a new one."""
+"""Moves the results of an earlier run out of the way."""
 
 import logging
 from itertools import count
@@ -12,13 +12,13 @@ _FILES = (CURVE_FILE, ROWS_FILE, "curve.png", "metrics.png", "reconstructions")
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move curves, rows and pictures into `earlier-1/`, `earlier-2/`, …, and say so.
+    """Move curves, rows and pictures into `earlier-1/`, `earlier-2/`, … and log it.
 
-    Curves get the suffix `.old`, by which no comparison takes them for those of the new run. The
-    curves of series are in a folder each; a run below this one has rows of its own and stays.
+    Curves get the suffix `.old`, so that no comparison reads them. Curves of series are in a folder
+    each; a run in a subfolder has its own rows and is left alone.
 
     Returns:
-        The folder that they are in now; None where there was nothing.
+        The folder that they were moved to; None if there was nothing.
     """
     found = [folder / name for name in _FILES if (folder / name).exists()]
     found += [

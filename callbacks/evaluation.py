@@ -1,5 +1,4 @@
-"""Measuring a codec: one row per image, and distances over the set, the same on any number of
-processes."""
+"""Evaluation: one row per image and distances over the set, on any number of processes."""
 
 import json
 import logging
@@ -38,23 +37,22 @@ class Evaluation(Callback):
 
     In test the results go to the `MeasuringPass`.
 
-    Every metric is computed image by image on 8-bit pictures; the rows of all processes are
-    gathered, taken once per dataset index, sorted and averaged in float64, so that neither batch
-    size nor number of processes changes a figure. In validation the per-image means are logged as
-    `val/…`.
+    Every metric is computed per image on 8-bit pictures. The rows of all processes are gathered,
+    deduplicated by dataset index, sorted and averaged in float64, so that no figure depends on the
+    batch size or the number of processes. In validation the means are logged as `val/…`.
 
     Args:
-        metrics: keys of `diffcodec.metrics`; None is all that are measured by default. A metric
-            whose weights cannot be had is left out, which is said once.
-        weights: sources (see `diffcodec.weights`) of what metrics need, by the key of an image
-            metric or the name of an embedding (`inception`); None is the usual place or download.
-        protocol: what the set distances are taken over: `patches`, `tiles`, `whole` or `clean`, see
-            `diffcodec.metrics.networks.features`.
-        folder: of the run: what is measured in test is kept there while it goes on, and a test that
-            was killed goes on in it, see `callbacks.measurements`; None keeps nothing.
+        metrics: keys of `diffcodec.metrics`; None: the default ones. A metric whose weights are not
+            available is skipped with one warning.
+        weights: sources (see `diffcodec.weights`) for metrics, by the key of an image metric or the
+            name of an embedding (`inception`); None: the usual place, or a download.
+        protocol: how images are cut for distances between sets: `patches`, `tiles`, `whole` or
+            `clean`, see `diffcodec.metrics.networks.features`.
+        folder: of the run, where results are kept while a test runs, so that it can resume, see
+            `callbacks.measurements`; None: the test cannot resume.
 
     Raises:
-        ValueError: an unknown metric, protocol or name in `weights`; in test, no image could be
+        ValueError: a metric, protocol or name in `weights` is unknown; in test, no image could be
             read, or the rows do not cover the set.
     """
 
@@ -91,12 +89,12 @@ class Evaluation(Callback):
         self._told: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Get the metrics' own networks, or say once that they cannot be had.
+        """Load the networks of the metrics, or warn once that they are not available.
 
-        In test, find out what is measured already.
+        In test, find out which images are already measured.
 
         Raises:
-            ValueError: a metric needs what the data set does not have.
+            ValueError: a metric needs annotations that the data set does not have.
         """
         if self._measures is None:
             self._check_annotations(getattr(trainer, "datamodule", None))
@@ -106,11 +104,11 @@ class Evaluation(Callback):
             self._find_measured(trainer, pl_module)
 
     def _find_measured(self, trainer: Trainer, measuring: MeasuringPass) -> None:
-        """Tell the pass which images an interrupted one has measured."""
+        """Tell the pass which images an interrupted run has measured."""
         assert self._kept is not None
         names = [point.name for point in measuring.points]
         self._key = json.dumps([names, measuring.ceiling])
-        # On all processes: the fingerprint makes entropy tables, which they must have alike.
+        # On all processes: the fingerprint builds entropy tables, which must be equal everywhere.
         about = self._about(trainer, measuring.codec)
         known: set[int] = set()
         if trainer.is_global_zero:
@@ -122,14 +120,14 @@ class Evaluation(Callback):
         measuring.measured = trainer.strategy.broadcast(known)
 
     def _is_current(self, row: Mapping[str, Any], dataset: Any) -> bool:
-        """Whether a row is of the image that has its index now, and of its pixels."""
+        """Whether a row belongs to the image that now has its index, with the same pixels."""
         index = row["index"]
         if not (0 <= index < len(dataset) and dataset.items[index].name == row["name"]):
             return False
         if index not in self._digests:
             try:
                 sample = dataset[index]
-            except ValueError:  # it cannot be read any more, which ends the run when it is due
+            except ValueError:  # it has become unreadable, which stops the run at its turn
                 return False
             if not isinstance(sample, Mapping):
                 return False
@@ -137,7 +135,7 @@ class Evaluation(Callback):
         return bool(row["digest"] == self._digests[index])
 
     def _about(self, trainer: Trainer, codec: Codec) -> dict[str, Any]:
-        """All that decides what is measured."""
+        """Everything that decides what is measured."""
         config = {key: codec.hparams.get(key) for key in _DECIDING}
         datamodule = {k: v for k, v in (config["datamodule"] or {}).items() if k not in _HARMLESS}
         return {
@@ -235,11 +233,11 @@ class Evaluation(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        with suppress(OSError):  # the disk may be full, which the exception says then
+        with suppress(OSError):  # the disk may be full; the exception says so
             self._keep(trainer)
 
     def _keep(self, trainer: Trainer) -> None:
-        """Write the batch before to the disk: its pictures were written in the meantime."""
+        """Write the previous batch to disk; its pictures have been written by now."""
         batch, self._not_kept = self._not_kept, None
         if self._kept is not None and batch is not None and batch.rows:
             self._kept.append(trainer.global_rank, self._key, batch)
@@ -272,7 +270,7 @@ class Evaluation(Callback):
     def _row(
         self, outputs: CodecOutput, decoding: Decoding, i: int, x: Tensor, x_hat: Tensor
     ) -> dict[str, Any]:
-        """What is measured on the i-th image of a batch at one operating point."""
+        """The measurements of the i-th image of a batch at one operating point."""
         height, width = x.shape[-2:]
         coding = Coding(height, width)
         if decoding.num_bytes is not None and decoding.num_payload_bytes is not None:
@@ -386,7 +384,7 @@ class Evaluation(Callback):
             self._tell(means, left_out)
 
     def _warn_of_few_patches(self, count: int, metrics: Iterable[str]) -> None:
-        """Say once that distances over few patches tell little."""
+        """Warn once that distances over few patches are unreliable."""
         keys = ", ".join(metrics)
         if keys and count < FEW_PATCHES and FEW not in self._told:
             self._told.add(FEW)
@@ -397,19 +395,19 @@ class Evaluation(Callback):
             )
 
     def finish(self) -> None:
-        """Remove what was kept for going on; one process calls it, when all is measured."""
+        """Remove the files kept for resuming; one process calls it after all passes."""
         if self._kept is not None:
             self._kept.remove()
 
     def _means(self, rows: Sequence[Mapping[str, Any]]) -> Means:
-        """Means over the images of all metrics that are taken of each."""
+        """Means over the images of all per-image metrics."""
         of_images = (m.key for m in self.metrics if isinstance(m, (ImageMetric, CodingMetric)))
         return means_of(rows, of_images)
 
     def _left_out(
         self, metrics: Mapping[str, float], means: Means, num_patches: int
     ) -> dict[str, str]:
-        """Key of a metric whose network is there but that has no value -> why."""
+        """Key of a metric whose network is available but that has no value -> the reason."""
         reasons = {}
         for metric in self.metrics:
             if metric.key in metrics or isinstance(metric, CodingMetric):
@@ -423,7 +421,7 @@ class Evaluation(Callback):
         return reasons
 
     def _tell(self, means: Means, left_out: Mapping[str, str]) -> None:
-        """Say once which metric lacks which images."""
+        """Log once which images a metric lacks."""
         told = {key: f"{key} is left out: {reason}" for key, reason in left_out.items()}
         for key, names in means.infinite.items():
             told.setdefault(key, f"{key} is a mean without {named(names)}, where it is infinite")
@@ -432,7 +430,7 @@ class Evaluation(Callback):
         self._told |= told.keys()
 
     def _distances(self, features: Sequence[Features], point: str) -> tuple[int, dict[str, float]]:
-        """Number of patches a side, and the distances of originals and one point's pictures."""
+        """Patches per set, and distances between originals and one point's pictures."""
         found: dict[str, float] = {}
         count = 0
         for metric in self.metrics:
@@ -453,14 +451,14 @@ class Evaluation(Callback):
 
 
 def find_evaluation(trainer: Trainer) -> Evaluation | None:
-    """The trainer's `Evaluation`, for callbacks that show what it measured."""
+    """The trainer's `Evaluation`, for callbacks that show its results."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
 
 
 FEW_PATCHES = 100
 FEW = "few patches"
-_PATCHES = 64  # that an embedding takes at once: large images have thousands
+_PATCHES = 64  # patches per call of an embedding; large images have thousands
 _LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 # Of the config: what decides the figures, and of the datamodule what does not.
 _DECIDING = ("codec", "datamodule", "seed", "threads", "channels_last")
@@ -477,20 +475,20 @@ def _choose(keys: Sequence[str] | None) -> list[Metric]:
         raise ValueError(
             f"unknown metric {', '.join(map(repr, unknown))}, choose from {', '.join(measured)}"
         )
-    # Without rates there is nothing to draw a curve over.
+    # A curve needs rates.
     rates = [key for key, metric in measured.items() if metric.kind == "rate"]
     return [metric for key, metric in measured.items() if key in {*rates, *keys}]
 
 
 def _taker(metric: Metric) -> str:
-    """By which name weights are given to a metric; those of one embedding share it."""
+    """The name under which weights are given to a metric; metrics of one embedding share it."""
     return metric.embedding if isinstance(metric, SetMetric) else metric.key
 
 
 def _check_cover(
     trainer: Trainer, rows: Sequence[Mapping[str, Any]], points: Iterable[str], skipped: Set[int]
 ) -> None:
-    """See that each point has a row of each image that was to be measured, and of no other."""
+    """Check that each point has exactly the rows of the images to be measured."""
     datamodule: Any = getattr(trainer, "datamodule", None)
     if not hasattr(datamodule, "dataset") or trainer.limit_test_batches != 1.0:
         return
@@ -519,7 +517,7 @@ def _report_skipped(skipped: Sequence[Any], measured: Set[int]) -> None:
 
 
 def _unique_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Once per operating point and dataset index, point by point, in the order of the dataset."""
+    """One row per operating point and dataset index, sorted by point and index."""
     rows = list(rows)
     order = {name: i for i, name in enumerate(dict.fromkeys(row["point"] for row in rows))}
     found: dict[tuple[int, int], dict[str, Any]] = {}
@@ -538,7 +536,7 @@ def _sums(numbers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _unique_features(features: Iterable[Features]) -> list[Features]:
-    """Once per dataset index, in its order."""
+    """One entry per dataset index, sorted by index."""
     found: dict[int, Features] = {}
     for of_image in features:
         found.setdefault(of_image.index, of_image)

@@ -1,4 +1,4 @@
-"""Writing what was trained as a folder that `diffcodec.load` and `weights=` take."""
+"""Writes the trained model as a folder for `diffcodec.load` and `weights=`."""
 
 import logging
 from pathlib import Path
@@ -17,15 +17,15 @@ FOLDER = "model"
 
 
 class ExportModel(Callback):
-    """After training, write `config.json` and `model.safetensors` to `model/` in the run's folder.
+    """After training, write `config.json` and `model.safetensors` to `model/` in the run folder.
 
-    They are of the codec that was trained, or of the `product` of what trains a part.
+    The exported module is the trained codec, or the `product` of a module that trains a part.
 
     Args:
-        dtype: `float16` halves the file; loading widens it again.
+        dtype: `float16` halves the file; loading converts back.
 
     Raises:
-        ValueError: an unknown dtype; before the first step: the module cannot be written.
+        ValueError: the dtype is unknown; before the first step: the module cannot be written.
     """
 
     def __init__(self, dtype: str = "float16") -> None:
@@ -44,11 +44,11 @@ class ExportModel(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = Path(trainer.default_root_dir) / FOLDER
         try:
-            # On all processes: where parameters are sharded, they gather them together.
+            # On all processes: sharded parameters are gathered together.
             state = saved_state(_product(pl_module))
             if trainer.is_global_zero:
                 save_model(_product(pl_module), folder, dtype=self.dtype, state=state)
-        except Exception:  # whatever it is, it must not cost the training that is over
+        except Exception:  # no error may discard the finished training
             log.exception("could not write %s; the trained weights are in the checkpoint", folder)
 
 

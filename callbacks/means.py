@@ -1,4 +1,4 @@
-"""Means of the images' rows, and the images that a mean leaves out."""
+"""Means over the rows of images, and which images they exclude."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,10 @@ class Means:
     """Means over the images, in float64.
 
     Attributes:
-        values: key of a metric -> mean. Infinite values are left out of it, as PSNR is of images
-            that are returned exactly; where all are infinite, there is no mean.
+        values: key of a metric -> mean over finite values; PSNR of an exact reconstruction is
+            infinite. A metric without finite values has no mean.
         infinite: key -> names of the images whose value is infinite.
-        lacking: key -> names of the images that have no value, and for which there is no mean.
+        lacking: key -> names of the images without a value; the metric then has no mean.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -38,6 +38,6 @@ def means_of(rows: Sequence[Mapping[str, Any]], keys: Iterable[str]) -> Means:
 
 
 def named(names: Sequence[str], shown: int = 3) -> str:
-    """The first few names of a list, and how many more there are."""
+    """The first few names of a list and the number of the others."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -1,11 +1,11 @@
-"""What an evaluation has measured so far, on disk: killed, it goes on from there.
+"""The measurements of an unfinished evaluation on disk, from which it resumes.
 
-    measured/about.json         what must agree for the rest to be of use
-    measured/process-0.jsonl    a line per batch of the first process: rows, and where features are
-    measured/process-0.bin      the features, as safetensors one after the other
+    measured/about.json         what must agree for the rest to be reused
+    measured/process-0.jsonl    a line per batch of the first process: rows, offsets of features
+    measured/process-0.bin      the features, as concatenated safetensors
 
-Files are only appended to. A line is written after the features that it names, and is of use only
-with their checksum: whatever was cut off is measured again.
+Files are append-only. A line is written after its features and contains their checksum: truncated
+batches are measured again.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ _CUT_OFF = (ValueError, KeyError, TypeError, OverflowError, OSError, SafetensorE
 class Features:
     """Features of one image's patches by the name of the embedding, (P, D) each.
 
-    Those of the original are taken once for all points that are decoded of it.
+    Features of the original are computed once for all points.
 
     Attributes:
         index: of the image.
         real: of the original.
-        fake: of what each point made of it, by the point's name.
+        fake: of each point's reconstruction, by the point's name.
         numbers: of `AnnotatedMetric`s, which are summed over the images, by the point's name.
     """
 
@@ -47,7 +47,7 @@ class Features:
     numbers: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def flat(self) -> dict[str, Tensor]:
-        """The tensors by a name each."""
+        """The tensors, each under one name."""
         tensors = {json.dumps(["real", name]): tensor for name, tensor in self.real.items()}
         for kind, of_points in (("fake", self.fake), ("numbers", self.numbers)):
             for point, named in of_points.items():
@@ -55,7 +55,7 @@ class Features:
         return tensors
 
     def add(self, key: str, tensor: Tensor) -> None:
-        """Put back one tensor of `flat`."""
+        """Restore one tensor of `flat`."""
         kind, name, *points = json.loads(key)
         if kind == "real":
             self.real[name] = tensor
@@ -66,7 +66,7 @@ class Features:
 
 @dataclass
 class Batch:
-    """What was measured of some images at the points of one pass."""
+    """The measurements of some images at the points of one pass."""
 
     rows: list[dict[str, Any]]
     features: list[Features]
@@ -78,7 +78,7 @@ class Batch:
 
 
 class Measurements:
-    """The folder of a run in which its evaluation is kept while it goes on.
+    """The folder that keeps the measurements of an evaluation while it runs.
 
     Args:
         folder: of the run.
@@ -90,13 +90,15 @@ class Measurements:
         self._blobs: IO[bytes] | None = None
 
     def start(self, about: Mapping[str, Any]) -> bool:
-        """Keep what is there if it was measured alike, else begin anew; one process calls it.
+        """Keep existing measurements if they were made alike, else start over.
+
+        One process calls it.
 
         Args:
             about: everything that decides what is measured; JSON types.
 
         Returns:
-            Whether something was there that is kept.
+            Whether existing measurements are kept.
         """
         path = self.folder / _ABOUT
         wanted = json.loads(json.dumps(about))
@@ -108,7 +110,7 @@ class Measurements:
         return kept
 
     def read(self, key: str) -> Iterator[Batch]:
-        """What all processes measured in one pass, in no particular order.
+        """The measurements of all processes in one pass, in no particular order.
 
         Args:
             key: of the pass.
@@ -123,7 +125,7 @@ class Measurements:
                             yield Batch(entry["rows"], _read_features(entry, file))
 
     def append(self, process: int, key: str, batch: Batch) -> None:
-        """Add what a process measured."""
+        """Add the measurements of one batch."""
         if self._lines is None or self._blobs is None:
             path = self.folder / f"process-{process}.jsonl"
             path.touch()
@@ -140,7 +142,7 @@ class Measurements:
         self._lines.flush()
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Delete all measurements."""
         for file in (self._lines, self._blobs):
             if file is not None:
                 file.close()

@@ -1,4 +1,4 @@
-"""Stopping when a cluster, or a user, says so: between two steps, with a checkpoint."""
+"""Stops a run on a signal, between two steps and with a checkpoint."""
 
 import logging
 import signal
@@ -22,12 +22,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Preemption(Checkpoint):
-    """Ends a run on a signal after the training step or the test batch that is going on.
+    """Stops a run on a signal after the current training step or test batch.
 
-    Training leaves a checkpoint first, on whichever process the signal arrived; what an evaluation
-    has measured is on the disk anyway. The run then ends with `REQUEUE`, or by Ctrl-C as it always
-    does, or where somebody has a handler of their own for SIGUSR1 and SIGUSR2, as submitit and
-    Lightning have to requeue a Slurm job, by that. A second Ctrl-C does not wait.
+    Training writes a checkpoint first, on whichever process the signal arrived. An evaluation is on
+    disk anyway. The run then exits with `REQUEUE`, or as usual for Ctrl-C. If another handler is
+    installed for SIGUSR1 or SIGUSR2, as by submitit and Lightning to requeue a Slurm job, that
+    handler runs. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Preemption(Checkpoint):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # After Lightning, whose handler of SIGTERM would have the processes wait for one another.
+        # After Lightning, whose SIGTERM handler would make the processes wait for one another.
         self._listen()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,7 +54,7 @@ class Preemption(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.fit_loop._should_accumulate():
-            return  # a checkpoint would have half of the gradients' batches
+            return  # a checkpoint would lose the accumulated gradients
         number = self._received or 0
         if trainer.world_size > 1:
             received = torch.tensor(number, device=pl_module.device)
@@ -68,7 +68,7 @@ class Preemption(Checkpoint):
         self._stop(trainer, number)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        # The processes have different numbers of images: each stops by itself.
+        # Processes have different numbers of images, so each stops by itself.
         if self._received:
             self._stop(trainer, self._received)
 
@@ -84,17 +84,17 @@ class Preemption(Checkpoint):
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher) and not trainer.training:
             launcher.kill(signal.SIGTERM)
-        # Lightning kills the first process at once where one that it started fails.
+        # Lightning kills the first process at once if one of its children fails.
         started = isinstance(launcher, _SubprocessScriptLauncher) or trainer.world_size == 1
         raise SystemExit(REQUEUE if trainer.is_global_zero or not started else 0)
 
     def _listen(self) -> None:
         self._received = None
         if threading.current_thread() is not threading.main_thread():
-            return  # Python hands signals to the main thread alone
+            return  # Python delivers signals to the main thread only
         for number in _SIGNALS:
             handler = signal.getsignal(number)
-            # SIGUSR1 and SIGUSR2 are others' unless somebody here has to requeue.
+            # SIGUSR1 and SIGUSR2 are only used for requeuing.
             ours = number in (signal.SIGTERM, signal.SIGINT) or callable(handler)
             if ours and handler != self._remember:
                 self._handlers[number] = handler

@@ -1,4 +1,4 @@
-"""What processes that train together need: noise of their own, and one end for all."""
+"""Different noise in each training process, and a common end if one fails."""
 
 import signal
 import threading
@@ -8,26 +8,26 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-_STRIDE = 0x9E3779B1  # neighbouring seeds of runs are not those of processes
+_STRIDE = 0x9E3779B1  # seeds of neighbouring runs must not collide with those of processes
 GRACE_SECONDS = 20.0
 """For a process that failed first to say why."""
 
 
 class Processes(Callback):
-    """Gives each process noise of its own, and ends the others when the first one fails.
+    """Gives each process its own noise, and stops the others if the first one fails.
 
-    Lightning seeds all processes alike. Without this they would draw the same noise and the same
-    timesteps for different images, and a step over eight processes would have an eighth of them.
+    Lightning seeds all processes alike. They would draw the same noise and timesteps for different
+    images, and a step over eight processes would have an eighth of the distinct draws.
 
-    The first process started the others and looks after them: it is ended with any that fails, by
-    Lightning, within seconds. What Lightning does not do is to end the others when the first one
-    fails, which would wait in an exchange for half an hour.
+    The first process starts the others, and Lightning stops it within seconds if one of them fails.
+    Lightning does not stop the others if the first one fails: they would wait in a collective
+    operation for half an hour.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before checkpoints restore what the processes of a run that goes on had.
+        # Before a checkpoint restores the states of a resumed run.
         if trainer.global_rank:
-            # A CPU's generator takes 32 bits of a seed.
+            # A CPU generator takes a 32-bit seed.
             seed = torch.initial_seed() + _STRIDE * trainer.global_rank
             torch.manual_seed(seed % (1 << 32))
 
@@ -42,8 +42,8 @@ class Processes(Callback):
             for process in launcher.procs:
                 try:
                     process.wait(GRACE_SECONDS)
-                except Exception:  # it still waits for this one
+                except Exception:  # the other process still waits for this one
                     process.send_signal(signal.SIGKILL)
 
-        # A thread that the interpreter waits for at its end: this process may say what was wrong.
+        # Not a daemon thread: the interpreter waits for it, so this process can print its error.
         threading.Thread(target=end).start()

@@ -1,4 +1,4 @@
-"""Pictures to look at: original, reconstruction and error side by side."""
+"""Original, reconstruction and error pictures side by side."""
 
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,24 @@ from diffcodec.metrics.psnr import psnr
 from diffcodec.results.contact_sheet import contact_sheet
 from diffcodec.results.curves import picture_name, safe_name
 
-ERROR_GAIN = 4  # the absolute error is shown this many times as large
+ERROR_GAIN = 4  # factor on the absolute error in pictures
 SHEET_IMAGES = 4
-COMPARED = 512  # pixels of each side by side
+COMPARED = 512  # width of each picture in pixels
 
 
 class Reconstructions(Callback):
     """For the first images of the test set and each operating point, writes
 
-        reconstructions/original/NAME.png     what was coded
-        reconstructions/POINT/NAME.png        what was decoded
-        reconstructions/POINT/NAME.compare.png  original | reconstruction | error
-        reconstructions/sheet.png             the first four at all points so far
+            reconstructions/original/NAME.png       the original
+            reconstructions/POINT/NAME.png          the reconstruction
+            reconstructions/POINT/NAME.compare.png  original | reconstruction | error
+            reconstructions/sheet.png               the first four images at all points so far
 
     and logs the comparisons to W&B.
 
     Args:
-        folder: where `reconstructions/` goes.
-        max_images: how many images of the set.
+        folder: of `reconstructions/`.
+        max_images: number of images.
     """
 
     def __init__(self, folder: str, max_images: int = 8) -> None:
@@ -51,7 +51,7 @@ class Reconstructions(Callback):
             x = to_uint8(outputs.x[i]).cpu()
             name = outputs.name[i]
             stem = picture_name(index, name)
-            if stem not in self._originals:  # once for all passes over the set
+            if stem not in self._originals:  # written once for all passes
                 self._originals.add(stem)
                 _save(x, self.folder / "original" / f"{stem}.png")
             for decoding in outputs.decodings:
@@ -85,11 +85,11 @@ class Reconstructions(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     for picture in sorted(folder.glob("*.compare.png")):
-                        # A key per image: W&B's slider then goes over the operating points.
+                        # One key per image: W&B's slider then moves over the operating points.
                         key = f"reconstructions/{picture.name.removesuffix('.compare.png')}"
                         with never_fatal():
                             logger.log_image(key, [str(picture)], caption=[result.point.name])
-        # An older run may have left pictures of other images in this folder.
+        # An older run may have left other pictures in this folder.
         names = [
             path.name
             for path in sorted((self.folder / "original").glob("*.png"))

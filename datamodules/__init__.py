@@ -1,1 +1,1 @@
-"""Images on disk, or built in, to batches."""
+"""Images on disk, or built in, as batches."""

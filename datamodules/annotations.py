@@ -14,9 +14,9 @@ COCO_30K = "coco_train2017_30k"
 
 
 class Names:
-    """Finds names of images among others that may be written with fewer folders or no suffix.
+    """Finds names of images in a set; folders and suffix may be omitted.
 
-    `0001`, `0001.jpg` and `val/0001.png` are all found as `val/0001.png`; `test/0001` is not.
+    `0001`, `0001.jpg` and `val/0001.png` all match `val/0001.png`; `test/0001` does not.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -25,10 +25,10 @@ class Names:
             self._by_stem[_stem(name)].append(name)
 
     def find(self, name: str) -> str | None:
-        """The one name that is meant, or None.
+        """The one matching name, or None.
 
         Raises:
-            ValueError: it may be one of several.
+            ValueError: several names match.
         """
         found = [
             other
@@ -46,7 +46,7 @@ def read_names(path: Path) -> list[str]:
     """The names in a text file, one per line.
 
     Raises:
-        ValueError: the file is missing, no text or empty, or names an image twice.
+        ValueError: the file is missing, not text or empty, or lists a name twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -62,9 +62,9 @@ def read_names(path: Path) -> list[str]:
 
 
 def shipped_names(name: str) -> list[str] | None:
-    """The names of a list that ships, or None where there is none of that name.
+    """The names of a list that ships, or None if there is no such list.
 
-    `coco_train2017_30k` is the 30,000 images of COCO's train2017 on which the public PerCo (SD) is
+    `coco_train2017_30k` lists the 30,000 images of COCO train2017 on which the public PerCo (SD) is
     evaluated.
     """
     if name != COCO_30K:
@@ -74,7 +74,7 @@ def shipped_names(name: str) -> list[str] | None:
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Name -> its first caption, see `read_all_captions`."""
+    """Name -> its first caption; see `read_all_captions`."""
     return {name: captions[0] for name, captions in read_all_captions(path).items()}
 
 
@@ -82,11 +82,11 @@ def read_all_captions(path: Path) -> dict[str, list[str]]:
     """Name -> its captions.
 
     Args:
-        path: a COCO annotation file, a JSON object of name -> caption or captions, or a folder that
-            `experiments.caption` wrote.
+        path: a COCO annotation file, a JSON object of name -> caption or captions, or a folder
+            written by `experiments.caption`.
 
     Raises:
-        ValueError: it is missing, or none of these.
+        ValueError: the file is missing, or has another format.
     """
     if path.is_dir():
         written = {name: [caption] for name, caption in caption_lines(path)}
@@ -111,13 +111,13 @@ def read_all_captions(path: Path) -> dict[str, list[str]]:
 
 
 def caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
-    """The names and captions in a folder's `.jsonl` files, which may be still written.
+    """The names and captions in a folder's `.jsonl` files, which may still be written.
 
-    A line is `{"name": …, "caption": …}`. The last one of a file may be incomplete, as that of a
-    process that was killed, and is left out.
+    A line is `{"name": …, "caption": …}`. An incomplete last line, left by a killed process, is
+    ignored.
 
     Raises:
-        ValueError: another line is not of that form.
+        ValueError: another line has another form.
     """
     for path in sorted(folder.glob("*.jsonl")):
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -131,7 +131,7 @@ def caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def captions_of_file(path: str | None) -> dict[str, str] | None:
-    """As `read_captions`, for a config: null is no file, and there `~` is the user's folder."""
+    """`read_captions` for configs: null gives no captions, and `~` is expanded."""
     return None if path is None else read_captions(Path(path).expanduser())
 
 
@@ -153,6 +153,6 @@ def _parents(name: str) -> tuple[str, ...]:
 
 
 def _stem(name: str) -> str:
-    # Only an image's suffix is one: `v1.2` has none.
+    # Only image suffixes count: `v1.2` has none.
     path = PurePosixPath(name)
     return path.stem if path.suffix.lower() in SUFFIXES else path.name

@@ -1,4 +1,4 @@
-"""Images that a codec is set up with: a few squares of some source."""
+"""Calibration images: a few square crops of a source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from datamodules.image_sets import Source
 
 @dataclass(frozen=True)
 class Crops:
-    """Calling it returns a square crop from the middle of each image.
+    """Calling it returns a centre square crop of each image.
 
     Attributes:
-        sources: where the images are.
-        root: the folder that their paths are relative to.
-        names: only these images, in this order; None takes all.
-        size: side of the crops in pixels; a shorter image is taken whole.
-        count: how many images at most.
+        sources: of the images.
+        root: folder that their paths are relative to.
+        names: only these images, in this order; None: all.
+        size: side of the crops in pixels; a smaller image is used whole.
+        count: maximum number of images.
 
     Raises:
         ValueError: size or count is not positive.
@@ -42,7 +42,7 @@ class Crops:
         """Images (1, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: an image is not there.
+            ValueError: an image is missing.
         """
         root = Path(self.root).expanduser() if self.root else None
         paths: dict[str, Path] = {}

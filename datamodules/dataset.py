@@ -1,4 +1,4 @@
-"""Items to samples and batches: read, preprocess, to tensor."""
+"""Reads and preprocesses items into samples and batches."""
 
 import multiprocessing
 import warnings
@@ -21,9 +21,9 @@ from datamodules.sampler import Draw
 Transform = Callable[[Image.Image], Image.Image]
 
 
-@dataclass  # not frozen: Lightning moves what is in a batch to the device field by field
+@dataclass  # not frozen: Lightning moves a batch to the device field by field
 class Skipped:
-    """An image of an evaluation that could not be read, and why."""
+    """An image of an evaluation that could not be read, and the reason."""
 
     index: int
     name: str
@@ -31,11 +31,11 @@ class Skipped:
 
 
 class SkipCounter:
-    """Counts what is broken in training, over all loader processes, and warns of the first."""
+    """Counts broken training images over all loader processes and warns of the first."""
 
     def __init__(self) -> None:
-        # A lock of the spawn context can be handed to workers of every start method; that of the
-        # default one cannot.
+        # A lock of the spawn context works with workers of every start method; one of the default
+        # context does not.
         self._value = multiprocessing.get_context("spawn").Value("l", 0)
 
     @property
@@ -43,7 +43,7 @@ class SkipCounter:
         return int(self._value.value)
 
     def count(self, error: Exception) -> None:
-        """Count what an error is about."""
+        """Count one error."""
         with self._value.get_lock():
             self._value.value += 1
             first = self._value.value == 1
@@ -55,19 +55,18 @@ class SkipCounter:
 
 
 class ImageDataset(Dataset[dict[str, Any] | Skipped]):
-    """Samples `image` (3, H, W) in [0, 1], `index`, `name` and what the item has beside.
+    """Samples of `image` (3, H, W) in [0, 1], `index`, `name` and the annotations of the item.
 
-    That is `caption` and `score_caption`, and `label_map` (H, W), which the transform takes along
-    with the image (one of torchvision's `transforms.v2` can).
+    Annotations are `caption`, `score_caption` and `label_map` (H, W). The transform is applied to
+    image and label map together; one of torchvision's `transforms.v2` can do that.
 
     Args:
-        items: what to read.
-        transform: PIL image -> PIL image, or null. What is random in it is drawn from torch's
-            generator.
-        training: draw a random frame of clips; skip broken files, counting them, with one warning.
-            In evaluation the first frame is used and a broken file is an error that names it.
-        cache: keep decoded images in memory (each loader worker its own).
-        skip_broken: in evaluation, a broken file is a `Skipped` in place of a sample.
+        items: the images.
+        transform: PIL image -> PIL image, or null. It draws from torch's generator.
+        training: draw a random frame of clips, and skip broken files with one warning. In
+            evaluation the first frame is used, and a broken file raises an error that names it.
+        cache: keep decoded images in memory, in each loader worker.
+        skip_broken: in evaluation, return a `Skipped` for a broken file.
     """
 
     def __init__(
@@ -91,17 +90,17 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
 
     @property
     def num_skipped(self) -> int:
-        """How many times a broken file was skipped in training, by all loader workers."""
+        """Number of broken files skipped in training, over all loader workers."""
         return self._skipped.value
 
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each sample, as the source or the files' headers say.
+        """Height and width of each sample, from the source or the file headers.
 
         The transform must be deterministic: it is applied to one blank image of each size.
 
         Raises:
-            ImageReadError: a file is missing or no image, and is not skipped.
+            ImageReadError: a file is missing or not an image, and is not skipped.
         """
         sizes = [self._file_size(item) for item in self.items]
         if self.transform is None:
@@ -110,14 +109,14 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
         return [transformed.get(size, _UNKNOWN) for size in sizes]
 
     def __getitem__(self, index: int | Draw) -> dict[str, Any] | Skipped:
-        """One sample; in training, of the next image that can be read.
+        """One sample; in training, of the next readable image.
 
-        A `Draw` brings the seed of what is random in it; without one, torch's generator goes on.
+        A `Draw` carries the seed of its random choices; without one, torch's generator continues.
 
         Raises:
-            ImageReadError: in evaluation, the file is missing, broken or no image, and is not
+            ImageReadError: in evaluation, the file is missing, broken or not an image, and is not
                 skipped.
-            ValueError: in training, not one image can be read.
+            ValueError: in training, no image can be read.
         """
         if isinstance(index, Draw):
             with seeded(index.seed):
@@ -168,7 +167,7 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         paths = self.items[index].paths
-        # torch's generator, as the transforms: seeded per worker and per process.
+        # torch's generator, as in the transforms: seeded per worker and process.
         frame = int(torch.randint(len(paths), ())) if self.training and len(paths) > 1 else 0
         image = read_rgb(paths[frame])
         if self._cache is not None and len(paths) == 1:
@@ -193,11 +192,10 @@ class ImageDataset(Dataset[dict[str, Any] | Skipped]):
 def collate(samples: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
     """Samples of one size -> `image` (B, 3, H, W), `index` (B,) and lists of the rest.
 
-    Where some could not be read, the batch is of the others, possibly of none (B = 0), and
-    `skipped` lists them.
+    Skipped samples are listed under `skipped`; the batch has the others, possibly none (B = 0).
 
     Raises:
-        ValueError: the images have different sizes; the message says which.
+        ValueError: the images have different sizes; the message lists them.
     """
     skipped = [sample for sample in samples if isinstance(sample, Skipped)]
     read = [sample for sample in samples if not isinstance(sample, Skipped)]
@@ -225,8 +223,8 @@ def _empty_batch() -> dict[str, Any]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from torch's generator by this seed, and put it back as it was."""
-    # Not torch.manual_seed, which would seed the accelerators, too.
+    """Seed torch's generator in a context, and restore its state afterwards."""
+    # Not torch.manual_seed, which also seeds the accelerators.
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -1,4 +1,4 @@
-"""Reading image files of any kind as 8-bit RGB."""
+"""Reads image files of any kind as 8-bit RGB."""
 
 import os
 import warnings
@@ -19,29 +19,30 @@ SUFFIXES = frozenset(
 
 
 class ImageReadError(ValueError):
-    """A file that is no readable image; the message names it."""
+    """A file that is not a readable image; the message names it."""
 
 
 def list_images(folder: Path, limit: int | None = None) -> list[Path]:
-    """Every image file below a folder, or the first `limit` of them, sorted by path.
+    """All image files below a folder, or the first `limit` of them, sorted by path.
 
-    Hidden files and folders are left out; links to folders are followed.
+    Hidden files and folders are ignored; links to folders are followed.
 
     Raises:
-        ValueError: there is no such folder, it links back to a folder above, or a name is no UTF-8.
+        ValueError: the folder does not exist, it links back to a parent folder, or a name is not
+            UTF-8.
     """
     return list(islice(image_files(folder), limit))
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """As `list_images`, one after another."""
+    """`list_images` as an iterator."""
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
     return _image_files(folder, (folder.resolve(),))
 
 
 def _image_files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    # Unlike Path.rglob this follows links, and stops early in a set of millions of files.
+    # Unlike Path.rglob this follows links and can stop early in a set of millions of files.
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
@@ -59,10 +60,10 @@ def _image_files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def check_name(path: Path) -> None:
-    """See that a name can stand in the files and tables that a run writes.
+    """Check that a name can be written into the files and tables of a run.
 
     Raises:
-        ValueError: it is no UTF-8, which Linux allows.
+        ValueError: it is not UTF-8, which Linux allows.
     """
     try:
         str(path).encode()
@@ -73,38 +74,38 @@ def check_name(path: Path) -> None:
 def read_rgb(path: Path) -> Image.Image:
     """Read an image as 8-bit RGB, upright; of an animation, the first frame.
 
-    EXIF rotation is applied; grey and palette images become RGB; transparency is laid over white,
-    as a viewer shows it; 16-bit grey and floats in [0, 1] are scaled to 8 bits, also where 0 is
-    white. CMYK and 16-bit colour are converted by Pillow (the latter loses its low byte). Colour
-    profiles are ignored, as is usual when codecs are compared.
+    EXIF rotation is applied. Grey and palette images become RGB. Transparency is composed over
+    white. 16-bit grey and floats in [0, 1] are scaled to 8 bits, also if 0 is white. Pillow
+    converts CMYK and 16-bit colour (the latter loses its low byte). Colour profiles are ignored, as
+    usual in codec comparisons.
 
     Raises:
-        ImageReadError: the file is missing, truncated, of more than `PIL.Image.MAX_IMAGE_PIXELS`
-            pixels, of values that no image has, or no image.
+        ImageReadError: the file is missing, truncated, not an image, larger than
+            `PIL.Image.MAX_IMAGE_PIXELS`, or has values outside the range of an image.
     """
     with _opened(path, path) as image:
         return _to_rgb(image)
 
 
 def decode_rgb(data: bytes, name: str) -> Image.Image:
-    """As `read_rgb`, of the bytes of a file; the name is for messages.
+    """`read_rgb` on the bytes of a file; the name is for messages.
 
     Raises:
-        ImageReadError: as there.
+        ImageReadError: as in `read_rgb`.
     """
     with _opened(BytesIO(data), name) as image:
         return _to_rgb(image)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, upright, from the header alone.
+    """Height and width in pixels, upright, from the header only.
 
     Raises:
-        ImageReadError: the file is missing, too large or no image.
+        ImageReadError: the file is missing, too large or not an image.
     """
     with _opened(path, path) as image:
         width, height = image.size
-        # Orientations 5 to 8 swap the sides; Pillow has done it already where the file is a TIFF.
+        # Orientations 5 to 8 swap the sides; Pillow already does it for TIFF files.
         swapped = image.format != "TIFF" and image.getexif().get(0x0112) in (5, 6, 7, 8)
         return (width, height) if swapped else (height, width)
 
@@ -113,7 +114,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def _opened(file: Path | BytesIO, name: Path | str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about metadata that nobody asks for
+            warnings.simplefilter("ignore", UserWarning)  # about unused metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 yield image

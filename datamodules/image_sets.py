@@ -1,4 +1,4 @@
-"""Where images come from: a source lists the items of one split."""
+"""Sources of images: each lists the items of one split."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +20,12 @@ class Item:
     """One image of a set.
 
     Attributes:
-        name: unique in its set; what rows and pictures are called.
-        paths: the file, or the frames of a clip of which training draws one.
+        name: unique in its set; used in rows and file names.
+        paths: the file, or the frames of a clip, of which training draws one.
         caption: if the source has one.
-        score_caption: another caption of it, which nothing is conditioned on.
+        score_caption: another caption, which nothing is conditioned on.
         label_map: the classes of its pixels.
-        size: height and width in pixels, where the source knows them.
+        size: height and width in pixels, if the source knows them.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Item:
 
 
 class IndexedItems(Sequence[Item]):
-    """The images of an index, each made when it is asked for: a list of millions takes gigabytes.
+    """The images of an index, created on access: a list of millions takes gigabytes.
 
     Args:
         folder: that the paths are relative to.
@@ -72,34 +72,33 @@ class Source(Protocol):
         """The images, in a fixed order. `root` is the datamodule's folder.
 
         Raises:
-            ValueError: the images are not there; the message says what is expected.
+            ValueError: the images are missing; the message states what is expected.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """Every image below one or several folders, sorted by path.
+    """All images below one or several folders, sorted by path.
 
     Attributes:
-        path: a folder or a list of folders, relative to the datamodule's root or absolute.
+        path: a folder or a list of folders, absolute or relative to the datamodule's root.
         limit: only the first so many images.
-        skip: but not these first ones.
+        skip: leave out the first so many images.
         min_side: only images whose shorter side has at least so many pixels.
-        names: only these images, in that order: names (with or without folder and suffix), a text
-            file with one per line, or a list that ships (see `datamodules.annotations`).
+        names: only these images, in this order: names (folder and suffix may be omitted), a text
+            file with one name per line, or a list that ships (see `datamodules.annotations`).
         captions: a COCO annotation file, or a JSON object of image name -> caption or captions;
-            each image must have one there.
+            each image must have one.
         caption_index: which of an image's captions is its own, counted from 0.
-        score_caption_index: which one the CLIP score is taken with, if any; PerCo takes another
+        score_caption_index: which caption the CLIP score uses, if any; PerCo scores another one
             than it is conditioned on (Sec. 4.3).
-        label_maps: a folder of label maps that are named as the images are, with suffix png, for
-            mIoU.
-        label_values: the pixel's value of each class in them, see `datamodules.label_maps`.
-        index: a file that lists the images and perhaps their sizes, see `datamodules.index_file`
-            and `experiments.index`: the folder is not searched, and no image is looked for before
-            it is read. `names`, `captions` and `label_maps` make a list of them all the same, which
-            takes about a kilobyte for each image.
+        label_maps: for mIoU, a folder of label maps named like the images, with suffix png.
+        label_values: the pixel value of each class in them, see `datamodules.label_maps`.
+        index: a file that lists the images and optionally their sizes, see `datamodules.index_file`
+            and `experiments.index`. The folder is not searched, and images are opened only when
+            read. `names`, `captions` and `label_maps` still create a list, about a kilobyte per
+            image.
     """
 
     path: str | Sequence[str] = "."
@@ -165,11 +164,11 @@ class Folder(Source):
 
 @dataclass(frozen=True)
 class Photos(Source):
-    """The colour photographs that ship inside scikit-image: no download.
+    """The colour photographs of scikit-image; no download.
 
     Attributes:
-        split: `train`, `val` or `test`; the two views of the stereo pair are both in `train`.
-            `calibration` is train and val, with one of the two views.
+        split: `train`, `val` or `test`; both views of the stereo pair are in `train`. `calibration`
+            is train and val with one of the two views.
     """
 
     split: str
@@ -211,7 +210,7 @@ class Kodak(Source):
     """The 24 Kodak PhotoCD images, from the datamodule's root or downloaded into it.
 
     Attributes:
-        download: get what is missing from the set's home page; every picture is checked against
+        download: fetch missing images from the set's home page; every picture is checked against
             the sha256 of its pixels.
     """
 
@@ -251,7 +250,7 @@ class Septuplets(Source):
 
     Attributes:
         path: the folder with `sequences/` and the list, relative to the datamodule's root.
-        list_file: which clips: a line `00001/0001` each.
+        list_file: the clips, one line `00001/0001` each.
     """
 
     path: str = "."
@@ -271,7 +270,7 @@ class Septuplets(Source):
             Item(clip, tuple(folder / "sequences" / clip / f"im{i}.png" for i in range(1, 8)))
             for clip in clips
         ]
-        # Only of the first clip: half a million files are too many to look for at every start.
+        # Only the first clip: half a million files are too many to check at every start.
         for path in items[0].paths:
             if not path.is_file():
                 raise ValueError(f"{expected}: there is no {path}")
@@ -279,7 +278,7 @@ class Septuplets(Source):
 
 
 def below(root: Path | None, path: str) -> Path:
-    """An absolute path as it is, another below the datamodule's root."""
+    """An absolute path unchanged, or a path below the datamodule's root."""
     expanded = Path(path).expanduser()
     if root is None and not expanded.is_absolute():
         raise ValueError("this data set is read from disk: pass datamodule.root=DIR")
@@ -297,7 +296,7 @@ def _list_items(folders: Sequence[Path], limit: int | None) -> list[Item]:
 
 
 def _prefixes(folders: Sequence[Path]) -> list[str]:
-    """What tells the images of several folders apart: as few of their last parts as possible."""
+    """Prefixes that tell the images of several folders apart: as few last parts as possible."""
     if len(folders) == 1:
         return [""]
     absolute = [folder.resolve() for folder in folders]
@@ -314,7 +313,7 @@ def _prefixes(folders: Sequence[Path]) -> list[str]:
 def _of_min_side(items: Sequence[Item], pixels: int, limit: int | None) -> Sequence[Item]:
     if isinstance(items, IndexedItems) and items[0].size is not None:
         return IndexedItems(items.folder, items.listed.of_min_side(pixels))
-    # One by one: where there is a limit, only so many headers are read.
+    # One by one: with a limit, only so many headers are read.
     return list(islice((item for item in items if _reaches(item, pixels)), limit))
 
 
@@ -322,11 +321,11 @@ def _reaches(item: Item, min_side: int) -> bool:
     try:
         return min(item.size or image_size(item.paths[0])) >= min_side
     except ImageReadError:
-        return True  # left in: whoever reads it decides whether to stop or to skip it
+        return True  # kept: the reader decides whether to stop or to skip it
 
 
 def _read_list(root: Path | None, names: str | Sequence[str]) -> tuple[Sequence[str], str]:
-    """The names that are meant, and where they come from, for messages."""
+    """The listed names and where they come from, for messages."""
     if not isinstance(names, str):
         return names, "the list of names"
     shipped = shipped_names(names)

@@ -1,11 +1,11 @@
-"""Index files: the images of a large set in one file, so that nothing is listed at start-up.
+"""Index files: the images of a large set in one file, so that start-up lists no folder.
 
-A line is the path of an image relative to its folder, in UTF-8, and after it, where they are known,
-the image's height and width in pixels, with a tab before each:
+A line is the path of an image relative to its folder, in UTF-8, optionally followed by height and
+width in pixels, separated by tabs:
 
     train_0/000002b66c9c498e.jpg	768	1024
 
-The file may be compressed by gzip, bzip2 or xz, whatever it is called.
+The file may be compressed with gzip, bzip2 or xz, whatever its name.
 """
 
 import bz2
@@ -36,14 +36,14 @@ Size = tuple[int, int]
 
 
 class Index(Sequence[tuple[str, Size | None]]):
-    """The paths of an index, each with its (height, width) or None; slices are indices, too.
+    """The paths of an index, each with its (height, width) or None; slices are indices.
 
-    It takes the bytes of the file and 16 more for each line, and is shared by forked processes.
+    It takes the bytes of the file plus 16 per line, and is shared by forked processes.
 
     Args:
         data: the lines, each with its line feed.
-        starts: where each of them begins, and where the last one ends.
-        rows: which lines are meant, in their order; null takes all.
+        starts: offset of each line, and the end of the last one.
+        rows: the selected lines in order; null: all.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class Index(Sequence[tuple[str, Size | None]]):
 
 
 def read_index(path: Path) -> Index:
-    """Read an index file; no image is looked for.
+    """Read an index file; no image is opened.
 
     Raises:
-        ValueError: it is missing, empty, broken or too large, a line is no path inside the folder
-            with or without a size, or names an image twice.
+        ValueError: it is missing, empty, broken or too large, a line is not a path inside the
+            folder with or without a size, or an image is listed twice.
     """
     try:
         with path.open("rb") as file:
@@ -113,10 +113,10 @@ def read_index(path: Path) -> Index:
 
 
 def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
-    """Write an index, compressed as its name says (.gz, .bz2, .xz); returns how many images it has.
+    """Write an index, compressed by its suffix (.gz, .bz2, .xz); returns the number of images.
 
     Raises:
-        ValueError: a path cannot be listed in an index; nothing is left then.
+        ValueError: a path cannot be listed in an index; no file is left.
     """
     openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     opener = openers.get(path.suffix, open)
@@ -126,7 +126,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
         with opener(partial, "wb") as file:
             for name, size in images:
                 line = "\t".join((name, *map(str, size or ()))).encode("utf-8") + b"\n"
-                # One line, of its form, that is no longer than what is read.
+                # One line of the right form, not longer than the limit of the reader.
                 if not (
                     _LINES.fullmatch(line) and line.count(b"\n") == 1 <= len(line) <= _MAX_LINE
                 ):
@@ -140,7 +140,7 @@ def write_index(path: Path, images: Iterable[tuple[str, Size | None]]) -> int:
 
 
 def _read_lines(file: BinaryIO) -> tuple[bytearray, NDArray[np.int64], NDArray[np.int64]]:
-    """The lines, where they begin, and a hash of each path."""
+    """The lines, their offsets, and a hash of each path."""
     data = bytearray()
     starts, hashes = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     count = 0
@@ -162,13 +162,13 @@ def _read_lines(file: BinaryIO) -> tuple[bytearray, NDArray[np.int64], NDArray[n
 
 
 def _matched(block: bytes) -> int:
-    """Up to where a block has lines of an index alone."""
+    """Length of the prefix of a block that has only lines of an index."""
     match = _LINES.match(block)
     return match.end() if match else 0
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a file in parts that end with a line."""
+    """The bytes of a file in chunks that end with a line."""
     rest = b""
     while chunk := file.read(_CHUNK):
         lines, feed, rest = (rest + chunk).rpartition(b"\n")

@@ -1,4 +1,4 @@
-"""Getting the Kodak PhotoCD images."""
+"""Downloads the Kodak PhotoCD images."""
 
 import hashlib
 import urllib.request
@@ -11,16 +11,16 @@ URL = "http://r0k.us/graphics/kodak/kodak"
 
 
 def download(path: Path) -> None:
-    """Get the image that the file name says, checked by its pixels.
+    """Download the image of this file name and check its pixels.
 
     Raises:
-        OSError, http.client.HTTPException: it cannot be had.
-        ValueError: what came is no image, or another one.
+        OSError, http.client.HTTPException: the download failed.
+        ValueError: the file is not an image, or another one.
     """
     with urllib.request.urlopen(f"{URL}/{path.name}", timeout=60) as response:
         data = response.read()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name of its own until it is whole and right: others may download at the same time.
+    # Under a temporary name until it is complete and checked: others may download it as well.
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         partial.write_bytes(data)
@@ -31,7 +31,7 @@ def download(path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-# Of the 8-bit RGB pixels in row order, so that a recompressed PNG of the same picture passes.
+# Of the 8-bit RGB pixels in row order: a recompressed PNG of the same image passes.
 PIXELS_SHA256 = {
     "kodim01": "a00210743353594464ac67e680a41710f484444ca5f9dfddeb570de25c428273",
     "kodim02": "ae5a495df4ec40e0941265440ccf98973915b4190ab803e37a23ca93dd43a07e",

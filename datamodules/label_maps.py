@@ -1,4 +1,4 @@
-"""Label maps beside the images of a data set: a class for each pixel."""
+"""Label maps beside the images of a data set: one class per pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class LabelMap:
 
     Attributes:
         path: of the picture, with one channel or a palette.
-        values: the pixel's value of each class, in the order of the classes; any other value is
-            `IGNORED`. None: the values are the classes already.
+        values: the pixel value of each class, in the order of the classes; other values are
+            `IGNORED`. None: the values are the classes.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class LabelMap:
         """The classes (H, W), int64.
 
         Raises:
-            ValueError: the file is missing, no picture, or one with several channels.
+            ValueError: the file is missing, not a picture, or has several channels.
         """
         try:
             with Image.open(self.path) as picture:
@@ -47,10 +47,10 @@ class LabelMap:
 
 
 def coco_stuff_values() -> list[int]:
-    """The pixel's value of each of COCO-Stuff's 171 classes in its maps of things and stuff.
+    """The pixel value of each of COCO-Stuff's 171 classes in its maps of things and stuff.
 
-    These hold a category's number less one. Of the 182 categories 11 were never annotated, and
-    networks that were trained on COCO-Stuff count the others.
+    The maps hold the category number minus one. 11 of the 182 categories were never annotated, and
+    networks trained on COCO-Stuff number the others consecutively.
     """
     never = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}
     return [category - 1 for category in range(1, 183) if category not in never]

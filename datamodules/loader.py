@@ -1,4 +1,4 @@
-"""The training loader: it says how far it is, and goes on from there."""
+"""The training loader, which can resume in the middle of an epoch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from datamodules.sampler import ShardedRandomSampler
 class TrainingLoader(DataLoader[Any]):
     """Batches of training images, resumable in the middle of an epoch.
 
-    Lightning keeps `state_dict()` in its checkpoints. It counts the batches that were handed out,
-    not those that workers have read ahead.
+    Lightning stores `state_dict()` in its checkpoints. It counts batches that were handed out, not
+    those that workers have prefetched.
 
     Args:
-        dataset: what is drawn from.
-        sampler: the order; it belongs to this loader alone.
-        batch_size: images per batch and process. The last batch of an epoch is left out if it is
-            not full, unless it is the only one.
+        dataset: the images.
+        sampler: their order; used by this loader only.
+        batch_size: images per batch and process. An incomplete last batch of an epoch is dropped,
+            unless it is the only one.
         num_workers: loader processes; 0 reads in the training process.
     """
 
@@ -43,10 +43,10 @@ class TrainingLoader(DataLoader[Any]):
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             drop_last=len(sampler) >= batch_size,
-            # Without one of its own, every epoch would draw from torch's, which training uses.
+            # Without its own generator, every epoch would draw from torch's, which training uses.
             generator=torch.Generator(),
         )
-        self._first = 0  # batches that the next pass leaves out
+        self._first = 0  # batches that the next pass skips
         self._handed_out = 0  # batches of this epoch
 
     @property
@@ -62,16 +62,16 @@ class TrainingLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its draws were handed out, over all processes."""
+        """The epoch and the number of its draws that were handed out, over all processes."""
         return {
             "epoch": self.sampler.epoch,
             "draws": self._handed_out * self._draws_per_batch,
         }
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Begin the next pass where another loader of these images was.
+        """Start the next pass where another loader of these images stopped.
 
-        With another batch size or number of processes, that is at the last whole batch before.
+        With another batch size or number of processes it starts at the last complete batch before.
         """
         epoch, batches = state["epoch"], state["draws"] // self._draws_per_batch
         if batches >= len(self):

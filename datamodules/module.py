@@ -1,4 +1,4 @@
-"""The one LightningDataModule: three sources, their preprocessing, their loaders."""
+"""The one LightningDataModule: sources, preprocessing and loaders."""
 
 import os
 from collections.abc import Container, Sequence
@@ -18,7 +18,7 @@ from datamodules.shards import Shards
 
 SPLITS = ("train", "val", "test")
 ANNOTATIONS = ("caption", "score_caption", "label_map")
-# A fit is usually followed by a test: whatever is wrong with its images is better known before.
+# A fit is usually followed by a test: report missing images before training.
 STAGES = {"fit": SPLITS, "validate": ("val",), "test": ("test",), "predict": ()}
 ON_ERROR = ("stop", "skip")
 REQUIRED = {"fit": "train", "validate": "val", "test": "test"}
@@ -27,35 +27,31 @@ REQUIRED = {"fit": "train", "validate": "val", "test": "test"}
 class ImageDataModule(LightningDataModule):
     """Image sets for training, validation and test.
 
-    Batches are `image` (B, 3, H, W) in [0, 1], `index` (B,) into the set, `name` and, where the
+    Batches have `image` (B, 3, H, W) in [0, 1], `index` (B,) into the set, `name` and, if the
     source has them, `caption`, `score_caption` and `label_map` (B, H, W). Use
-    `Trainer(use_distributed_sampler=False)`: the loaders share the images among the processes
-    themselves, and test each image exactly once.
+    `Trainer(use_distributed_sampler=False)`: the loaders split the images over the processes and
+    test each image exactly once.
 
     Args:
-        name: of the test set, as it is logged.
-        root: the folder that the sources' paths are relative to.
-        train, val, test: where the images come from; null where there is none. Shards are trained
-            on alone.
-        calibration: where images come from that a codec is set up with, see
-            `datamodules.calibration`; none of them is tested.
+        name: of the test set, as logged.
+        root: folder that paths of sources are relative to.
+        train, val, test: sources of the images; null: none. Shards are for training only.
+        calibration: sources of images for calibration, none of them tested; see
+            `datamodules.calibration`.
         train_transform: PIL image -> PIL image of a fixed size.
-        eval_transform: the same in validation and test, deterministic; null evaluates at full
-            resolution.
+        eval_transform: the same for validation and test, deterministic; null: full resolution.
         batch_size: training images per step and process.
-        eval_batch_size: images of one size evaluated together.
+        eval_batch_size: images of equal size evaluated together.
         num_workers: loader processes; 0 reads in the training process.
         cache: keep decoded training images in memory.
-        samples_per_epoch: training images drawn per epoch over all processes, however many there
-            are; null draws each once. Shards need it, because they do not say how many images they
-            have.
-        on_error: what a broken or missing image does to an evaluation: `stop` it with an error
-            that names it, or `skip`, which leaves it out and counts it. In training such images are
-            always skipped and counted.
+        samples_per_epoch: training images per epoch over all processes, independent of the size of
+            the set; null: each image once. Required for shards, which do not store their number of
+            images.
+        on_error: reaction to a broken or missing image in an evaluation: `stop` with an error that
+            names it, or `skip` it and count it. Training always skips and counts.
 
     Attributes:
-        measured: images of the test set, by index, that are left out because they are measured
-            already.
+        measured: indices of test images that are already measured and skipped.
 
     Raises:
         ValueError: a number is out of range; on `setup`, a set is missing, empty or smaller than
@@ -126,11 +122,11 @@ class ImageDataModule(LightningDataModule):
         """List the images that `fit`, `validate`, `test` or `predict` needs.
 
         Raises:
-            ValueError: they are missing, or too few for the number of processes.
+            ValueError: images are missing, or fewer than processes.
         """
         for split in STAGES[stage]:
             if isinstance(self._sources[split], Shards):
-                self.train_dataloader()  # looks at what it needs, and opens nothing
+                self.train_dataloader()  # checks what it needs and opens nothing
                 continue
             dataset = self.dataset(split)
             if dataset is None:
@@ -147,10 +143,10 @@ class ImageDataModule(LightningDataModule):
                 )
 
     def dataset(self, split: str) -> ImageDataset | None:
-        """The images of `train`, `val` or `test`, or None where the datamodule has none.
+        """The images of `train`, `val` or `test`, or None if the datamodule has none.
 
         Raises:
-            ValueError: there is no such split, or its images are missing or in shards.
+            ValueError: the split is unknown, or its images are missing or in shards.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}, choose from {', '.join(SPLITS)}")
@@ -179,14 +175,14 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def annotations(self) -> set[str]:
-        """What the test images have beside name and index, by its key in a batch."""
+        """The annotations of the test images, by their keys in a batch."""
         dataset = self.dataset("test")
         first = dataset.items[0] if dataset else None
         return {key for key in ANNOTATIONS if getattr(first, key, None) is not None}
 
     @property
     def num_skipped(self) -> int:
-        """How many times this process skipped a broken training image."""
+        """Number of broken training images that this process skipped."""
         dataset = self._datasets.get("train")
         return self._skipped_of_shards.value + (0 if dataset is None else dataset.num_skipped)
 
@@ -244,8 +240,8 @@ class ImageDataModule(LightningDataModule):
             return []
         rank, world_size = self._rank, self._world_size
         if split == "val" and len(dataset) < world_size:
-            # A process with nothing to validate would leave the others waiting: some images are
-            # validated by several, and their rows told apart by the index.
+            # A process without images to validate would block the others: some images are validated
+            # by several processes, and their rows are deduplicated by index.
             rank, world_size = rank % len(dataset), len(dataset)
         batches = ShardedBatchSampler(
             len(dataset),
@@ -266,7 +262,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def _measured(self) -> Container[int]:
-        """Indices of test images that need no measuring any more, by what is tested."""
+        """Indices of test images that need no measuring, by the pass."""
         tested = self.trainer.lightning_module if self.trainer else None
         found: Container[int] = getattr(tested, "measured", ())
         return found
@@ -281,5 +277,5 @@ class ImageDataModule(LightningDataModule):
 
 
 def _seed() -> int:
-    """What Lightning's seed_everything leaves for all processes."""
+    """The seed that Lightning's seed_everything leaves for all processes."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))

@@ -1,4 +1,4 @@
-"""Which images a process trains on and evaluates, and in which batches."""
+"""Which images each process trains on and evaluates, and in which batches."""
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,24 +11,23 @@ _AT_ONCE = 1 << 14
 
 @dataclass(frozen=True)
 class Draw:
-    """A training image, and the seed of all that is random about it: its crop, its frame."""
+    """A training image and the seed of its random choices, such as crop and frame."""
 
     index: int
     seed: int
 
 
 class ShardedRandomSampler(Sampler[Draw]):
-    """Shuffled images for training: at every moment each process has others.
+    """Shuffled training images, disjoint between processes at every step.
 
-    All processes shuffle alike and each takes every `world_size`-th draw, equally many. What is
-    drawn depends on seed, epoch and position alone, so that an epoch can begin in its middle.
+    All processes shuffle alike, and each takes every `world_size`-th draw, equally many. Draws
+    depend only on seed, epoch and position, so an epoch can resume in its middle.
 
     Args:
         num_images: size of the set.
-        num_samples: draws per epoch over all processes: the set is shuffled again whenever it is
-            used up, so that no image is drawn more than once more often than another. Null draws
-            each image once.
-        rank, world_size: this process, and how many there are.
+        num_samples: draws per epoch over all processes. The set is reshuffled when it is used up,
+            so draw counts of images differ by at most one. Null: each image once.
+        rank, world_size: this process, and the number of processes.
         seed: the same in all processes.
 
     Raises:
@@ -55,7 +54,7 @@ class ShardedRandomSampler(Sampler[Draw]):
         _check_share(self.num_samples, rank, world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle differently from now on; Lightning calls it before each epoch."""
+        """Shuffle by this epoch from now on; Lightning calls it before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Draw]:
@@ -67,7 +66,7 @@ class ShardedRandomSampler(Sampler[Draw]):
         seeds = torch.randint(1 << 62, (len(order),), generator=generator)
         first = self.rank + self.first * self.world_size
         own = slice(first, len(self) * self.world_size, self.world_size)
-        # A part at a time: millions of Python's integers take a gigabyte.
+        # In chunks: millions of Python integers take a gigabyte.
         for indices, some in zip(
             order[own].split(_AT_ONCE), seeds[own].split(_AT_ONCE), strict=True
         ):
@@ -78,18 +77,18 @@ class ShardedRandomSampler(Sampler[Draw]):
 
 
 class ShardedBatchSampler(Sampler[list[int]]):
-    """Every image once over all processes, in batches of images of one size.
+    """Every image once over all processes, in batches of images of equal size.
 
-    Lightning's own sampler repeats images until every process has as many, which changes the
-    metrics with the number of processes. A process that has nothing to do gets one empty batch: it
-    must take part in what the processes do together at the end.
+    Lightning's sampler repeats images until all processes have equally many, so metrics depend on
+    the number of processes. A process without images gets one empty batch, because it must take
+    part in the collective operations at the end.
 
     Args:
         num_images: size of the set.
-        batch_size: images per batch at most.
-        rank, world_size: this process, and how many there are.
+        batch_size: maximum number of images per batch.
+        rank, world_size: this process, and the number of processes.
         sizes: (height, width) of each image; needed for batches of more than one.
-        without: images that are left out, because they are measured already.
+        without: images to skip, because they are already measured.
 
     Raises:
         ValueError: there are fewer images than processes.

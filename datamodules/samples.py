@@ -1,4 +1,4 @@
-"""What the samples of an image file mean: which value is white, and which one is transparent."""
+"""The meaning of the samples of an image file: which value is white or transparent."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,13 @@ _WHITE_IS_ZERO, _UNSIGNED, _FLOAT = 0, 1, 3
 
 @dataclass(frozen=True)
 class Samples:
-    """How a file stores its samples, as far as Pillow's modes do not say it.
+    """How a file stores its samples, beyond Pillow's modes.
 
     Attributes:
-        white: value of full intensity, of greys of more than 8 bits.
-        inverted: whether 0 is white, of greys of more than 8 bits; Pillow inverts those of 8.
-        scale: what Pillow multiplied greys of 1, 2 or 4 bits by, but not their transparent value.
+        white: value of full intensity, for greys of more than 8 bits.
+        inverted: whether 0 is white, for greys of more than 8 bits; Pillow inverts 8-bit greys.
+        scale: Pillow's factor on greys of 1, 2 or 4 bits, which it does not apply to their
+            transparent value.
         problem: why the samples have no defined range, or None.
     """
 
@@ -28,14 +29,14 @@ class Samples:
 
 
 def samples_of(image: Image.Image) -> Samples:
-    """What an image that is opened and not yet loaded says of its samples."""
+    """The samples of an opened image that is not yet loaded."""
     if image.format == "TIFF":
         return _samples_of_tiff(image)
     if image.format == "PNG" and isinstance(image, ImageFile.ImageFile) and image.tile:
         rawmode = image.tile[0].args
         scale = {"L;2": 85, "L;4": 17}.get(str(rawmode), 1)
         if rawmode == "RGB;16B" and "transparency" in image.info:
-            # Pillow keeps the high bytes, of which many colours share one.
+            # Pillow keeps only the high bytes, which many colours share.
             return Samples(
                 problem="16-bit colour with a transparent value is read with 8 bits only"
             )
@@ -59,10 +60,10 @@ def _samples_of_tiff(image: Image.Image) -> Samples:
 
 
 def grey_to_8_bits(image: Image.Image, samples: Samples) -> Image.Image:
-    """Grey of more than 8 bits -> RGB of 8, rounded; its transparent value becomes white.
+    """Grey of more than 8 bits -> 8-bit RGB, rounded; the transparent value becomes white.
 
     Raises:
-        ValueError: a value is outside the range.
+        ValueError: a value is out of range.
     """
     # Pillow's own conversion of these modes clips at 255 instead of scaling.
     values = np.asarray(image, dtype=np.float64)

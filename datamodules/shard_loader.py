@@ -1,4 +1,4 @@
-"""The training loader of shards: each process its own, in an order that can be gone on with."""
+"""The training loader of shards, in an order that can be resumed."""
 
 import time
 import warnings
@@ -25,18 +25,18 @@ ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """What does not change while a training goes on.
+    """Settings that are fixed during a training.
 
     Attributes:
         locations: the shards.
-        transform: PIL image -> PIL image, or null; drawn from torch's generator.
+        transform: PIL image -> PIL image, or null; draws from torch's generator.
         batch_size: images per batch and process.
-        num_batches: of an epoch, in each process.
+        num_batches: per epoch and process.
         buffer: images that a loader process draws from.
-        captions: whether images have captions; those without are left out.
+        captions: whether images have captions; those without are skipped.
         seed: the same in all processes.
-        rank, world_size: this process, and how many there are.
-        skipped: counts broken images and shards, over all loader processes.
+        rank, world_size: this process, and the number of processes.
+        skipped: counts broken images and shards over all loader processes.
     """
 
     locations: Sequence[str]
@@ -52,12 +52,12 @@ class ShardSettings:
 
 
 class ShardLoader:
-    """Batches `image` (B, 3, H, W) in [0, 1], `index` (B,), `name` and perhaps `caption`.
+    """Batches of `image` (B, 3, H, W) in [0, 1], `index` (B,), `name` and optionally `caption`.
 
-    A batch k comes from loader process k mod n, which has read its shards in an order that depends
-    on the seed, the epoch and its number alone. To go on in the middle of an epoch it reads again
-    what it had read of it, without decoding. That gives the same batches where the numbers of
-    processes and loader processes and the batch size are the same; else the epoch begins anew.
+    Batch k comes from loader process k mod n, which reads its shards in an order that depends only
+    on the seed, the epoch and its number. To resume in the middle of an epoch, it reads again what
+    it had read, without decoding. This gives the same batches if the numbers of processes and
+    loader processes and the batch size are unchanged; otherwise the epoch starts over.
 
     Raises:
         ValueError: there are fewer shards than loader processes.
@@ -67,7 +67,7 @@ class ShardLoader:
         self.settings = settings
         self.num_workers = num_workers
         self.epoch = 0
-        self._first = 0  # batches that the next pass leaves out
+        self._first = 0  # batches that the next pass skips
         self._handed_out = 0  # batches of this epoch
         shards = len(settings.locations)
         if shards < self._num_readers:
@@ -79,7 +79,7 @@ class ShardLoader:
 
     @property
     def sampler(self) -> "ShardLoader":
-        """Where Lightning looks for `set_epoch`."""
+        """For `set_epoch`, which Lightning calls on the sampler."""
         return self
 
     @property
@@ -87,7 +87,7 @@ class ShardLoader:
         return self.settings.world_size * max(1, self.num_workers)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle differently from now on; Lightning calls it before each epoch."""
+        """Shuffle by this epoch from now on; Lightning calls it before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -100,18 +100,18 @@ class ShardLoader:
             batch_size=None,  # the loader processes make the batches
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it would draw from torch's, which training uses
+            generator=torch.Generator(),  # not torch's, which training uses
         )
         for batch in loader:
             self._handed_out += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, how many of its batches were handed out, and what they depend on."""
+        """The epoch, the number of batches handed out, and what they depend on."""
         return {"epoch": self.epoch, "batches": self._handed_out, **self._layout()}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Begin the next pass where another loader of these shards was."""
+        """Start the next pass where another loader of these shards stopped."""
         self.epoch, self._first = state["epoch"], state.get("batches", 0)
         if any(state.get(key) != value for key, value in self._layout().items()):
             warnings.warn(
@@ -128,7 +128,7 @@ class ShardLoader:
 
 
 class _ShardPass(IterableDataset[dict[str, Any]]):
-    """The batches of one epoch from the `first` on; each loader process makes its own of them."""
+    """The batches of one epoch from the `first` on; each loader process makes its own."""
 
     def __init__(self, settings: ShardSettings, epoch: int, first: int) -> None:
         self.settings = settings
@@ -138,7 +138,7 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker, batch_size = get_worker_info(), self.settings.batch_size
         number, of = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # The first batch is asked of process 0, whoever had made it before.
+        # The first batch is requested from process 0, whichever process made it before.
         reader = (number + self.first) % of
         done = len(range(reader, self.first, of)) * batch_size
         last = len(range(reader, self.settings.num_batches, of)) * batch_size
@@ -151,12 +151,12 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
                 samples = []
 
     def _sample(self, image: ShardImage, seed: int, others: Sequence[ShardImage]) -> dict[str, Any]:
-        """An image; where it is broken, one of the others, which keep their turn.
+        """An image; if it is broken, another one, which also keeps its own turn.
 
-        So the order of what follows is the same whether it was decoded or not.
+        The order of later images therefore does not depend on decoding.
 
         Raises:
-            ValueError: not one of them can be read.
+            ValueError: no image can be read.
         """
         for candidate in (image, *reversed(others)):
             try:
@@ -177,7 +177,7 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
     def _draws(
         self, reader: int, of: int
     ) -> Iterator[tuple[ShardImage, int, Sequence[ShardImage]]]:
-        """Images, the seed of what is random about each, and others that are at hand."""
+        """Images, the seed of the random choices of each, and replacements."""
         rng = np.random.default_rng([self.settings.seed, self.epoch, reader, of])
         held, num_bytes = [], 0
         for image in self._images(reader, of):
@@ -193,7 +193,7 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
                 yield drawn, int(rng.integers(1 << 62)), held
 
     def _images(self, reader: int, of: int) -> Iterator[ShardImage]:
-        """The images of this process's shards, and of others of them when these are read."""
+        """The images of this process's shards, repeated when all are read."""
         locations = self.settings.locations
         for turn in count():
             order = np.random.default_rng([self.settings.seed, self.epoch, turn])
@@ -212,10 +212,10 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
                 )
 
     def _read(self, location: str) -> Iterator[ShardImage]:
-        """The images of a shard; what is broken of it is skipped, and counted.
+        """The images of a shard; broken ones are skipped and counted.
 
         Raises:
-            ValueError: it cannot be reached, time and again.
+            ValueError: the shard cannot be reached after several tries.
         """
         num_read = 0
         for attempt in range(ATTEMPTS):

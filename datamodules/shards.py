@@ -1,7 +1,7 @@
-"""Training images in shards: tar files as WebDataset has them, on disk or elsewhere.
+"""Training images in shards: tar files in the layout of WebDataset, local or remote.
 
-The members of an image follow one another and differ in their suffix alone: `0001.jpg`, and
-`0001.txt` with its caption. A shard is read from beginning to end and nothing of it is kept.
+The members of an image are adjacent and differ only in their suffix: `0001.jpg`, and `0001.txt`
+with its caption. A shard is read sequentially and not stored.
 """
 
 import io
@@ -27,7 +27,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 class ShardImage(NamedTuple):
-    """An image as a shard has it: its name, the bytes of its file, and its caption, if any."""
+    """An image of a shard: its name, the bytes of its file, and its caption, if any."""
 
     name: str
     data: bytes
@@ -35,29 +35,27 @@ class ShardImage(NamedTuple):
 
 
 class BrokenShardError(ValueError):
-    """A shard is no tar file from here on; the message names it."""
+    """A shard is not a tar file from here on; the message names it."""
 
 
 class UnreachableShardError(OSError):
-    """A shard cannot be opened, or no more be read; the message names it."""
+    """A shard cannot be opened or read any further; the message names it."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Tar files of images, which are trained on in an order that their reading allows.
+    """Tar files of training images, read in shuffled order.
 
-    Each loader process reads shards of its own. Their order is shuffled, and the images of a
-    process among `buffer` of them: give more shards than loader processes, with images in random
-    order. `datamodule.samples_per_epoch` says how long an epoch is; it begins with other shards
-    than the one before.
+    Each loader process reads its own shards. Their order is shuffled, and images are shuffled in a
+    buffer: use more shards than loader processes, with images in random order.
+    `datamodule.samples_per_epoch` sets the length of an epoch; each epoch starts with other shards.
 
     Attributes:
-        path: one or several of: a tar file, a pattern of them (`train-*.tar`), a folder of them,
-            below the datamodule's root or absolute; a URL (http, https, hf, and s3 and gs where
-            fsspec's packages for them are installed). `{000..127}` stands for each of these
-            numbers.
+        path: one or several of: a tar file, a glob (`train-*.tar`), a folder, absolute or relative
+            to the datamodule's root; a URL (http, https, hf, and s3 and gs if fsspec's packages for
+            them are installed). `{000..127}` expands to these numbers.
         buffer: images that a loader process holds, as files, to draw from.
-        captions: whether an image's text file is its caption; images without one are left out.
+        captions: whether an image's text file is its caption; images without one are skipped.
 
     Raises:
         ValueError: `buffer` is below 2.
@@ -72,13 +70,13 @@ class Shards:
             raise ValueError(f"buffer must be at least 2 images, got {self.buffer}")
 
     def prepare(self, root: Path | None) -> None:
-        """Nothing is downloaded before it is read."""
+        """Nothing is downloaded in advance."""
 
     def locations(self, root: Path | None) -> list[str]:
-        """The shards, in a fixed order. Those on disk are there; others are not asked for.
+        """The shards, in a fixed order. Local shards are checked to exist, remote ones are not.
 
         Raises:
-            ValueError: there are none, or an address is of a kind that is not read.
+            ValueError: there are none, or a URL scheme is not supported.
         """
         paths = [self.path] if isinstance(self.path, str) else list(self.path)
         found = [shard for path in paths for one in _numbered(path) for shard in _found(root, one)]
@@ -90,10 +88,11 @@ class Shards:
 def read_shard(location: str) -> Iterator[ShardImage]:
     """The images of a shard, in its order.
 
-    Images of more than `MAX_IMAGE_BYTES` are left out, and so is all that is no image or caption.
+    Images of more than `MAX_IMAGE_BYTES`, and members that are neither images nor captions, are
+    skipped.
 
     Raises:
-        BrokenShardError: it is no tar file, or is cut off.
+        BrokenShardError: it is not a tar file, or is truncated.
         UnreachableShardError: it cannot be opened or read.
     """
     with _opened(location) as file:
@@ -102,13 +101,13 @@ def read_shard(location: str) -> Iterator[ShardImage]:
             yield from _images(reader, PurePosixPath(location).name)
         except UnreachableShardError:
             raise
-        # tarfile has no common error: broken headers also end in ValueError, RecursionError, …
+        # tarfile has no common error: broken headers also raise ValueError, RecursionError, …
         except Exception as error:
             raise BrokenShardError(f"cannot read the shard {location}: {error}") from error
 
 
 class _Reader(io.RawIOBase):
-    """Tells errors of a connection or disk from those of what was read."""
+    """Tells connection and disk errors from errors in the data."""
 
     def __init__(self, location: str, file: BinaryIO) -> None:
         self._location = location
@@ -117,12 +116,12 @@ class _Reader(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         try:
             return self._file.read(size)
-        except Exception as error:  # each file system of fsspec has its own
+        except Exception as error:  # each file system of fsspec raises its own errors
             raise UnreachableShardError(f"cannot read {self._location}: {error}") from error
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header; a wrong one is an error, where tarfile takes it for the end."""
+    """A member header; a malformed one is an error, where tarfile takes it for the end."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
@@ -139,7 +138,7 @@ def _images(file: Any, shard: str) -> Iterator[ShardImage]:
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "tarinfo": _Header}
     with tarfile.open(fileobj=file, mode="r|", **options) as tar:
         while (member := tar.next()) is not None:
-            vars(tar)["members"] = []  # else they are all kept
+            vars(tar)["members"] = []  # otherwise all members are kept
             if not member.isreg():
                 continue
             folder, _, name = member.name.rpartition("/")
@@ -172,7 +171,7 @@ def _opened(location: str) -> Any:
 
 
 def _numbered(path: str) -> Iterator[str]:
-    """A path with each of the numbers that `{000..127}` stands for."""
+    """A path with each of the numbers that `{000..127}` expands to."""
     ranges = [(int(first), int(last), len(first)) for first, last in _RANGE.findall(path)]
     count = 1
     for first, last, _ in ranges:

@@ -1,1 +1,1 @@
-"""Command-line programs: each composes a config and instantiates what it names."""
+"""Command lines: each composes a config and instantiates what it names."""

@@ -1,15 +1,14 @@
-"""What a W&B sweep agent runs: `experiments.run`, for arguments as W&B can name them.
+"""The program of a W&B sweep agent: `experiments.run` with arguments as W&B can name them.
 
     python -m experiments.agent codec=… group.option=… key=value …
     python -m experiments.agent experiment=… 'evaluate=datamodule=kodak' …
 
-The name of a sweep's parameter has no slash, so `codec.base=elic` stands for the group's choice
-`codec/base=elic` wherever there is such a choice. Values keep the types that they have in the
-sweep's file: null, true, lists, texts of digits and texts with commas. Files go to
-`outputs/sweep/SWEEP/RUN`.
+Names of sweep parameters cannot contain a slash, so `codec.base=elic` means the group choice
+`codec/base=elic` if there is one. Values keep their types of the sweep file: null, true, lists,
+strings of digits and strings with commas. Files go to `outputs/sweep/SWEEP/RUN`.
 
-Each `evaluate=ARGUMENTS` is a run of its own after the training, of the weights that it left, into
-a folder below the training's. It has the training's `codec`, `name` and `logger` arguments, too.
+Each `evaluate=ARGUMENTS` starts a run after the training that measures its weights, in a folder
+below the training's. It inherits the training's `codec`, `name` and `logger` arguments.
 """
 
 import ast
@@ -32,7 +31,7 @@ EVALUATE = "evaluate="
 _OPENING = ("'", '"', "[", "{", "(")
 RUN_DIR = "hydra.run.dir="
 _CARRIED = re.compile(r"(codec[./]|logger[.=]|name=)")
-# What W&B and Lightning tell the processes of one run, which must not join another's.
+# Variables by which W&B and Lightning connect the processes of one run.
 _OF_THE_RUN = (
     *("WANDB_RUN_ID", "WANDB_SWEEP_ID", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
@@ -57,13 +56,13 @@ def translate(arguments: list[str], environment: Mapping[str, str]) -> list[str]
             out.append(f"{key}={_from_python(value)}")
     sweep, run = environment.get("WANDB_SWEEP_ID"), environment.get("WANDB_RUN_ID")
     if sweep and run and not any(a.startswith(RUN_DIR) for a in out):
-        # Agents that start in one second must not share a folder.
+        # Agents that start within one second must not share a folder.
         out.append(f"{RUN_DIR}{quoted(f'outputs/sweep/{sweep}/{run}')}")
     return out
 
 
 def _parameters(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The sweep's parameters with their types, from the file that `wandb agent` writes."""
+    """The typed parameters of the sweep, from the file that `wandb agent` writes."""
     path = environment.get("WANDB_SWEEP_PARAM_PATH")
     if not path or not Path(path).is_file():
         return {}
@@ -81,10 +80,10 @@ def _from_python(text: str) -> str:
 
 
 def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Arguments, translated -> those of the training, and those of each evaluation after it.
+    """Translated arguments -> those of the training, and those of each evaluation after it.
 
     Raises:
-        ValueError: the training's folder is not known, or two evaluations have one name.
+        ValueError: the training's folder is unknown, or two evaluations would share a folder.
     """
     training = [a for a in arguments if not a.startswith(EVALUATE)]
     wanted = [a.removeprefix(EVALUATE) for a in arguments if a.startswith(EVALUATE)]
@@ -117,7 +116,7 @@ if __name__ == "__main__":
     for each in evaluations:
         check_overrides(each)
     main()
-    # Under DDP, Lightning starts this very command for the other processes.
+    # Under DDP, Lightning starts this command again for the other processes.
     if os.environ.get("LOCAL_RANK", "0") == os.environ.get("NODE_RANK", "0") == "0":
         environment = {k: v for k, v in os.environ.items() if k not in _OF_THE_RUN}
         for each in evaluations:

@@ -1,12 +1,12 @@
-"""Measure how fast a codec is, and where its time goes.
+"""Measure how fast a codec is and where its time goes.
 
     python -m experiments.benchmark codec=… [--against benchmark.json] [key=value …]
     python -m experiments.benchmark data=100 datamodule=… datamodule.num_workers=8 [key=value …]
 
-Writes benchmark.json: for each variant, size and batch size, seconds per image of encoding and
-decoding in networks, entropy coding and the rest, peak memory, floating-point operations and the
-share of the machine's matrix-product peak that they are; and the time of a training step. The
-second command times so many batches of the loader of training images, and nothing else.
+Writes benchmark.json. For each variant, size and batch size it has the seconds per image of
+encoding and decoding, split into networks, entropy coding and the rest; peak memory; floating-point
+operations and their share of the machine's peak for matrix products; and the time of a training
+step. The second command times only the loader of training images, over so many batches.
 """
 
 import copy
@@ -45,7 +45,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     """Measure every variant, size and batch size.
 
     Returns:
-        What benchmark.json holds.
+        The content of benchmark.json.
 
     Raises:
         ValueError: a setting is wrong, or the codec cannot be built.
@@ -141,7 +141,7 @@ def _measure_variant(
     for size, (height, width) in sizes.items():
         x = photograph(height, width)
         known = [row for row in data["coding"] if row["size"] == size]
-        # What is computed is the same in every variant, and compiled code hides it.
+        # All variants compute the same, and compiled code hides it.
         flops = (
             {stage: known[0][stage]["flops"] for stage in ("encode", "decode")}
             if known

@@ -1,4 +1,4 @@
-"""Building the codec of a config, and refusing one that has no trained weights."""
+"""Builds the codec of a config and refuses untrained ones."""
 
 import os
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def fix_threads(threads: int | None) -> None:
-    """Use this many CPU threads in this process and in those that it starts; None changes nothing.
+    """Use this many CPU threads in this process and its children; None changes nothing.
 
-    The order in which a convolution adds depends on the number of threads, and with it the last
-    bits of a picture: a few grey levels in a hundred thousand fall on the other side.
+    The summation order of convolutions depends on the number of threads, and with it the last bits
+    of a reconstruction: a few grey levels in a hundred thousand are rounded differently.
 
     Raises:
         ValueError: `threads` is not positive.
@@ -27,11 +27,11 @@ def fix_threads(threads: int | None) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # else Lightning shares out the cores again
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # otherwise Lightning divides the cores again
 
 
 def is_sharded(cfg: DictConfig) -> bool:
-    """Whether the trainer of a config shares out the networks over its processes."""
+    """Whether the trainer of a config shards the networks over its processes."""
     strategy = (cfg.get("trainer") or {}).get("strategy")
     return isinstance(strategy, DictConfig) and str(strategy.get("_target_")).endswith(
         "ModelParallelStrategy"
@@ -39,10 +39,10 @@ def is_sharded(cfg: DictConfig) -> bool:
 
 
 def build_codec(cfg: DictConfig) -> "Codec":
-    """The codec of a config, in its memory format, on as many threads as the config says.
+    """The codec of a config, with its memory format and number of threads.
 
     Raises:
-        ValueError: a setting is wrong, or its weights cannot be had.
+        ValueError: a setting is wrong, or weights are not available.
     """
     import torch
     from hydra.utils import instantiate
@@ -57,7 +57,7 @@ def build_codec(cfg: DictConfig) -> "Codec":
 
 
 def build_coder(cfg: DictConfig) -> "Codec":
-    """A codec that is only to code: with the weights of `ckpt_path`, if any, in evaluation mode."""
+    """A codec for coding only: with the weights of `ckpt_path`, if any, in evaluation mode."""
     codec = build_codec(cfg)
     if cfg.ckpt_path:
         load_trained(codec, cfg.ckpt_path)
@@ -66,14 +66,14 @@ def build_coder(cfg: DictConfig) -> "Codec":
 
 
 def load_trained(module: "nn.Module", source: str) -> None:
-    """Load the weights of a checkpoint; those that were averaged, where there was an average.
+    """Load the weights of a checkpoint; the averaged ones, if it has them.
 
     Args:
-        module: what was trained.
+        module: the trained module.
         source: a file, or another source of `diffcodec.weights`.
 
     Raises:
-        ValueError: it cannot be had, is cut off, or does not fit.
+        ValueError: it is not available, is truncated, or does not fit.
     """
     from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
@@ -81,10 +81,10 @@ def load_trained(module: "nn.Module", source: str) -> None:
 
 
 def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
-    """Stop where a codec would code with random weights.
+    """Refuse a codec with random weights.
 
     Raises:
-        ValueError: it has no weights; the message says how to give it some.
+        ValueError: it has no trained weights; the message says how to pass some.
     """
     if cfg.allow_untrained or not is_untrained(codec, cfg):
         return
@@ -99,10 +99,10 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
 
 
 def refuse_untrained_parts(codec: "Codec", cfg: DictConfig) -> None:
-    """Stop where a codec would be trained over another one that has random weights and keeps them.
+    """Refuse to train a codec over another one with random, fixed weights.
 
     Raises:
-        ValueError: there is such a codec inside; the message says how to give it weights.
+        ValueError: it contains such a codec; the message says how to pass weights.
     """
     parts = untrained_parts(codec, cfg)
     if cfg.allow_untrained or not parts:
@@ -116,20 +116,20 @@ def refuse_untrained_parts(codec: "Codec", cfg: DictConfig) -> None:
 
 
 def is_untrained(codec: "Codec", cfg: DictConfig) -> bool:
-    """Whether a codec that needs training, or one that it is built on, has no trained weights."""
+    """Whether a codec that needs training, or one that it is built on, has random weights."""
     if cfg.ckpt_path:
         return False
     return _lacks_weights(codec, cfg.codec) or bool(untrained_parts(codec, cfg))
 
 
 def _lacks_weights(codec: "Codec", settings: DictConfig) -> bool:
-    """Whether a codec needs trained weights and neither its settings nor its parts brought any."""
+    """Whether a codec needs trained weights and neither its settings nor its parts have any."""
     needs = codec.trainable or codec.requires_weights
     return needs and not (settings.get("weights") or codec.pretrained)
 
 
 def untrained_parts(codec: "Codec", cfg: DictConfig) -> "list[tuple[str, Codec]]":
-    """The codecs inside a codec that need training and have no trained weights, by name."""
+    """The codecs inside a codec that need training and have random weights, by name."""
     from diffcodec.codec import Codec
 
     if cfg.ckpt_path:

@@ -1,8 +1,8 @@
-"""Find the enhancer's strengths for `strength=auto`, and write them for decoders.
+"""Find the enhancer's strengths for `strength=auto` and write them to a file.
 
     python -m experiments.calibrate FILE codec=sdedit codec/base=… [key=value …]
 
-FILE is for `codec.strength=FILE`, and ends in `.json`. A run finds them, too, at its start;
+FILE ends in `.json` and is for `codec.strength=FILE`. A run also finds the strengths at its start;
 decoding never does.
 """
 
@@ -18,7 +18,7 @@ def calibrate(output: Path, overrides: list[str]) -> None:
     """Find the strength of every preset at every point of the base, and write them.
 
     Raises:
-        ValueError: a setting is wrong, or the codec has no strengths to find.
+        ValueError: a setting is wrong, or the codec has no strengths.
     """
     cfg = compose_config(overrides)
     if output.suffix != ".json":
@@ -32,7 +32,7 @@ def calibrate(output: Path, overrides: list[str]) -> None:
 
     if not isinstance(codec, SDEdit):
         raise ValueError(f"{type(codec).__name__} has no strengths to find: use codec=sdedit")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # says what it will cost
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # prints the cost in advance
     codec.calibrate()
     codec.write_strengths(output)
 

@@ -1,12 +1,11 @@
-"""Caption the images of a data set once, for training and evaluation by `codec/captioner=file`.
+"""Caption the images of a data set once, for `codec/captioner=file`.
 
     python -m experiments.caption FOLDER codec/captioner=blip2 datamodule=… [key=value …]
     python -m experiments.run codec/captioner=file codec.captioner.path=FOLDER …
 
-Whole images are captioned, where training shows the captioner a new crop every time. What FOLDER
-has already is not done again, so that a command that was stopped is simply repeated. Several
-processes share the images: those of torchrun or Slurm know their share, others are given one by
-`--share 0/4` to `--share 3/4`.
+Whole images are captioned, while training would caption a new crop every time. Captions that FOLDER
+already has are kept, so repeat the command to resume. Several processes share the images: under
+torchrun or Slurm they know their share, otherwise pass `--share 0/4` to `--share 3/4`.
 """
 
 import argparse
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of a process among many, as torchrun and Slurm say it.
+# Rank and world size, as set by torchrun and Slurm.
 _RANKS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 
@@ -40,20 +39,20 @@ def caption(
     batch_size: int = 16,
     share: tuple[int, int] = (0, 1),
 ) -> int:
-    """Append the captions that are missing to a file of this process in a folder.
+    """Append missing captions to this process's file in a folder.
 
     Args:
-        folder: made if need be.
+        folder: created if necessary.
         overrides: of the config; the codec is PerCo, for its captioner.
         split: of the datamodule: `train`, `val` or `test`.
-        batch_size: images that the captioner sees together.
-        share: (k, n): this process takes every n-th image from the k-th on.
+        batch_size: images per call of the captioner.
+        share: (k, n): this process takes every n-th image, starting at the k-th.
 
     Returns:
-        How many images were captioned.
+        The number of captioned images.
 
     Raises:
-        ValueError: a setting is wrong, or the captioner has nothing to say of an image.
+        ValueError: a setting is wrong, or the captioner returned no caption.
     """
     import torch
     from hydra.utils import instantiate
@@ -98,7 +97,7 @@ def caption(
 
 
 def _readable(items: "Sequence[Item]") -> "Iterator[tuple[str, Tensor]]":
-    """Names and images (3, H, W) in [0, 1] of those that can be read."""
+    """Names and images (3, H, W) in [0, 1] of the readable images."""
     from torchvision.transforms.v2.functional import pil_to_tensor
 
     from datamodules.files import ImageReadError, read_rgb
@@ -113,7 +112,7 @@ def _readable(items: "Sequence[Item]") -> "Iterator[tuple[str, Tensor]]":
 
 
 def _new_file(folder: Path, number: int) -> TextIO:
-    """A file that no other process writes to, and none has written to before."""
+    """A new file that no other process writes to."""
     for attempt in count():
         try:
             return (folder / f"{number:05d}-{attempt}.jsonl").open("x", encoding="utf-8")
@@ -123,10 +122,10 @@ def _new_file(folder: Path, number: int) -> TextIO:
 
 
 def parse_share(text: str | None) -> tuple[int, int]:
-    """`K/N` -> (K, N); None is what torchrun or Slurm say, or all images.
+    """`K/N` -> (K, N); None: from torchrun or Slurm, or all images.
 
     Raises:
-        ValueError: it is not of that form, or K is not below N.
+        ValueError: it has another form, or K is not below N.
     """
     if text is None:
         for rank, size in _RANKS:

@@ -1,4 +1,4 @@
-"""What `ckpt_path=` names: found and checked before anything is trained or measured."""
+"""Finds and checks the checkpoint of `ckpt_path=` before anything is trained or measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,14 @@ _OF_TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops")
 
 
 def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The checkpoint to go on from, or None for a fresh start.
+    """The checkpoint to resume from, or None for a fresh start.
 
     Args:
-        ckpt_path: a file, or `last`: the newest one of this run, which a run that was just started
-            does not have.
+        ckpt_path: a file, or `last` for the newest one of this run, which need not exist.
         folder: of this run.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: the file does not exist.
     """
     from callbacks.checkpoints import LAST as LAST_FILE
     from callbacks.checkpoints import PREVIOUS
@@ -30,7 +29,7 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
     if ckpt_path is None:
         return None
     if ckpt_path == LAST:
-        # The second is all there is where a run was killed while it renamed them.
+        # Only the second exists if a run was killed between the two renames.
         own = [folder / "checkpoints" / name for name in (LAST_FILE, PREVIOUS)]
         return next((path for path in own if path.exists()), None)
     path = local_path(ckpt_path)
@@ -40,14 +39,14 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
 
 
 def check_resumable(path: Path, module: "nn.Module") -> None:
-    """See that training can go on from a checkpoint; its tensors are not read.
+    """Check that training can resume from a checkpoint, without reading its tensors.
 
     Raises:
-        ValueError: it is cut off, holds other things than tensors, or is of something else; where
-            there is an older one beside it that is better, the message names it.
+        ValueError: it is truncated, malicious, or of another model; if an older checkpoint beside
+            it is intact, the message names it.
     """
     if path.is_dir():
-        return  # sharded: read by torch.distributed.checkpoint, a file per process
+        return  # sharded: one file per process, read by torch.distributed.checkpoint
     try:
         _check(path, module)
     except ValueError as error:
@@ -88,7 +87,7 @@ def _check(path: Path, module: "nn.Module") -> None:
 
 
 def _differing(module: "nn.Module", state: Mapping[str, Any]) -> set[str]:
-    """Names of tensors that only one of the two has, or that have other shapes."""
+    """Names of tensors that only one of the two has, or that differ in shape."""
     from diffcodec.codec import Codec
 
     derived = module.derived_state() if isinstance(module, Codec) else set()

@@ -1,4 +1,4 @@
-"""What every command line here has in common: overrides checked early, errors in one line."""
+"""Common code of the command lines: early checks of overrides, one-line errors."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def _offer_codecs_as_bases() -> None:
     """Make every codec of `configs/codec` a choice of `codec/base` and of `codec/compressor`.
 
-    Where these have a file for it, that is what is chosen. A codec that is itself built over a
-    compressor is a choice of neither.
+    Files in these groups take precedence. A codec that is built over a compressor is a choice of
+    neither.
     """
     store = ConfigStore.instance().store
     for path in (Path(CONFIG_DIR) / "codec").glob("*.yaml"):
@@ -51,7 +51,7 @@ _offer_codecs_as_bases()
 
 
 def _training_precision(accelerator: str) -> str:
-    from diffcodec.networks.precision import training_precision  # with it comes torch
+    from diffcodec.networks.precision import training_precision  # imports torch
 
     return training_precision(accelerator)
 
@@ -61,22 +61,22 @@ OmegaConf.register_new_resolver("training_precision", _training_precision, repla
 
 
 def is_choice(group: str, name: str) -> bool:
-    """Whether a config group, as in `codec/base`, has a choice of that name."""
+    """Whether a config group, such as `codec/base`, has this choice."""
     path = f"{group}/{name}.yaml"
     is_offered = ConfigStore.instance().get_type(path) is ObjectType.CONFIG
     return is_offered or (Path(CONFIG_DIR) / path).is_file()
 
 
 def is_group(name: str) -> bool:
-    """Whether a key of the command line is that of a config group, as `codec` or `codec/base`."""
+    """Whether a key of the command line is a config group, such as `codec` or `codec/base`."""
     return (Path(CONFIG_DIR) / name.partition("@")[0]).is_dir()
 
 
 def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> DictConfig:
-    """The config that these overrides make, without running anything.
+    """The config of these overrides, without running anything.
 
     Raises:
-        ValueError: an override names something that is not there; the message lists the choices.
+        ValueError: an override names something that does not exist; the message lists the choices.
     """
     _check_text(overrides)
     _check_renamed(overrides)
@@ -89,10 +89,10 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
 
 
 def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> DictConfig | None:
-    """Stop with a message, before anything heavy is imported, if the command line is wrong.
+    """Exit with a message, before heavy imports, if the command line is wrong.
 
     Returns:
-        The config, or None where Hydra is asked for something else than one run.
+        The config, or None if Hydra is asked for anything but one run.
     """
     try:
         _check_text(arguments)
@@ -108,7 +108,7 @@ def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> Dic
 
 
 def _check_renamed(arguments: list[str]) -> None:
-    """Say the new name of what an earlier version called otherwise."""
+    """Name the replacement of an option of an earlier version."""
     over = [a for a in arguments if a.lstrip("+").startswith("codec/compressor=")]
     if over and (over[-1].endswith("=own") or "codec=cdc" in arguments):
         raise ValueError(
@@ -134,7 +134,7 @@ def _check_name(arguments: list[str]) -> None:
 
 
 def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
-    """Check the command line, and give the run a folder, before Hydra makes one."""
+    """Check the command line and choose the run folder before Hydra creates one."""
     from experiments.run_folder import choose_folder
     from experiments.settings import OPTION, describe
     from experiments.sweep_overrides import check_jobs, for_each_job, is_multirun
@@ -158,11 +158,11 @@ def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
 
 
 def fail(error: BaseException) -> None:
-    """Leave with one line about what is wrong; HYDRA_FULL_ERROR=1 shows the traceback instead."""
+    """Exit with a one-line error; HYDRA_FULL_ERROR=1 shows the traceback instead."""
     if os.environ.get(FULL_ERROR) == "1":
         raise error
     message = str(root_cause(error))
-    if isinstance(error, BrokenPipeError):  # else Python's own flush fails at its end
+    if isinstance(error, BrokenPipeError):  # otherwise Python's flush at exit fails
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "in DataLoader worker process" in message:  # the worker's traceback, and last its error
         message = message.strip().rpartition("\n")[2].partition(": ")[2]
@@ -177,9 +177,9 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
-    """Decorate a task: what the user can mend is reported in one line.
+    """Decorate a task to report user errors in one line.
 
-    One run of several leaves the line in its folder, and the others go on.
+    In a multirun, the line is written to the run folder and the other runs continue.
     """
 
     def wrapped(cfg: DictConfig) -> None:
@@ -204,20 +204,20 @@ def reports_errors(function: Callable[[DictConfig], object]) -> Callable[[DictCo
 
 
 def located(error: BaseException, folder: Path) -> BaseException:
-    """An error of the operating system that names no file, as of a full disk, with the folder."""
+    """An operating system error without a file name, such as a full disk, with the folder."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         return OSError(error.errno, error.strerror, str(folder))
     return error
 
 
 def quiet_libraries() -> None:
-    """Keep Lightning from saying everything twice, and libraries from warning of one another."""
+    """Suppress duplicate messages of Lightning and harmless warnings of libraries."""
     logging.getLogger("lightning.pytorch").propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for pattern in (r".*isinstance\(treespec, LeafSpec\)", r".*torch\.jit\.script"):
         warnings.filterwarnings("ignore", message=pattern)
     for pattern in (
-        r".*does not have many workers",  # the images are small, and cached
+        r".*does not have many workers",  # images are small and cached
         r".*Checkpoint directory .* exists",
         r".*no `val_dataloader`",
         r"Total length of `list` across ranks is zero",  # no validation set

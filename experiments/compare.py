@@ -1,9 +1,9 @@
-"""Compare codecs: curves of several runs in figures, a table and a page.
+"""Compare codecs: the curves of several runs in figures, a table and a page.
 
     python -m experiments.compare FILE… [--wandb ENTITY/PROJECT --group NAME] [--anchor NAME] …
 
 FILE is a curve.json, a folder or a glob of them, or a published curve in CompressAI's results
-schema; NAME=FILE gives it another name in the legend.
+schema. NAME=FILE sets its name in the legend.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MIN_WIDTH = 180  # of a table that is written to a file
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Read, join, check, draw and write; then say what was found and where it lies.
+    """Read, join, check, draw and write the curves; print the table and the paths.
 
     Raises:
         ValueError: there is nothing to compare, or the curves cannot be compared.
@@ -52,13 +52,13 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _refuse_folder_of_a_run(output: Path) -> None:
-    """See that what is written replaces nothing that was measured."""
+    """Refuse an output folder that holds measurements."""
     if any((output / name).exists() for name in (CURVE_FILE, ROWS_FILE)):
         raise ValueError(f"{output} is a run folder: pass another --output")
 
 
 def read_runs(options: argparse.Namespace) -> list[Run]:
-    """The runs that the command line names.
+    """The runs of the command line.
 
     Raises:
         ValueError: it names none, or one cannot be read.
@@ -131,7 +131,7 @@ def _show(table: Table, files: Sequence[Path]) -> None:
 
 
 def joined(curves: Sequence[Line]) -> list[dict[str, Any]]:
-    """The curves as JSON data, in CompressAI's results schema, with what they were joined from."""
+    """The curves as JSON data in CompressAI's results schema, with their sources."""
     data = []
     for curve in curves:
         names = dict.fromkeys(metric for point in curve.points for metric in point.metrics)
@@ -185,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = out.add_argument
     add("files", nargs="*", metavar="FILE", help="curve.json, folder, glob, or NAME=FILE")
-    add("--wandb", metavar="ENTITY/PROJECT", help="take runs of this W&B project, too")
+    add("--wandb", metavar="ENTITY/PROJECT", help="also read the runs of this W&B project")
     add("--group", metavar="NAME", help="of the W&B runs; default: all that have a curve")
     add("--anchor", metavar="NAME", help="curve that BD figures are against; default: the first")
     add(

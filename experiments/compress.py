@@ -1,12 +1,12 @@
-"""Compress image files: each becomes a file that is its stream.
+"""Compress image files into streams.
 
     python -m experiments.compress INPUT OUTPUT codec=… [point=…] [key=value …]
     python -m experiments.compress INPUT… FOLDER codec=… [point=…] [key=value …]
 
-INPUT is any image that Pillow reads, or a folder of them. One image goes to the file OUTPUT;
-several images, or those of a folder, go into FOLDER, whose `codec.yaml` is all that
-`experiments.decompress FOLDER` needs to know. `point=` chooses the operating point; the default is
-the first. `ckpt_path=` gives a trained checkpoint.
+INPUT is an image that Pillow reads, or a folder of images. One image is written to the file OUTPUT.
+Several images, or a folder, are written to FOLDER with a `codec.yaml`, which is all that
+`experiments.decompress FOLDER` needs. `point=` chooses the operating point; the default is the
+first. `ckpt_path=` loads a trained checkpoint.
 """
 
 import sys
@@ -21,10 +21,10 @@ SUFFIX = ".bin"
 
 
 def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Which image becomes which stream.
+    """Image files -> stream files.
 
     Raises:
-        ValueError: an input is missing, there is no image, or two would share a name.
+        ValueError: an input is missing, there is no image, or two outputs would have one name.
     """
     from datamodules.files import list_images
 
@@ -32,7 +32,7 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
 
 
 def compress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Write the stream of every image; returns a line about each."""
+    """Write the stream of every image; returns one line per image."""
     from rich.progress import track
     from torchvision.transforms.v2.functional import pil_to_tensor
 

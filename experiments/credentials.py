@@ -1,4 +1,4 @@
-"""Whether W&B can be reached with an account; without one its runs stay offline."""
+"""Whether W&B credentials exist; without them runs are logged offline."""
 
 import netrc
 import os
@@ -14,10 +14,10 @@ def wandb_mode(mode: str | None = None) -> Mode:
     """Online with an API key (WANDB_API_KEY or `wandb login`), else offline.
 
     Args:
-        mode: what the config asks for; null is as above. WANDB_MODE goes first.
+        mode: of the config; null: as above. WANDB_MODE takes precedence.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: the mode is unknown.
     """
     wanted = os.environ.get("WANDB_MODE") or mode or ("online" if has_api_key() else "offline")
     for known in MODES:

@@ -1,12 +1,12 @@
-"""Decompress streams into PNGs.
+"""Decompress streams into PNG files.
 
     python -m experiments.decompress INPUT OUTPUT codec=… [point=…] [key=value …]
     python -m experiments.decompress FOLDER OUTPUT [key=value …]
 
-INPUT is one stream, FOLDER what `experiments.compress` wrote several into: its `codec.yaml` says
-which codec, and OUTPUT is a folder then. The codec and its weights must be those that compressed.
-`point=` is for codecs whose decoder does something else at each operating point; the default is
-that of the encoder, or else the first.
+INPUT is one stream. FOLDER was written by `experiments.compress`: its `codec.yaml` names the codec,
+and OUTPUT is a folder. Codec and weights must be those of the encoder. `point=` is for codecs whose
+decoding settings differ between operating points; the default is the encoder's point, else the
+first.
 """
 
 import sys
@@ -20,10 +20,10 @@ from experiments.file_commands import Job, file_command, find_inputs
 
 
 def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """Which stream becomes which picture.
+    """Stream files -> image files.
 
     Raises:
-        ValueError: an input is missing, there is no stream, or two would share a name.
+        ValueError: an input is missing, there is no stream, or two outputs would have one name.
     """
 
     def list_streams(folder: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
 
 
 def decompress(jobs: Sequence[Job], cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
-    """Write the picture of every stream; returns a line about each."""
+    """Write the image of every stream; returns one line per image."""
     from rich.progress import track
     from torchvision.transforms.v2.functional import to_pil_image
 

@@ -1,10 +1,11 @@
-"""Say what a command needs from elsewhere, and what of it is here. Nothing is downloaded.
+"""List what a run needs from elsewhere and what is missing. Nothing is downloaded.
 
     python -m experiments.doctor codec=perco codec/backbone=sd21 datamodule=kodak
     python -m experiments.doctor experiment=paper/perco_coco512 datamodule.root=DIR
 
-It takes what `experiments.run` takes, and leaves with 1 where something is missing that a run does
-not fetch by itself. With `trainer=fsdp` it also estimates the memory of a step on 1, 4 and 8 GPUs.
+Takes the arguments of `experiments.run`. Exits with 1 if something is missing that a run does not
+fetch itself. With `trainer=fsdp` it also estimates the memory of a training step on 1, 4 and 8
+GPUs.
 """
 
 import shutil
@@ -29,7 +30,7 @@ GPUS = (1, 4, 8)  # that estimates are made for
 
 
 def report(needs: Sequence[Need]) -> list[str]:
-    """The lines that are printed: what is needed, by its state, and memory and disk."""
+    """The printed lines: needs by state, memory and disk."""
     lines = []
     for state, title in STATES.items():
         for need in (need for need in needs if need.state == state):
@@ -54,7 +55,7 @@ def report(needs: Sequence[Need]) -> list[str]:
 
 
 def estimates(cfg: DictConfig) -> Iterator[str]:
-    """What a training step takes on each of several GPUs that share its networks."""
+    """Memory of a training step on each of several GPUs that shard the networks."""
     from experiments.memory import estimate, has_estimate
 
     if not has_estimate(cfg):
@@ -94,7 +95,7 @@ def _memory() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the report of a command line; 1 where something is missing or not known."""
+    """Print the report of a command line; returns 1 if something is missing or unknown."""
     if set(arguments) & {"-h", "--help"}:
         print((__doc__ or "").strip())
         return 0

@@ -1,4 +1,4 @@
-"""What a run needs from elsewhere: the list of all sources, and which of them a config asks for."""
+"""What a run needs from elsewhere: the list of sources, and which of them a config uses."""
 
 import re
 import shutil
@@ -16,9 +16,9 @@ from experiments.cli import CONFIG_DIR
 
 SOURCES = Path(CONFIG_DIR) / "downloads.yaml"
 CHECKSUM = "#sha256="
-# Keys of a config under which a source of weights stands.
+# Config keys that hold a source of weights.
 WEIGHTS_KEYS = ("weights", "source", "consistency", "model", "vgg_weights", "repo")
-# Keys of a config that weigh a perceptual loss, and the entries of the list that its choices need.
+# Config keys of perceptual loss weights, and the list entries that their choices need.
 PERCEPTUAL_WEIGHTS = ("rho", "lpips_weight", "perceptual_weight")
 LOSS_NETWORKS = {"vgg": "vgg16", "st-alex": "st_lpips", "st-vgg": "st_lpips_vgg"}
 REMOTE = ("hf://", "http://", "https://", "pip://")
@@ -26,7 +26,7 @@ REMOTE = ("hf://", "http://", "https://", "pip://")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Something that is fetched from elsewhere, see `configs/downloads.yaml` for the fields."""
+    """A source that is fetched from elsewhere; see `configs/downloads.yaml` for the fields."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Source:
     needed_by: Sequence[Mapping[str, Any]] = ()
 
     def names(self, location: str) -> bool:
-        """Whether a source, as a config has it, is this one, at whatever revision."""
+        """Whether a source of a config is this one, at any revision."""
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(_without_revision(self.source)))
         return re.fullmatch(pattern, _without_revision(location)) is not None
 
@@ -54,12 +54,12 @@ class Need:
     """Something that a run needs.
 
     Attributes:
-        where: the key of the config that asks for it.
-        location: as the config or the list of sources has it.
-        source: what is known of it; None where it is not in the list.
-        state: `here`, `download`, `missing` (it is got by hand) or `unknown`.
-        told: what is to be done, or where it is.
-        optional: without it something is left out, and the run goes on.
+        where: key of the config that asks for it.
+        location: as in the config or the list of sources.
+        source: its entry in the list; None if it is not listed.
+        state: `here`, `download`, `missing` (get it by hand) or `unknown`.
+        told: what to do, or where it is.
+        optional: the run continues without it and skips something.
     """
 
     where: str
@@ -79,12 +79,12 @@ def all_sources() -> dict[str, Source]:
 
 
 def find_source(location: str) -> Source | None:
-    """The entry of the list that a source, as a config has it, is; None where there is none."""
+    """The list entry of a source of a config; None if there is none."""
     return next((entry for entry in all_sources().values() if entry.names(location)), None)
 
 
 def needs_of(cfg: DictConfig) -> list[Need]:
-    """What a composed config needs from elsewhere, each once. Nothing is loaded or downloaded."""
+    """What a composed config needs, each once. Nothing is loaded or downloaded."""
     tree = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(tree, dict)
     parts = {name: tree.get(name) for name in ("codec", "part", "datamodule") if tree.get(name)}
@@ -96,7 +96,7 @@ def needs_of(cfg: DictConfig) -> list[Need]:
 
 
 def _weights(parts: Mapping[str, Any]) -> Iterator[Need]:
-    """Sources that stand in the config as they are."""
+    """Sources that a config states directly."""
     from diffcodec.weights.sources import ZOO, shipped
 
     for path, value in _leaves(parts):
@@ -115,12 +115,12 @@ def _weights(parts: Mapping[str, Any]) -> Iterator[Need]:
 
 
 def _conditions(parts: Mapping[str, Any]) -> Iterator[Need]:
-    """Entries of the list that say which configs need them."""
+    """List entries that state which configs need them."""
     root = Path(str((parts.get("datamodule") or {}).get("root") or ".")).expanduser()
     for path, node in _nodes(parts):
         for entry in all_sources().values():
             if entry.kind == "data" and node.get("_target_") == DATAMODULE:
-                continue  # `_data` looks at these
+                continue  # handled by `_data`
             for condition in entry.needed_by:
                 if not _matches(node, condition):
                     continue
@@ -137,7 +137,7 @@ DATAMODULE = "datamodules.module.ImageDataModule"
 
 
 def _data(cfg: DictConfig) -> Iterator[Need]:
-    """The images of the datamodule: whether they are where the config says."""
+    """The images of the datamodule, and whether they exist."""
     from hydra.utils import instantiate
 
     node = cfg.get("datamodule")
@@ -172,7 +172,7 @@ def _data(cfg: DictConfig) -> Iterator[Need]:
 
 
 def _metrics(cfg: DictConfig) -> Iterator[Need]:
-    """Networks and packages of the metrics that are measured; each may be left out."""
+    """Networks and packages of the measured metrics; each is optional."""
     evaluation = (cfg.get("callbacks") or {}).get("evaluation")
     if evaluation is None or cfg.get("codec") is None:
         return
@@ -193,7 +193,7 @@ def _metrics(cfg: DictConfig) -> Iterator[Need]:
 
 
 def _losses(cfg: DictConfig) -> Iterator[Need]:
-    """The networks of the perceptual losses that a training has."""
+    """Networks of the perceptual losses of a training."""
     from diffcodec.weights.configuration import INHERIT
 
     if not cfg.get("fit"):
@@ -247,13 +247,13 @@ def _local(where: str, location: str) -> Need:
 
 
 def _of_name(file: str) -> Source | None:
-    """The entry of the list that a file is by its name, where it was got by hand."""
+    """The list entry of a file by its name, for files that were fetched by hand."""
     named = (e for e in all_sources().values() if e.kind == "weights" and e.fetch == "hand")
     return next((e for e in named if e.source.rpartition("/")[2] == file), None)
 
 
 def _cached(location: str, entry: Source) -> Path | None:
-    """Where an earlier run left it, or None."""
+    """Where an earlier run stored it, or None."""
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -1,4 +1,4 @@
-"""Packages that a plain installation leaves out, and who asks for them."""
+"""Optional packages, which a plain installation does not have."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -7,7 +7,7 @@ SUBMITIT = "hydra-submitit-launcher"
 
 
 def is_installed(package: str) -> bool:
-    """Whether pip has installed a package; a folder of that name is not taken for it."""
+    """Whether pip has installed a package; a folder of that name does not count."""
     try:
         distribution(package)
     except PackageNotFoundError:

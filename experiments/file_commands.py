@@ -1,7 +1,7 @@
-"""What `compress` and `decompress` share: files of a command line, `codec.yaml` beside streams.
+"""Common code of `compress` and `decompress`: file arguments, and `codec.yaml` beside streams.
 
-`codec.yaml` holds the overrides that chose the codec, as they were typed. It may come with streams
-from anywhere, so it can name nothing but the choices that this project's own configs have.
+`codec.yaml` contains the overrides that chose the codec, as typed. Streams may come from anywhere,
+so it can only name choices of this project's own configs.
 """
 
 import sys
@@ -27,8 +27,8 @@ class Job:
     """One file to read and one to write.
 
     Attributes:
-        source, target: where from and where to.
-        folder: the output folder that several files share; None for one file to another.
+        source, target: their paths.
+        folder: the common output folder; None for a single file.
     """
 
     source: Path
@@ -39,17 +39,17 @@ class Job:
 def find_inputs(
     inputs: Sequence[Path], output: Path, list_files: Callable[[Path], list[Path]], suffix: str
 ) -> list[Job]:
-    """Files and folders to read -> what is read and where each is written.
+    """Input files and folders -> which file is written where.
 
     Args:
         inputs: files, or folders whose files `list_files` names.
-        output: a file where the only input is one, unless it is a folder already; else a folder.
-        list_files: folder -> the files below it that are meant.
-        suffix: of what is written into a folder.
+        output: a file if the only input is a file and `output` is not a folder; else a folder.
+        list_files: folder -> its input files.
+        suffix: of files in an output folder.
 
     Raises:
-        ValueError: an input is missing, the output's folder is missing, two files would be
-            written under one name, or a file would be replaced that is an input or of another kind.
+        ValueError: an input or the output's folder is missing, two outputs would have one name, or
+            an output would replace an input or a file of another kind.
     """
     for path in (*inputs, output):
         check_name(path)
@@ -80,10 +80,10 @@ def find_inputs(
 
 
 def _refuse_to_replace(jobs: Sequence[Job], suffix: str) -> None:
-    """See that nothing is lost: neither an input, nor a file of another kind.
+    """Check that no output replaces an input or a file of another kind.
 
     Raises:
-        ValueError: a file that would be written over is an input, or has another suffix.
+        ValueError: an existing output is an input, or has another suffix.
     """
     read = {(stat.st_dev, stat.st_ino): job.source for job in jobs for stat in [job.source.stat()]}
     for job in jobs:
@@ -97,7 +97,7 @@ def _refuse_to_replace(jobs: Sequence[Job], suffix: str) -> None:
 
 
 def write_codec_file(folder: Path, overrides: Sequence[str]) -> Path:
-    """Write what `decompress` needs to know beside the streams; paths become absolute."""
+    """Write the settings that `decompress` needs beside the streams, with absolute paths."""
     path = folder / CODEC_FILE
     lasting = {"overrides": with_absolute_paths(overrides)}
     path.write_text(yaml.safe_dump(lasting, allow_unicode=True), encoding="utf-8")
@@ -108,7 +108,7 @@ def read_codec_file(path: Path) -> list[str]:
     """The overrides of a `codec.yaml`.
 
     Raises:
-        ValueError: it is no such file, or it names code that is not this project's.
+        ValueError: the file has another form, or names code outside this project.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -130,7 +130,7 @@ def file_command(
     arguments: list[str],
     usage: str | None,
 ) -> None:
-    """Run a command line `INPUT… OUTPUT [key=value …]`: plan first, then load the codec once."""
+    """Run `INPUT… OUTPUT [key=value …]`: plan first, then load the codec once."""
     paths, overrides = split_paths(arguments)
     if len(paths) < 2 or any(a.startswith("-") for a in arguments):
         sys.exit((usage or "").strip())

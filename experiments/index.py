@@ -4,9 +4,9 @@
     python -m experiments.run datamodule.root=DIR datamodule.train.path=train \
         datamodule.train.index=train.txt.xz …
 
-The file's form is in `datamodules.index_file`; .gz, .bz2 and .xz are compressed. `--sizes` adds
-height and width of each image, which `min_side` and evaluation in batches need; images that cannot
-be read are left out then.
+`datamodules.index_file` describes the format; .gz, .bz2 and .xz are compressed. `--sizes` adds
+height and width of each image, which `min_side` and batched evaluation need, and skips images that
+cannot be read.
 """
 
 import argparse
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def index(file: Path, folder: Path, *, sizes: bool = False) -> int:
-    """Write the index of a folder; returns how many images it has.
+    """Write the index of a folder; returns the number of images.
 
     Raises:
-        ValueError: there is no such folder, or no image in it, or a path cannot stand in an index.
+        ValueError: the folder does not exist or has no images, or a path cannot be listed.
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder: the index comes first, then the folder of images")
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sizes", action="store_true", help="height and width of each image, too")
+    parser.add_argument("--sizes", action="store_true", help="add height and width of each image")
     options = parser.parse_args(arguments)
     try:
         count = index(options.file, options.folder, sizes=options.sizes)

@@ -1,4 +1,4 @@
-"""Loggers that need more than a class and its arguments."""
+"""The W&B logger."""
 
 import shlex
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from experiments.credentials import wandb_mode
 from experiments.extras import is_installed, require
 from experiments.tracker import Tracker, keep_files_below
 
-INIT_TIMEOUT = 30  # seconds until a run that the server does not start is logged offline
+INIT_TIMEOUT = 30  # seconds until a run falls back to offline
 
 
 def wandb_logger(
@@ -58,7 +58,7 @@ def wandb_logger(
 
 
 def describe(logger: WandbLogger) -> str:
-    """Where a W&B run lies, and how to get an offline one to the server."""
+    """Where a W&B run is stored, and how to upload an offline one."""
     run = logger.experiment
     if getattr(run, "disabled", False):
         return "disabled"

@@ -1,7 +1,7 @@
-"""How much memory a training of PerCo takes on each of several GPUs, by torch's estimator.
+"""Estimates the memory of a PerCo training on each of several GPUs.
 
-Nothing is loaded or computed: networks and images have sizes alone, and torch's tracker of FSDP2's
-memory looks on while one step is taken.
+One step is taken on fake tensors under torch's memory tracker of FSDP2; nothing is loaded or
+computed.
 """
 
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from diffcodec.perco import PerCo
 
 GIB = 1 << 30
-CROP = 512  # pixels a side, which PerCo is trained on
+CROP = 512  # side of the training crops in pixels
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on one GPU of several.
+    """Bytes on one of several GPUs.
 
     Attributes:
-        world_size: how many there are.
-        batch_size: images on each.
-        peak: at most, in a step.
-        parts: what the peak is made of, by torch's names, the largest first.
+        world_size: number of GPUs.
+        batch_size: images per GPU.
+        peak: of a step.
+        parts: of the peak, by torch's names, the largest first.
     """
 
     world_size: int
@@ -48,18 +48,18 @@ def has_estimate(cfg: DictConfig) -> bool:
 
 
 def estimate(cfg: DictConfig, world_size: int, *, crop: int = CROP) -> Estimate:
-    """What a step of a training takes on each of several GPUs under `trainer=fsdp`.
+    """Memory of a training step on each of several GPUs under `trainer=fsdp`.
 
-    Of libraries' own memory (CUDA's context, a few hundred MiB, and the work spaces of cuDNN) it
-    knows nothing. Without LPIPS; attention as in the fused kernels.
+    It excludes CUDA's context (a few hundred MiB), workspaces of cuDNN, and LPIPS; attention is as
+    in the fused kernels.
 
     Args:
         cfg: PerCo over a Stable Diffusion, with its batch size and precision.
-        world_size: of GPUs.
+        world_size: number of GPUs.
         crop: side of the training images in pixels.
 
     Raises:
-        ValueError: the sizes of its networks are not known.
+        ValueError: the sizes of the networks are not known.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -75,11 +75,11 @@ def estimate(cfg: DictConfig, world_size: int, *, crop: int = CROP) -> Estimate:
     with _one_of(world_size) as mesh, FakeTensorMode():
         codec = _blank(cfg, size)
         codec.shard(mesh)
-        # The tracker looks at calls of modules, where a training calls this method.
+        # The tracker sees module calls, while a training calls this method.
         codec.model.forward = partial(LatentDiffusion.losses, codec.model)
         trained = [p for p in codec.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
-        # The first step makes the optimizer's averages at its end; all others have them.
+        # The first step creates the optimizer states at its end; later steps have them.
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
@@ -127,7 +127,7 @@ def _blank(cfg: DictConfig, size: str) -> "PerCo":
 
 @contextmanager
 def _one_of(world_size: int) -> Iterator[Any]:
-    """The mesh of several processes, of which this is the first; they exchange nothing."""
+    """The mesh of several processes, of which this is the first; nothing is communicated."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore

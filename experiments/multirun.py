@@ -1,4 +1,4 @@
-"""Several runs by one command (`-m`): each where it can run, and what they measured at the end."""
+"""Multiruns (`-m`): where each job runs, and the summary at the end."""
 
 import logging
 import os
@@ -18,13 +18,13 @@ from experiments.overrides import quoted
 log = logging.getLogger(__name__)
 
 FAILURE = "error.txt"
-_failed: list[BaseException] = []  # in this process, also where nothing could be written
+_failed: list[BaseException] = []  # in this process, even if nothing could be written
 
 MIN_WIDTH = 180  # of a table that is written to a file
 
 
 class Summary(Callback):
-    """At the end of a multirun, a table of its curves and the names of the runs that failed."""
+    """At the end of a multirun, prints a table of its curves and the failed runs."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir))
@@ -60,12 +60,12 @@ def summarize(paths: list[Path]) -> None:
 
 
 def in_multirun() -> bool:
-    """Whether this is one of several runs of a command."""
+    """Whether this is a job of a multirun."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def leave_failure(error: BaseException) -> None:
-    """Write what went wrong into the run's folder, for the summary."""
+    """Write the error to the run folder, for the summary."""
     log.error("%s", error)
     _failed.append(error)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -78,17 +78,17 @@ def leave_failure(error: BaseException) -> None:
 
 
 def needs_own_process(cfg: DictConfig) -> bool:
-    """Whether Lightning would start further processes by this very command, the sweep included."""
+    """Whether Lightning would start further processes by repeating the whole multirun."""
     several = cfg.trainer.get("devices", 1) != 1 or cfg.trainer.get("num_nodes", 1) != 1
-    # Under SLURM the processes are there already: a task per device.
+    # Under Slurm the processes already exist, one task per device.
     return in_multirun() and several and "SLURM_NTASKS" not in os.environ
 
 
 def run_in_own_process() -> None:
-    """Run this job of a multirun by a command of its own, into the same folder.
+    """Run this job by its own command, into the same folder.
 
     Raises:
-        ValueError: it failed; what was wrong was printed.
+        ValueError: it failed; its error was printed.
     """
     hydra = HydraConfig.get()
     command = [sys.executable, "-m", "experiments.run", *hydra.overrides.task]

@@ -1,4 +1,4 @@
-"""Overrides as text: quoted as Hydra's grammar needs it, and with paths that hold in any folder."""
+"""Overrides as text: quoted for Hydra's grammar, and with paths that work in any folder."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +15,16 @@ from omegaconf import OmegaConf
 from diffcodec.weights.local_files import is_there, local_path
 
 _CONFIGS = Path(__file__).parent / "configs"
-_PLAIN = re.compile(r"[\w./~+-]*", re.ASCII)  # what Hydra's grammar reads as it is
-# Keys whose value is a path even where it is a bare name. Of other keys it is one where it has a
-# separator, as in `./ddim`; a caption is never one.
+_PLAIN = re.compile(r"[\w./~+-]*", re.ASCII)  # characters that Hydra's grammar takes unquoted
+# Keys whose value is a path even as a bare name. Values of other keys are paths if they have a
+# separator, as in `./ddim`; a caption is never a path.
 _PATHS = ("ckpt_path", "config", "index", "path", "repo", "root", "source", "strength", "weights")
 _TEXTS = ("caption", "text", "name", "description")
 _CHECKSUM = "#sha256="
 
 
 def quoted(text: str) -> str:
-    """Text as a value of an override, whatever its characters; plain paths stay as they are."""
+    """Text as a value of an override, whatever its characters; plain paths stay unquoted."""
     if "/" in text and _PLAIN.fullmatch(text):
         return text
     return QuotedString(text=text.replace("${", "\\${"), quote=Quote.single).with_quotes()
@@ -42,9 +42,9 @@ def written(value: Any) -> str:
 
 
 def text_value(text: str) -> str:
-    """Text that may be in Hydra's syntax as a value of an override.
+    """Text, possibly in Hydra's syntax, as a value of an override.
 
-    Lists, mappings and interpolations stay as they are; what Hydra would read as a number, a
+    Lists, mappings and interpolations are unchanged. Text that Hydra would read as a number, a
     boolean, null or several values is quoted.
     """
     try:
@@ -56,7 +56,7 @@ def text_value(text: str) -> str:
 
 
 def quote_paths(overrides: Iterable[str]) -> list[str]:
-    """Quote values that name an existing file as they were typed: `weights=my model (1).pt`."""
+    """Quote values that name an existing file, as typed: `weights=my model (1).pt`."""
     out = []
     for override in overrides:
         key, separator, value = override.partition("=")
@@ -69,14 +69,14 @@ def quote_paths(overrides: Iterable[str]) -> list[str]:
 
 
 def with_absolute_paths(overrides: Iterable[str]) -> list[str]:
-    """Overrides that mean the same in another working folder: existing paths in full, quoted."""
+    """Overrides for any working folder: existing paths become absolute and quoted."""
     return [_absolute(override) for override in quote_paths(overrides)]
 
 
 def _absolute(override: str) -> str:
     key, separator, _ = override.partition("=")
     name = key.lstrip("+~").rpartition(".")[2]
-    # The choice of a group (`codec/base=elic`) is no path, and neither is a caption.
+    # The choice of a group (`codec/base=elic`) and a caption are not paths.
     if not separator or "/" in key or name in _TEXTS:
         return override
     try:
@@ -109,16 +109,16 @@ def run_folder(overrides: Iterable[str], key: str = "hydra.run.dir") -> str | No
 
 @cache
 def _roots() -> frozenset[str]:
-    """The first parts of all keys that a config has."""
+    """The first components of all config keys."""
     settings = OmegaConf.load(_CONFIGS / "config.yaml")
     groups = {path.name for path in _CONFIGS.iterdir() if path.is_dir()}
     return frozenset({*map(str, settings), *groups} - {"defaults"})
 
 
 def is_override(argument: str) -> bool:
-    """Whether an argument of a command line that takes paths and overrides is an override.
+    """Whether an argument of a command line with paths and overrides is an override.
 
-    `key=value` is one where the config has such a key, or nearly; `results=1/a.png` is a path.
+    `key=value` is one if the config has this key or a similar one; `results=1/a.png` is a path.
     """
     key, separator, _ = argument.partition("=")
     root = key.lstrip("+~").replace("/", ".").partition(".")[0]

@@ -1,4 +1,4 @@
-"""The summary that a run prints when it is done: its points, and where its files are."""
+"""The summary of a finished run: its points and the paths of its files."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def report(trainer: Trainer) -> None:
 
 
 def table(title: str, results: list[PointResult]) -> Table:
-    """A row per operating point, a column per metric."""
+    """One row per operating point, one column per metric."""
     keys = dict.fromkeys(key for result in results for key in result.metrics)
     metrics = [metric for metric in ordered(keys) if metric.key != "bpp-payload"]  # in curve.json
     skipped = len(results[-1].skipped) if results else 0
@@ -57,7 +57,7 @@ def table(title: str, results: list[PointResult]) -> Table:
 
 
 def written(folder: Path) -> list[Path]:
-    """The files that a run has left for its user."""
+    """The files that a run has written for its user."""
     names = (
         *("curve.png", "curve.json", "images.csv", "reconstructions", "model"),
         "checkpoints/last.ckpt",

@@ -1,13 +1,12 @@
-"""Measure a codec at every operating point, train it before if asked to; or train a part of one.
+"""Measure a codec at every operating point, optionally after training; or train a part of one.
 
     python -m experiments.run codec=… datamodule=… [key=value …]
     python -m experiments.run -m codec=jpeg,webp,avif …
     python -m experiments.run experiment=sdedit/prior …
     python -m experiments.run experiment=cdc/small … ckpt_path=last
 
-The second is a run per codec, and a table of them all at the end. The third trains what a codec is
-built on (`part`), which makes no bytes and is only validated. The last goes on with a training that
-was stopped; an evaluation that was stopped goes on by the same command.
+The second command runs each codec and prints a table. The third trains a part of a codec (`part`),
+which is only validated. The last resumes a training; evaluations resume by the same command.
 """
 
 import logging
@@ -52,7 +51,7 @@ OF_CODECS = ("evaluation", "curves", "reconstructions")  # callbacks that need b
 
 
 def train_part(cfg: DictConfig) -> None:
-    """Fit what a codec is built on, validate it, and leave its checkpoint and weights."""
+    """Fit and validate a part of a codec, and write its checkpoint and weights."""
     import torch
     from hydra.utils import instantiate
     from lightning.pytorch import LightningModule, seed_everything
@@ -75,11 +74,11 @@ def train_part(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig) -> None:
-    """Fit (where `fit=true`), test at every operating point, report.
+    """Fit (with `fit=true`), test at every operating point, report.
 
     Raises:
-        ValueError: a setting is wrong, there is nothing to train, or there are no trained weights
-            to measure.
+        ValueError: a setting is wrong, there is nothing to train, or the codec to measure has no
+            trained weights.
     """
     from hydra.utils import instantiate
     from lightning.pytorch import seed_everything
@@ -99,7 +98,7 @@ def run(cfg: DictConfig) -> None:
     else:
         refuse_untrained_parts(codec, cfg)
     _check_sharding(codec, cfg)
-    # What is trained: the codec, or what trains it otherwise than the codec does itself.
+    # The trained module: the codec, or a module that trains it in another way.
     learner: LightningModule = instantiate(cfg.part)(codec) if cfg.get("part") else codec
     codec.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
     trainer, datamodule = _set_up(learner, cfg)
@@ -113,7 +112,7 @@ def run(cfg: DictConfig) -> None:
     elif cfg.ckpt_path:
         load_trained(learner, cfg.ckpt_path)
 
-    # Images are encoded once for all points that share their bytes, or begin with the same.
+    # Images are encoded once for all points that share their bytes or a prefix of them.
     passes = group_by_bytes(points, progressive=codec.progressive)
     for shared in passes:
         measuring = MeasuringPass(codec, shared, ceiling=shared is passes[-1])
@@ -147,7 +146,7 @@ def _check_sharding(codec: "Codec", cfg: DictConfig) -> None:
 
 
 def warn_of_batch_size(cfg: DictConfig, world_size: int) -> None:
-    """Say where a step trains on more or fewer images, in all processes, than the paper's."""
+    """Warn if the batch size over all processes is not the paper's."""
     wanted, accumulated = cfg.get("paper_batch_size"), cfg.trainer.accumulate_grad_batches
     found = cfg.datamodule.batch_size * world_size * accumulated
     if wanted is not None and found != wanted:
@@ -161,7 +160,7 @@ def warn_of_batch_size(cfg: DictConfig, world_size: int) -> None:
 def _set_up(
     module: "LightningModule", cfg: DictConfig, without: Sequence[str] = ()
 ) -> "tuple[Trainer, LightningDataModule]":
-    """The config's trainer, with all its callbacks but those of the given names, and its data."""
+    """The config's trainer with all callbacks except the named ones, and its datamodule."""
     from hydra.utils import instantiate
 
     module.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
@@ -185,7 +184,7 @@ def _fit(
 
 
 def _check_warm_up(trainer: "Trainer", module: "LightningModule") -> None:
-    """Training does not end while the learning rate still rises."""
+    """Refuse a training that ends while the learning rate still rises."""
     warmup_steps = getattr(module, "warmup_steps", 0)
     if 0 < trainer.max_steps < warmup_steps:
         key = "part" if hasattr(module, "product") else "codec"
@@ -196,7 +195,7 @@ def _check_warm_up(trainer: "Trainer", module: "LightningModule") -> None:
 
 
 def _check_average(trainer: "Trainer") -> None:
-    """Weights are averaged at all: else those that training began with would be left of it."""
+    """Refuse a training that ends before weight averaging starts."""
     from lightning.pytorch.callbacks import EMAWeightAveraging
 
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The folder of a run: made for it alone, or gone on with, and locked while its process lives."""
+"""The folder of a run: new or resumed, and locked for the lifetime of its process."""
 
 import json
 import os
@@ -20,19 +20,18 @@ LOCK = ".running"
 OWNER = ".running.json"
 
 _started: set[Path] = set()
-_held: dict[Path, BaseFileLock] = {}  # as long as this process lives
+_held: dict[Path, BaseFileLock] = {}  # for the lifetime of this process
 
 
 def choose_folder(arguments: Sequence[str], cfg: DictConfig | None) -> list[str]:
     """Add the folder of a run to its command line, and lock it.
 
-    That is the folder of a stopped run of the same command (see `experiments.unfinished`), or a new
-    one; a folder that the command line names is locked as it is. A multirun gets a folder of its
-    own, too.
+    It is the folder of a stopped run of the same command (see `experiments.unfinished`), or a new
+    one. A folder that the command line names is locked. A multirun also gets its own folder.
 
     Args:
         arguments: of the command line.
-        cfg: what they make; None where it is no single run.
+        cfg: their config; None if it is not a single run.
 
     Raises:
         ValueError: another process runs in the folder that the command line names.
@@ -50,7 +49,7 @@ def choose_folder(arguments: Sequence[str], cfg: DictConfig | None) -> list[str]
     if "LOCAL_RANK" in os.environ:
         return arguments  # one of several processes of a run, which Lightning or torchrun started
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        # The tasks have no other way to agree, and a job that was requeued goes on in its folder.
+        # The tasks cannot agree otherwise, and a requeued job resumes in its folder.
         step = (os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_STEP_ID", "0"))
         folder = default.with_name(f"slurm-{'-'.join(step)}")
         hold(folder)
@@ -75,7 +74,7 @@ def _of_multirun(arguments: Sequence[str]) -> list[str]:
         return []
     given = run_folder(arguments, "hydra.sweep.dir")
     if given is not None:
-        if "${" not in given:  # whether it can be written, before Hydra says so by a traceback
+        if "${" not in given:  # check that it is writable, before Hydra fails with a traceback
             Path(given).mkdir(parents=True, exist_ok=True)
         return []
     from experiments.cli import compose_config
@@ -85,7 +84,7 @@ def _of_multirun(arguments: Sequence[str]) -> list[str]:
 
 
 def default_folder(cfg: DictConfig) -> Path:
-    """The folder that a run has by default, named after the second in which this is called."""
+    """The default folder of a run, named after the current second."""
     hydra = HydraConfig.instance()
     before = hydra.cfg
     hydra.set_config(cfg)  # which the folder's name is made of
@@ -96,7 +95,7 @@ def default_folder(cfg: DictConfig) -> Path:
 
 
 def make_new(folder: Path) -> Path:
-    """Make a folder that was not there before: this one, or with `-1`, `-2`, … at its end."""
+    """Create a folder that does not exist: this one, or with the suffix `-1`, `-2`, …."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
         path = folder.with_name(f"{folder.name}-{number}") if number else folder
@@ -107,7 +106,7 @@ def make_new(folder: Path) -> Path:
 
 
 def start(folder: Path) -> None:
-    """Begin a run in its folder, which this process holds, or holds from now on.
+    """Start a run in its folder, and lock it if it is not locked.
 
     Raises:
         ValueError: another process runs there, or another job of this multirun ran there.
@@ -132,7 +131,7 @@ def hold(folder: Path) -> None:
 
 
 def is_held(folder: Path) -> bool:
-    """Try to lock a run folder; whether this process holds it now."""
+    """Try to lock a run folder; returns whether this process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     key = folder.resolve()
     if key in _held:

@@ -1,8 +1,8 @@
-"""The overrides of a multirun: each holds for the jobs, whatever groups they choose.
+"""Overrides of a multirun, applied in each job independent of its group choices.
 
-Hydra composes a multirun once with its default groups before it looks at what is swept, and would
-refuse `-m codec=jpeg,webp codec.quality=50` because the default codec has no quality. What is
-written as a sweep of one value, `codec.quality=choice(50)`, is left to the jobs.
+Hydra composes a multirun once with its default groups before it looks at the sweep, and would
+refuse `-m codec=jpeg,webp codec.quality=50` because the default codec has no quality. An override
+written as a sweep of one value, `codec.quality=choice(50)`, is applied in the jobs only.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ FLAGS = ("-m", "--multirun")
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for several runs."""
+    """Whether a command line is a multirun."""
     return not set(arguments).isdisjoint(FLAGS)
 
 
 def for_each_job(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a multirun, with every override left to the jobs."""
+    """The arguments of a multirun with every override deferred to the jobs."""
     return [_left_to_the_jobs(argument) for argument in arguments]
 
 
@@ -35,21 +35,21 @@ def _left_to_the_jobs(argument: str) -> str:
         return argument
     if key.lstrip("+").startswith(("hydra.", "hydra/")) or override.is_delete():
         return argument
-    if override.value() is None:  # Hydra takes `choice(null)` for no sweep
+    if override.value() is None:  # Hydra does not treat `choice(null)` as a sweep
         return argument if is_group(override.key_or_group) else f"{key}=choice({_NULL})"
     changed = f"{key}=choice({value})"
     return changed if _parse(changed) is not None else argument
 
 
 def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> None:
-    """Compose a job of each combination of groups that a multirun has.
+    """Compose one job of each combination of groups of a multirun.
 
     Raises:
-        ValueError: a job lacks a key or a choice; the message names the groups that it chooses.
+        ValueError: a job lacks a key or a choice; the message names its groups.
     """
     overrides = [override for override in map(_parse, arguments) if override is not None]
     if any(override.key_or_group == "hydra/sweeper" for override in overrides):
-        return  # which has a syntax of its own
+        return  # which has its own syntax
     choices = []
     for override in overrides:
         key = override.get_key_element()
@@ -57,7 +57,7 @@ def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> None
             choices.append([f"{key}={override.get_value_element_as_str()}"])
         elif override.is_discrete_sweep():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-            # One value stands for all, except where they choose what else there is.
+            # One value represents all, except for groups, which change the other keys.
             choices.append(values if is_group(override.key_or_group) else values[:1])
     for job in product(*choices):
         try:

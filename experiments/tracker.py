@@ -1,4 +1,4 @@
-"""A W&B logger that never ends a measurement: it falls back to offline, and then to nothing."""
+"""A W&B logger that never stops a measurement: it falls back to offline, then to nothing."""
 
 import os
 import socket
@@ -16,16 +16,16 @@ from callbacks.tracking import in_one_line, never_fatal, warn_once
 
 SERVER = "https://api.wandb.ai"
 _FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
-_ours: dict[str, str] = {}  # of the variables, those that a run before this one has set
+_ours: dict[str, str] = {}  # variables that an earlier run of this process has set
 
 
 class Tracker(WandbLogger):
     """A `WandbLogger` whose failures are one warning.
 
     Args:
-        mode: `online`, `offline` or `disabled`; offline is used where the server does not answer or
-            a run cannot be started, and `disabled` where that fails.
-        options: as of `WandbLogger`.
+        mode: `online`, `offline` or `disabled`. It falls back to offline if the server does not
+            answer or a run cannot start, then to disabled.
+        options: of `WandbLogger`.
     """
 
     def __init__(self, *, mode: str, **options: Any) -> None:
@@ -35,7 +35,7 @@ class Tracker(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run; one that ignores everything where none can be had."""
+        """The W&B run; one that ignores everything if none can start."""
         if self._experiment is None:
             if self._mode == "online" and not is_reachable():
                 warn_once("W&B", f"{_server()} does not answer: this run is logged offline")
@@ -43,7 +43,7 @@ class Tracker(WandbLogger):
             for mode in dict.fromkeys((self._mode, "offline", "disabled")):
                 try:
                     return self._start(mode)
-                except Exception as error:  # its own, OSError, pydantic's, …
+                except Exception as error:  # its own errors, OSError, pydantic's, …
                     warn_once("W&B", f"W&B cannot run {mode} and is disabled: {in_one_line(error)}")
         return self._experiment
 
@@ -69,11 +69,11 @@ class Tracker(WandbLogger):
 
 
 def keep_files_below(folder: str) -> None:
-    """Put W&B's cache and data below a run's folder, unless the user's variables say otherwise."""
+    """Put W&B's cache and data below the run folder, unless the user's variables are set."""
     for variable, name in _FOLDERS.items():
         if os.environ.get(variable) == _ours.get(variable):
             _ours[variable] = os.environ[variable] = str(Path(folder, "wandb", name).resolve())
-    # Settings of the user are read from here; where there is no home, W&B would fail to.
+    # User settings are read from here; W&B fails without a home directory.
     home = os.environ.get("WANDB_CONFIG_DIR") or os.path.expanduser("~/.config")  # noqa: PTH111
     parent = next(path for path in (Path(home), *Path(home).parents) if path.exists())
     if not os.access(parent, os.W_OK):
@@ -81,7 +81,7 @@ def keep_files_below(folder: str) -> None:
 
 
 def is_reachable(seconds: float = 5) -> bool:
-    """Whether W&B's server takes connections; behind a proxy nobody knows before trying."""
+    """Whether W&B's server accepts connections; behind a proxy, True."""
     return bool(getproxies()) or _in_time(_connect, seconds)
 
 
@@ -96,7 +96,7 @@ def _connect() -> None:
 
 
 def _in_time(function: Callable[[], None], seconds: float) -> bool:
-    """Whether a function returns in time; looking up a name has no timeout of its own."""
+    """Whether a function returns in time; DNS lookups have no timeout of their own."""
     done = threading.Event()
 
     def attempt() -> None:

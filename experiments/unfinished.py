@@ -1,4 +1,4 @@
-"""Stopped runs of a command: where the same command goes on."""
+"""Finds the stopped run of a command, which the same command resumes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,15 +10,16 @@ from omegaconf import DictConfig
 from experiments.run_folder import default_folder
 
 _OVERRIDES = Path(".hydra") / "overrides.yaml"
-# What may be changed between the two: how to go on, and neither what is trained nor measured.
+# Keys that may change on resuming, because they affect neither training nor measuring.
 _MAY_DIFFER = ("ckpt_path=last", "datamodule.on_error=", "hydra.")
 
 
 def find_unfinished(arguments: Sequence[str], cfg: DictConfig) -> Iterator[Path]:
-    """The folders of stopped runs of these arguments, the newest one first.
+    """The folders of stopped runs of these arguments, the newest first.
 
-    That is a run whose evaluation is not over, or with `ckpt_path=last` one that has a checkpoint,
-    in the folder that runs of this name have by default. A process may be at work in it.
+    A run is stopped if its evaluation is incomplete or, with `ckpt_path=last`, if it has a
+    checkpoint. Only default folders of runs of this name are searched. A process may still run
+    there.
     """
     wanted = _lasting(arguments)
     folders = [path.parents[1] for path in default_folder(cfg).parent.glob(f"*/{_OVERRIDES}")]

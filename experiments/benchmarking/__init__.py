@@ -1,1 +1,1 @@
-"""How fast a codec is, and where the time goes."""
+"""Speed of a codec, and where its time goes."""

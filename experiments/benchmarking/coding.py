@@ -1,4 +1,4 @@
-"""Timing a codec on pictures of one size."""
+"""Times a codec on images of one size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from experiments.benchmarking.stopwatch import ENTROPY, NETWORK, Instruments, St
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds per image: the median over the repetitions, and the quartiles around it."""
+    """Seconds per image: median over the repetitions, and quartiles."""
 
     median: float
     low: float
@@ -26,7 +26,7 @@ class Times:
 
 
 def photograph(height: int, width: int) -> Tensor:
-    """A photograph (1, 3, height, width) in [0, 1]; what exceeds it is its mirror image."""
+    """A photograph (1, 3, height, width) in [0, 1], padded by reflection."""
     from skimage import data
 
     image = np.asarray(data.astronaut())
@@ -54,8 +54,8 @@ def measure_coding(
         x: images (B, 3, H, W) in [0, 1].
         point: the operating point.
         instruments: that see the parts.
-        repetitions: how often it is timed; medians and quartiles are over these.
-        warmup: how often it runs before.
+        repetitions: number of timed runs, for medians and quartiles.
+        warmup: number of runs before.
 
     Returns:
         `encode` and `decode`, each with `seconds` per image (median, low, high),
@@ -99,7 +99,7 @@ def count_flops(codec: Codec, x: Tensor, point: Point) -> dict[str, int]:
 
 
 def spread(seconds: Sequence[float]) -> Times:
-    """Median and quartiles; of fewer than two values, all are that one."""
+    """Median and quartiles; a single value is all three."""
     if len(seconds) < 2:
         return Times(seconds[0], seconds[0], seconds[0])
     low, middle, high = quantiles(seconds, n=4, method="inclusive")
@@ -118,7 +118,7 @@ def _parts(
     instruments: Instruments,
     batch: int,
 ) -> dict[str, float]:
-    """One more run, watched; the watching is in its times, and little of it."""
+    """One more run, instrumented; its times include a small overhead."""
     watch = Stopwatch(clock)
     with instruments.watching(watch):
         total = _seconds(stage, clock)

@@ -1,4 +1,4 @@
-"""Timing the loader of training images, without anything that is trained."""
+"""Times the loader of training images without training."""
 
 import time
 from itertools import pairwise
@@ -9,15 +9,15 @@ from experiments.benchmarking.coding import spread
 
 
 def measure_data(datamodule: ImageDataModule, *, num_batches: int) -> dict[str, Any]:
-    """Images per second of one process's training loader, and when the first batch is there.
+    """Images per second of one process's training loader, and the time of the first batch.
 
     Args:
-        datamodule: whose `train_dataloader` is taken; epochs follow one another.
-        num_batches: are timed, after the first one, which waits for lists to be read and loader
-            processes to begin.
+        datamodule: whose `train_dataloader` is timed, over consecutive epochs.
+        num_batches: number of timed batches after the first, which waits for file lists and for
+            loader processes.
 
     Raises:
-        ValueError: `num_batches` is not positive, or the images are not there.
+        ValueError: `num_batches` is not positive, or images are missing.
     """
     if num_batches < 1:
         raise ValueError(f"data must be at least 1 batch, got {num_batches}")

@@ -1,4 +1,4 @@
-"""How fast the machine is: its clock, its memory, its matrix products."""
+"""Speed of the machine: clock, memory, matrix products."""
 
 import platform
 import re
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 MIB = 1 << 20
-PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product is timed
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}  # side of the matrices whose product is timed
 PEAK_REPETITIONS = 5
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that waits for the device."""
+    """A clock in seconds that synchronizes with the device."""
 
     def clock() -> float:
         if device.type != "cpu":
@@ -28,7 +28,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product, the best of some."""
+    """Floating-point operations per second of a large matrix product, best of several."""
     size = PEAK_SIZE.get(device.type, 2048)
     a = torch.rand(size, size, device=device).to(dtype)
     clock = clock_of(device)
@@ -41,14 +41,14 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 class Memory:
-    """Peak memory while the context lasts: `mib`, None where the system does not tell."""
+    """Peak memory during a context: `mib`, None if the system does not report it."""
 
     mib: float | None = None
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Memory]:
-    """Most memory in use: allocated tensors on a GPU, the resident process on a CPU (Linux)."""
+    """Peak memory: allocated tensors on a GPU, the resident process on a CPU (Linux)."""
     memory = Memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -62,7 +62,7 @@ def peak_memory(device: torch.device) -> Iterator[Memory]:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Names and versions that a time depends on."""
+    """Names and versions that times depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "device": device.type,
@@ -82,9 +82,9 @@ def _forget_peak() -> bool:
 
 
 def resident_peak() -> float | None:
-    """The most memory in MiB that this program has had, or None where nobody knows.
+    """Peak resident memory of this process in MiB, or None if unknown.
 
-    What `resource.getrusage` tells begins with the peak of the process that started this one.
+    `resource.getrusage` starts with the peak of the parent process instead.
     """
     try:
         match = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())

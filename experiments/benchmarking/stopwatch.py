@@ -1,4 +1,4 @@
-"""Where the time of coding goes: networks, entropy coding, and the rest."""
+"""Splits the time of coding into networks, entropy coding and the rest."""
 
 import functools
 import sys
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 NETWORK, ENTROPY = "network", "entropy"
-# Functions of ours, by the name under which any module of the library may have imported them.
+# Functions of this library, by the name under which its modules import them.
 ENTROPY_FUNCTIONS = {
     "diffcodec.coding.entropy": ("encode_indices", "decode_indices", "encode_text", "decode_text"),
     "diffcodec.coding.rans": ("rans_encode", "rans_decode"),
@@ -28,10 +28,10 @@ ENTROPY_METHODS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class Stopwatch:
-    """Seconds per part; what an inner part takes is not counted for the one around it.
+    """Seconds per part; the time of an inner part is not counted for the outer one.
 
     Args:
-        clock: seconds, with the device synchronised.
+        clock: seconds, after device synchronization.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -41,12 +41,12 @@ class Stopwatch:
         self._since = 0.0
 
     def enter(self, part: str) -> None:
-        """Note that a part begins."""
+        """Start a part."""
         self._switch(part)
         self._stack.append(part)
 
     def leave(self) -> None:
-        """Note that the innermost part ends."""
+        """End the innermost part."""
         ended = self._stack.pop()
         outer = self._stack[-1] if self._stack else None
         if outer != ended:
@@ -54,7 +54,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """A part for as long as the context lasts."""
+        """A part that lasts as long as the context."""
         self.enter(name)
         try:
             yield
@@ -63,7 +63,7 @@ class Stopwatch:
 
     def _switch(self, part: str) -> None:
         current = self._stack[-1] if self._stack else None
-        if current != part:  # the clock waits for the device: not for every layer in a layer
+        if current != part:  # the clock synchronizes: only once for nested layers
             self._add(current)
 
     def _add(self, part: str | None) -> None:
@@ -74,10 +74,10 @@ class Stopwatch:
 
 
 class Instruments:
-    """Calls of networks and entropy coders, reported to a stopwatch while it is watching.
+    """Reports calls of networks and entropy coders to a stopwatch while it is watching.
 
-    Networks compiled by `torch.compile` are seen if this object was made before: hooks in compiled
-    code would break it, so a compiled function counts as one call.
+    Networks compiled by `torch.compile` are seen only if this object was created before: hooks
+    would break compiled code, so a compiled function counts as one call.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class Instruments:
     def _timed_compile(self, *args: Any, **options: Any) -> Any:
         compiled = self._compile(*args, **options)
         if isinstance(compiled, nn.Module):
-            return compiled  # its calls pass the hooks
+            return compiled  # its calls bypass the hooks
 
         @functools.wraps(compiled)
         def call(*inputs: Any, **named: Any) -> Any:
@@ -145,7 +145,7 @@ class Instruments:
 
 
 def _patch_functions(watch: Stopwatch) -> list[tuple[Any, str, Any]]:
-    """Wrap the library's entropy coders wherever they were imported; returns how to undo it."""
+    """Wrap the library's entropy coders wherever they were imported; returns the undo function."""
     wrapped = {}
     for owner, names in ENTROPY_FUNCTIONS.items():
         for name in names:

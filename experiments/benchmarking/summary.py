@@ -1,4 +1,4 @@
-"""The measurements as a table, and in relation to an earlier measurement."""
+"""The measurements as tables, and compared with an earlier measurement."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-SAME = ("device", "device_name", "threads")  # or a ratio would compare machines
+SAME = ("device", "device_name", "threads")  # otherwise ratios would compare machines
 
 
 def read_benchmark(path: str) -> dict[str, Any]:
     """Read an earlier `benchmark.json`.
 
     Raises:
-        ValueError: there is no such file, or it is no benchmark.
+        ValueError: the file does not exist, or is not a benchmark.
     """
     try:
         data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def read_benchmark(path: str) -> dict[str, Any]:
 
 
 def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """Ratios new / old of all that both measured, and a warning where the machines differ."""
+    """Ratios new / old of everything both measured, and a warning if the machines differ."""
     before = {_key(row): row for row in (*old["coding"], *old["training"])}
     ratios = []
     for row in (*new["coding"], *new["training"]):
@@ -53,7 +53,7 @@ def compare(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[list[dict[s
 
 
 def coding_table(data: Mapping[str, Any]) -> "Table":
-    """A row per variant, size and batch size: times per image in milliseconds."""
+    """One row per variant, size and batch size: milliseconds per image."""
     ratios = {_key(row): row for row in data.get("ratios", [])}
     table = _table(f"{data['name']} at {data['point']}: coding, ms per image (quartiles)")
     headings = ["variant", "size", "batch", "encode", "network/entropy/rest"]
@@ -80,7 +80,7 @@ def coding_table(data: Mapping[str, Any]) -> "Table":
 
 
 def training_table(data: Mapping[str, Any]) -> "Table":
-    """A row per variant: time per optimizer step."""
+    """One row per variant: time per optimizer step."""
     table = _table(f"{data['name']}: training, ms per step (quartiles)")
     ratios = {_key(row): row for row in data.get("ratios", []) if "training" in row}
     for heading in ("variant", "size", "batch", "step", "images/s", "MiB", "×"):
@@ -97,7 +97,7 @@ def training_table(data: Mapping[str, Any]) -> "Table":
 
 
 def data_table(data: Mapping[str, Any]) -> "Table":
-    """What the loader of a datamodule's training images gives."""
+    """Throughput of the loader of training images."""
     row = data["data"]
     table = _table(f"{data['name']}: training images")
     for heading in ("loader processes", "batch", "ms per batch", "images/s", "first after s"):
@@ -117,7 +117,7 @@ def _table(title: str) -> "Table":
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    # Training and coding of one variant, size and batch are two things.
+    # Training and coding of the same variant, size and batch are separate rows.
     kind = "training" if "training" in row or "seconds" in row else "coding"
     return kind, row["variant"], row["size"], row["batch"]
 

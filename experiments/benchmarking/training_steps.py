@@ -1,4 +1,4 @@
-"""Timing training steps, by the trainer that trains."""
+"""Times training steps with the trainer."""
 
 from typing import Any
 
@@ -28,16 +28,16 @@ class _StepTimer(Callback):
 def measure_training(
     codec: Codec, x: Tensor, trainer_options: dict[str, Any], *, repetitions: int, warmup: int
 ) -> dict[str, Any]:
-    """Seconds per optimizer step on a batch, and peak memory; it changes the codec's weights.
+    """Seconds per optimizer step on a batch, and peak memory; changes the codec's weights.
 
     Args:
-        codec: that can be trained.
+        codec: a trainable codec.
         x: images (B, 3, H, W) in [0, 1].
         trainer_options: accelerator, devices and precision of the `Trainer`.
-        repetitions, warmup: steps that are timed, and steps before.
+        repetitions, warmup: number of timed steps, and of steps before.
 
     Raises:
-        ValueError: the codec's training needs something that cannot be had.
+        ValueError: the codec's training needs something that is not available.
     """
     batch = {"image": x[0], "index": torch.tensor(0), "name": "photograph.png"}
     samples = [{**batch, "image": image} for image in x] * (warmup + repetitions)

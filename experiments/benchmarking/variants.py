@@ -10,14 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 def build_variants(
     cfg: DictConfig, variants: Mapping[str, Sequence[str] | None]
 ) -> tuple[dict[str, DictConfig], dict[str, str]]:
-    """A config per variant, and those that this codec cannot have with the reason.
+    """One config per variant, and the variants that this codec does not support, with the reason.
 
     Args:
-        cfg: the config that all set out from.
-        variants: name -> overrides, as on a command line; None: not wanted.
+        cfg: the base config.
+        variants: name -> overrides, as on a command line; None: skip.
 
     Raises:
-        ValueError: an override is none.
+        ValueError: an override is malformed.
     """
     made, left_out = {}, {}
     for name, overrides in variants.items():
@@ -40,7 +40,7 @@ def parse_size(size: str | int) -> tuple[int, int]:
     """`256` or `512x768` -> height and width in pixels.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it has another form.
     """
     parts = str(size).split("x")
     if not all(part.isdigit() and int(part) for part in parts) or len(parts) > 2:

@@ -1,1 +1,1 @@
-"""Curves of several runs on one page: joined, checked, put into figures and tables."""
+"""Joins, checks and draws the curves of several runs."""

@@ -1,4 +1,4 @@
-"""Bjøntegaard deltas of two curves, for metrics of either sign, or the reason why there is none."""
+"""Bjøntegaard deltas of two curves, for metrics of either sign, or the reason for their absence."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ MIN_OVERLAP = 0.5  # of the range that the two curves span together
 
 @dataclass(frozen=True)
 class Delta:
-    """The mean difference of two curves over the range that they share.
+    """The mean difference of two curves over their shared range.
 
     Attributes:
-        value: the difference, test minus anchor; None where there is none.
+        value: test minus anchor; None if undefined.
         low, high: the shared range, of the rate (metrics) or of the metric (rates).
-        overlap: its share of the range that both span together; of rates in their logarithm.
-        reason: why there is no value.
+        overlap: the shared range relative to the joint range; of rates in the logarithm.
+        reason: why `value` is None.
     """
 
     value: float | None = None
@@ -31,24 +31,24 @@ class Delta:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the value rests on less than half of what the curves span."""
+        """Whether the shared range is less than half of the joint range."""
         return self.value is not None and (self.overlap or 0.0) < MIN_OVERLAP
 
 
 def bd_metric(
     anchor: Line, test: Line, metric: str, *, method: str = "akima", rate: str = "bpp"
 ) -> Delta:
-    """Mean difference of a metric over the logarithm of the rate (BD-PSNR and its kin).
+    """Mean difference of a metric over the logarithm of the rate (such as BD-PSNR).
 
     Args:
         anchor, test: the curves.
-        metric: of either sign: the result is positive where the test's values are larger.
-        method: `akima` or `pchip`, through the points, or `cubic`, one polynomial that is fitted to
-            them (Bjøntegaard 2001).
+        metric: of either sign; the result is positive if the test's values are larger.
+        method: `akima` or `pchip`, through the points, or `cubic`, one polynomial fitted to them
+            (Bjøntegaard 2001).
         rate: the metric on the rate axis.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
     """
     _check(method)
     pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
@@ -75,12 +75,12 @@ def bd_rate(
 
     Args:
         anchor, test: the curves.
-        metric: of either sign; it must rise or fall with the rate all along.
-        method: as of `bd_metric`.
+        metric: of either sign; it must be monotonic in the rate.
+        method: as in `bd_metric`.
         rate: the metric on the rate axis.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
     """
     _check(method)
     pairs = anchor.pairs(metric, rate), test.pairs(metric, rate)
@@ -127,7 +127,7 @@ def _steady(values: Sequence[float]) -> bool:
 
 
 def _shared(axes: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Ends of the shared range, and its share of the whole."""
+    """Ends of the shared range, and its share of the joint range."""
     low, high = max(min(axis) for axis in axes), min(max(axis) for axis in axes)
     whole = max(max(axis) for axis in axes) - min(min(axis) for axis in axes)
     return low, high, (high - low) / whole

@@ -1,4 +1,4 @@
-"""Checks that curves were measured alike, and messages where they were not."""
+"""Checks that curves were measured alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from experiments.comparison.runs import Run
 
 @dataclass(frozen=True)
 class Field:
-    """A fact about a run in which compared curves must agree.
+    """A property of runs that compared curves must share.
 
     Attributes:
         name: for messages.
-        read: run -> its value as text, or None where the run does not say.
-        metrics: it matters only to curves with one of these; empty: to all.
+        read: run -> its value as text, or None if the run does not state it.
+        metrics: only curves with one of these are checked; empty: all.
     """
 
     name: str
@@ -24,14 +24,14 @@ class Field:
     metrics: tuple[str, ...] = ()
 
     def value(self, run: Run) -> str | None:
-        """The run's value, None where it does not say or it does not matter."""
+        """The run's value; None if it is not stated or irrelevant."""
         if self.metrics and not set(self.metrics) & set(run.curve.keys):
             return None
         return self.read(run)
 
 
 def fields(rate: str) -> list[Field]:
-    """The facts that are compared between runs whose rate axis is `rate`."""
+    """The properties that are compared for runs with this rate axis."""
     known = all_metrics().values()
     over_sets = tuple(metric.key for metric in known if isinstance(metric, SetMetric))
     variants = [
@@ -53,15 +53,15 @@ def fields(rate: str) -> list[Field]:
 
 
 def check(curves: Sequence[Line], *, rate: str = "bpp", allow: bool = False) -> list[Line]:
-    """The curves, each with marks for what it does not share with the others.
+    """The curves, each marked with the properties it does not share.
 
     Args:
-        curves: what is to be compared.
+        curves: to compare.
         rate: the metric on the rate axis.
         allow: mark differences instead of refusing them.
 
     Raises:
-        ValueError: they differ in what they must share; the message says which runs in what.
+        ValueError: the curves differ; the message lists which runs and in what.
     """
     differing = []
     for field in fields(rate):
@@ -83,7 +83,7 @@ def check(curves: Sequence[Line], *, rate: str = "bpp", allow: bool = False) -> 
 
 
 def unstated(curves: Sequence[Line], rate: str = "bpp") -> dict[str, list[str]]:
-    """Name of a field -> names of the curves that do not say it, where others do."""
+    """Name of a property -> names of the curves that do not state it while others do."""
     found: dict[str, list[str]] = {}
     for field in fields(rate):
         relevant = [
@@ -117,7 +117,7 @@ def _text(value: Any) -> str | None:
 
 
 def _skipped(meta: Mapping[str, Any]) -> str | None:
-    """Which images could not be read: as many others would be another set."""
+    """The images that could not be read; different ones make a different set."""
     if "num_skipped" not in meta:
         return None
     return ", ".join(map(str, meta.get("skipped") or [])) or "none"
@@ -145,7 +145,7 @@ def _rate(run: Run, rate: str) -> str | None:
 
 
 def _fid(meta: Mapping[str, Any]) -> str | None:
-    """One name per protocol: publications word it as they like."""
+    """One name per protocol; publications word it differently."""
     stated = meta.get("fid")
     if stated is None:
         return None
@@ -158,6 +158,6 @@ def _variant(meta: Mapping[str, Any], metric: Metric) -> str | None:
     variants = meta.get("variants") or {}
     if metric.key in variants:
         return str(variants[metric.key])
-    # As publications and older files have it: of LPIPS alone, beside the rest or in the config.
+    # As in publications and older files: for LPIPS only, beside the rest or in the config.
     evaluation = (meta.get("config") or {}).get("callbacks", {}).get("evaluation") or {}
     return _text(meta.get(metric.key, evaluation.get(metric.key)))

@@ -1,4 +1,4 @@
-"""Several data sets in one table: each is compared on its own, then they stand side by side."""
+"""Several data sets in one table: each is compared separately."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from experiments.comparison.table import RATE_OF, Cell, Table
 
 
 def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each data set, in the order of their first runs.
+    """The runs of each data set, in order of their first runs.
 
     Raises:
         ValueError: a run does not state its data set.
@@ -25,10 +25,10 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def side_by_side(tables: Mapping[str, Table]) -> Table:
-    """Tables of several data sets -> one with decoding time, realism and PSNR of each.
+    """Tables of several data sets -> one table with decoding time, realism and PSNR of each.
 
-    It has the columns of the table in "Fast Training-free Perceptual Image Compression" (2025),
-    Sec. 4.2; a codec that was not run on a data set has blanks there.
+    The columns are those of the table in "Fast Training-free Perceptual Image Compression" (2025),
+    Sec. 4.2. Cells of data sets that a codec was not run on are empty.
 
     Args:
         tables: data set -> its table.
@@ -64,7 +64,7 @@ def _cells(out: Table, table: Table, dataset: str, name: str) -> list[Cell]:
     shown = _shown(table)
     for row in table.rows:
         if row[0].text == name:
-            marks = row[0].notes  # of the whole row, which here has cells of other data sets
+            marks = row[0].notes  # of the whole row, which contains cells of other data sets
             return [
                 Cell(cell.text, _carried(out, table, dataset, (*marks, *cell.notes)), cell.value)
                 for cell in (row[i] for i in shown)

@@ -23,21 +23,20 @@ COLORS = (
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
 COLUMNS = 6  # of panels in a row
-FIDELITY = "psnr-rgb"  # what realism is set against
+FIDELITY = "psnr-rgb"  # the x axis of realism
 
 
 def draw_all(
     curves: Sequence[Line], folder: Path, *, rate: str = "bpp", at: Sequence[float] = ()
 ) -> list[Path]:
-    """Draw every metric against the rate, alone and in a grid, realism against PSNR, an overview.
+    """Draw every metric against the rate, realism against PSNR, a grid and an overview.
 
     Args:
-        curves: what is compared.
-        folder: where the files go: `METRIC.png`, `METRIC.svg`, `overview.*`, `grid.*` (where there
-            are more metrics than an overview shows) and `perception_distortion_METRIC.*`.
+        curves: to compare.
+        folder: for the files `METRIC.png`, `METRIC.svg`, `overview.*`, `grid.*` (if there are more
+            metrics than an overview shows) and `perception_distortion_METRIC.*`.
         rate: the metric on the rate axis.
-        at: rates in bits per pixel for realism against PSNR; by default those that most curves
-            reach.
+        at: rates in bits per pixel for realism against PSNR; default: rates that most curves reach.
 
     Returns:
         The PNG files.
@@ -45,7 +44,7 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     metrics = measured(curves)
     written = []
-    # A panel that compares nothing is left out, as where only published curves have the metric.
+    # Skip panels without a comparison, for example with published curves only.
     least = min(2, len(curves))
     own = [curve for curve in curves if not curve.published] or curves
     shared = [
@@ -70,12 +69,12 @@ def draw_all(
 
 
 def color_of(index: int) -> str:
-    """The colour of the curve with this number."""
+    """The colour of the curve with this index."""
     return COLORS[index % len(COLORS)]
 
 
 def _panels(curves: Sequence[Line], metrics: Sequence[Metric], rate: str) -> Figure:
-    """A panel for each metric, in rows; in a grid those of perception are red (CDC's Fig. 2)."""
+    """One panel per metric, in rows; in a grid, perception panels are red (CDC, Fig. 2)."""
     rows = -(-len(metrics) // COLUMNS)
     columns = -(-len(metrics) // rows)
     figure = Figure(figsize=(4.6 * columns + 0.4, 3.9 * rows + 0.5), layout="constrained")
@@ -120,11 +119,11 @@ def draw_lines(
 
     Args:
         axis: the panel.
-        lines: label -> (x, value), in order of x; one without points keeps its colour.
-        metric: what the values are of.
-        across: label of the x axis, which is logarithmic where it spans a decade.
-        published: labels of lines that others measured, which are dashed.
-        counted: what the values are taken over, as `Metric.counted` says.
+        lines: label -> (x, value), sorted by x; a line without points keeps its colour.
+        metric: of the values.
+        across: label of the x axis, which is logarithmic if it spans a decade.
+        published: labels of published lines, which are dashed.
+        counted: number of patches or images, from `Metric.counted`.
     """
     for i, (label, pairs) in enumerate(lines.items()):
         if not pairs:
@@ -150,7 +149,7 @@ def draw_lines(
 def _perception_distortion(
     curves: Sequence[Line], metric: Metric, *, rate: str, at: Sequence[float]
 ) -> Figure | None:
-    """Realism against PSNR, a panel per rate; curves of one family are joined by a line."""
+    """Realism against PSNR, one panel per rate; curves of one family are joined by a line."""
     rates = list(at) or common_rates(curves, (metric.key, FIDELITY), rate=rate)
     rates = [bpp for bpp in rates if any(_place(curve, metric.key, bpp, rate) for curve in curves)]
     if not rates:
@@ -173,7 +172,7 @@ def _perception_distortion(
         counted = metric.counted(metas_of(curves, metric))
         axis.set_ylabel("\n".join(filter(None, (metric.axis_label, counted))))
         if metric.better != "higher":
-            axis.invert_yaxis()  # better is up and to the right
+            axis.invert_yaxis()  # better is at the top right
         axis.grid(alpha=0.3)
     legend_below(figure, axes, 2 * len(rates))
     return figure
@@ -197,7 +196,7 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
 
 
 def save(figure: Figure, stem: Path) -> Path:
-    """Write a figure as `STEM.svg` and `STEM.png`; the latter's path."""
+    """Write a figure as `STEM.svg` and `STEM.png`; returns the latter path."""
     FigureCanvasAgg(figure)
     for suffix in (".svg", ".png"):
         figure.savefig(stem.with_name(stem.name + suffix), dpi=130)

@@ -1,4 +1,4 @@
-"""`index.html`: one file with its data and scripts in it, that opens from disk."""
+"""`index.html`: one file with its data and scripts, which opens from disk."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from experiments.comparison.table import Table
 
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("chart.js", "viewer.js", "start.js")
-BRIEF_LINES = 12  # of a config, in what is shown while hovering
+BRIEF_LINES = 12  # entries of a config in a tooltip
 
 
 def write_page(
@@ -27,9 +27,9 @@ def write_page(
     pictures: Sequence[Pictures],
     rate: str = "bpp",
 ) -> None:
-    """Write the page; pictures are referred to by paths relative to it."""
+    """Write the page; pictures are referenced by paths relative to it."""
     data = json.dumps(page_data(curves, table, pictures, rate), allow_nan=False)
-    # Inside a script element, "<" could end it.
+    # "<" could end the script element.
     data = data.replace("<", "\\u003c")
     script = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)
     page = (PARTS / "index.html").read_text(encoding="utf-8")

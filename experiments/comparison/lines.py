@@ -1,4 +1,4 @@
-"""Runs -> curves: which points belong on one line, and what the line is called."""
+"""Joins runs into curves: which points form a line, and its name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,15 +26,15 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """Points that are one codec at several rates.
+    """Points of one codec at several rates.
 
     Attributes:
-        name: of the curve, unique among those that are compared.
-        family: the runs' own name, which curves that differ in their settings share.
-        points: in order of rate.
-        settings: what tells this curve from others.
-        marks: in what it differs from the others although they are compared (`--allow`).
-        ceiling: metric -> the best that this codec can reach at any rate.
+        name: of the curve, unique in the comparison.
+        family: the runs' own name, shared by curves that differ in settings.
+        points: sorted by rate.
+        settings: that distinguish this curve from others.
+        marks: properties that differ from other curves (`--allow`).
+        ceiling: metric -> the best value that this codec can reach at any rate.
     """
 
     name: str
@@ -46,23 +46,23 @@ class Line:
 
     @property
     def label(self) -> str:
-        """Its name, and what must be known when it is seen beside others."""
+        """Its name and the properties that must be known beside others."""
         return f"{self.name} [{'; '.join(self.marks)}]" if self.marks else self.name
 
     @property
     def runs(self) -> list[Run]:
-        """Where its points come from, each once."""
+        """The runs of its points, each once."""
         return list(dict.fromkeys(point.run for point in self.points))
 
     @property
     def published(self) -> bool:
-        """Whether it was measured by others, elsewhere."""
+        """Whether it was measured elsewhere."""
         return all(run.published for run in self.runs)
 
     def pairs(self, metric: str, rate: str = "bpp") -> list[tuple[float, float]]:
-        """(rate, value) of the points that have both, in order of rate.
+        """(rate, value) of the points that have both, sorted by rate.
 
-        A publication that has one rate only is taken at that one.
+        A publication with only one kind of rate uses that one.
         """
         return sorted(
             (p.metrics.get(rate, p.metrics["bpp"]), p.metrics[metric])
@@ -72,7 +72,7 @@ class Line:
 
 
 def measured(curves: Iterable[Line]) -> list[Metric]:
-    """The metrics but rates that at least one curve has, in the order in which they are shown."""
+    """The metrics, except rates, that at least one curve has, in display order."""
     found = ordered(key for curve in curves for point in curve.points for key in point.metrics)
     return [metric for metric in found if metric.kind != "rate"]
 
@@ -86,20 +86,20 @@ def metas_of(curves: Iterable[Line], metric: Metric) -> list[Mapping[str, Any]]:
 def join(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Line], list[str]]:
     """Group the points of all runs into curves.
 
-    By default points share a curve if their runs have one name and data set and they differ in what
-    the points call their rate alone. A file whose points have names but no settings, such as a
-    published one, is always a curve of its own.
+    By default points share a curve if their runs have the same name and data set, and the points
+    differ only in their rate settings. A file whose points have names but no settings, such as a
+    published one, is one curve.
 
     Args:
-        runs: what was read.
-        by: what tells curves apart instead: `name`, `run`, keys of the config such as `codec.rho`
-            or `rho`, and keys of points such as `steps`, or `series`.
+        runs: to join.
+        by: what distinguishes curves instead: `name`, `run`, keys of the config such as `codec.rho`
+            or `rho`, keys of points such as `steps`, or `series`.
 
     Returns:
-        The curves in the order of their first points, and remarks on what was left out.
+        The curves in order of their first points, and remarks on what was left out.
 
     Raises:
-        ValueError: a key of `by` is in no run.
+        ValueError: no run has a key of `by`.
     """
     points = [
         Measurement(point, metrics, run)
@@ -135,7 +135,7 @@ def _default_key(point: Measurement) -> dict[str, str]:
 
 
 def _tell_by_weights(points: Sequence[Measurement], keys: dict[int, dict[str, str]]) -> None:
-    """Where weights alone tell two points apart, they are two models and not two rates."""
+    """Points that differ only in weights are two models, not two rates."""
     seen: dict[tuple[object, ...], list[Measurement]] = {}
     for point in points:
         place = (*keys[id(point)].items(), *_as_text(point.point.rate).items())
@@ -152,7 +152,7 @@ def _tell_by_weights(points: Sequence[Measurement], keys: dict[int, dict[str, st
 
 
 def _newest(points: Sequence[Measurement]) -> tuple[list[Measurement], list[str]]:
-    """Keep the newest run's points where points were measured several times with one config."""
+    """Keep the newest of several measurements of the same points with one config."""
     groups: dict[tuple[object, ...], list[Measurement]] = {}
     for point in points:
         same: object = point.run.source
@@ -176,7 +176,7 @@ def _lasting(point: Measurement) -> dict[str, object]:
 
 
 def _place(point: Measurement) -> tuple[object, ...]:
-    """The identity of a point, whatever else was measured in its run."""
+    """The identity of a point, independent of other points of its run."""
     settings = point.point.settings
     return tuple(_as_text(settings).items()) if settings else (point.name,)
 
@@ -200,11 +200,11 @@ def _check_keys(by: Sequence[str], points: Sequence[Measurement]) -> None:
 
 
 def lookup(point: Measurement, key: str) -> str:
-    """A setting of an operating point, its preset or its run as text, "" where there is none.
+    """A setting of an operating point, its preset or its run as text; "" if there is none.
 
     Args:
         point: the measurements at it.
-        key: as of `join`.
+        key: as in `join`.
     """
     if key == "name":
         return point.run.name
@@ -216,7 +216,7 @@ def lookup(point: Measurement, key: str) -> str:
     if key in own:
         return own[key]
     flat = flatten(point.run.config)
-    # The enhancer's presets have settings of their own, such as the solver.
+    # The enhancer's presets have their own settings, such as the solver.
     of_preset = flat.get(f"codec.preset.{own.get('preset')}.{key}")
     return flat.get(key) or flat.get(f"codec.{key}") or of_preset or ""
 
@@ -229,9 +229,9 @@ def _ceiling(points: Sequence[Measurement]) -> dict[str, float]:
 
 
 def _named_apart(curves: list[Line]) -> list[Line]:
-    """Add to names that occur several times what tells their curves apart.
+    """Append what distinguishes curves to names that occur several times.
 
-    That is the series where it does, and else the settings that differ.
+    That is the series if it suffices, else the differing settings.
     """
     named = []
     for curve in curves:
@@ -240,7 +240,7 @@ def _named_apart(curves: list[Line]) -> list[Line]:
         told = {k: v for k, v in curve.settings.items() if k != "run"}
         by_series = len({_series(other) for other in alike}) > 1
         if by_series:
-            # The series says what these settings do.
+            # The series name covers these settings.
             alike = [other for other in alike if _series(other) == series]
             told = {k: v for k, v in told.items() if k not in curve.points[0].point.line}
         keys = dict.fromkeys(key for other in alike for key in other.settings if key in told)
@@ -257,9 +257,9 @@ def _named_apart(curves: list[Line]) -> list[Line]:
 
 
 def _series(curve: Line) -> str:
-    """What the points of a curve call their line, "" where they disagree.
+    """The series of the points of a curve; "" if they disagree.
 
-    A run that measured no other line has no name for its own.
+    A run with a single line has no series name.
     """
     found = {point.point.series for point in curve.points} - {""}
     return found.pop() if len(found) == 1 else ""

@@ -1,4 +1,4 @@
-"""Figures over something else than the rate: a setting such as the steps, or the decoding time."""
+"""Figures over a setting, such as the steps, or over the decoding time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ Series = list[tuple[float, Measurement]]
 def draw_over(
     curves: Sequence[Line], x: str, folder: Path, *, by: Sequence[str] = ()
 ) -> list[Path]:
-    """Draw every metric over a setting or a metric, a line for all that differ in it alone.
+    """Draw every metric over a setting or a metric, one line per combination of other settings.
 
-    PerCo's Fig. 8 is over `steps`, a line per rate; Fig. 2 of the enhancer over `decoding_time`, a
-    line per solver.
+    PerCo's Fig. 8 is over `steps`, one line per rate; Fig. 2 of the enhancer over `decoding_time`,
+    one line per solver.
 
     Args:
-        curves: what is compared.
-        x: a numeric setting of the operating points, or a metric that was measured.
-        folder: where `over_X.png` and `over_X.svg` go.
-        by: what tells lines apart, as `--by` of the comparison. By default all settings of the
-            points but `x` and, over a metric, but the steps.
+        curves: to compare.
+        x: a numeric setting of the operating points, or a measured metric.
+        folder: for `over_X.png` and `over_X.svg`.
+        by: what distinguishes lines, as in `--by`. Default: all settings of the points except `x`
+            and, over a metric, except the steps.
 
     Returns:
         The PNG file.
@@ -60,7 +60,7 @@ def draw_over(
 
 
 def lines_over(curves: Sequence[Line], x: str, by: Sequence[str] = ()) -> dict[str, Series]:
-    """Name of a line -> its points in order of `x`, as `draw_over` shows them."""
+    """Name of a line -> its points sorted by `x`, for `draw_over`."""
     several = len({curve.family for curve in curves}) > 1
     lines: dict[str, Series] = {}
     for curve in curves:
@@ -88,7 +88,7 @@ def lines_over(curves: Sequence[Line], x: str, by: Sequence[str] = ()) -> dict[s
 
 
 def _telling(parts: dict[str, str], curves: Sequence[Line], x: str) -> dict[str, str]:
-    """The parts in which at least two points differ."""
+    """The settings in which at least two points differ."""
     points = [point for curve in curves for point in curve.points if _value(point, x) is not None]
     return {
         key: value
@@ -105,7 +105,7 @@ def _value(point: Measurement, x: str) -> float | None:
 
 
 def _rates(lines: dict[str, Series]) -> list[Metric]:
-    """The rate, where it changes along a line: what does not change needs no panel."""
+    """The rate, if it changes along a line; a constant rate needs no panel."""
     changes = any(
         len({point.metrics.get("bpp") for _, point in series}) > 1 for series in lines.values()
     )

@@ -1,15 +1,15 @@
-"""Values of curves at one rate, to set realism against fidelity."""
+"""Values of curves at one rate, for realism against fidelity."""
 
 import math
 from collections.abc import Sequence
 
 from experiments.comparison.lines import Line
 
-TOLERANCE = 0.1  # a single point stands for rates within 10% of its own
+TOLERANCE = 0.1  # a single point is used for rates within 10% of its own
 
 
 def value_at(curve: Line, metric: str, bpp: float, rate: str = "bpp") -> float | None:
-    """A curve's metric at a rate, PCHIP over the logarithm of the rate; None out of its range."""
+    """A curve's metric at a rate, by PCHIP over the logarithm of the rate; None out of range."""
     pairs = curve.pairs(metric, rate)
     near = [pair for pair in pairs if abs(math.log(pair[0] / bpp)) <= math.log(1 + TOLERANCE)]
     rates = [r for r, _ in pairs]
@@ -26,7 +26,7 @@ def value_at(curve: Line, metric: str, bpp: float, rate: str = "bpp") -> float |
 def common_rates(
     curves: Sequence[Line], metrics: Sequence[str], count: int = 3, rate: str = "bpp"
 ) -> list[float]:
-    """Rates that most of the curves with these metrics reach, evenly spread over their range."""
+    """Rates that most of the curves with these metrics reach, evenly spaced in their range."""
     candidates = sorted({r for curve in curves for r, _ in curve.pairs(metrics[0], rate)})
     if not candidates:
         return []

@@ -1,4 +1,4 @@
-"""Originals and reconstructions of several runs, paired by the image that they show."""
+"""Originals and reconstructions of several runs, matched by image."""
 
 import csv
 import hashlib
@@ -17,13 +17,13 @@ from experiments.comparison.lines import Line, Measurement
 
 @dataclass
 class Pictures:
-    """One test image as several codecs return it.
+    """The reconstructions of one test image by several codecs.
 
     Attributes:
         name: of the image file.
         width, height: in pixels.
         original: its path, relative to the page.
-        items: `curve` (its number), `point`, `bpp`, `psnr` (None if infinite or unknown) and `src`,
+        items: `curve` (its index), `point`, `bpp`, `psnr` (None if infinite or unknown) and `src`,
             a path relative to the page.
     """
 
@@ -35,14 +35,14 @@ class Pictures:
 
 
 def copy_pictures(curves: Sequence[Line], folder: Path, max_images: int) -> list[Pictures]:
-    """Copy what the runs left of their first images into `folder/pictures`.
+    """Copy the runs' pictures of their first images to `folder/pictures`.
 
-    Images are the same where their originals are, byte by byte: names alone may lie.
+    Images are matched by the bytes of their originals, not by name.
 
     Args:
-        curves: what is compared.
+        curves: to compare.
         folder: of the page.
-        max_images: how many images of the set.
+        max_images: number of images.
     """
     found: dict[str, Pictures] = {}
     for number, curve in enumerate(curves):
@@ -91,7 +91,7 @@ def _add(
 
 
 def _rows(point: Measurement) -> list[dict[str, str]]:
-    """The lines of `images.csv` at one operating point; none where there is no such file."""
+    """The rows of `images.csv` at one operating point; empty if the file does not exist."""
     if point.run.folder is None or point.run.published:
         return []
     path = point.run.folder / ROWS_FILE
@@ -108,7 +108,7 @@ def _copy(source: Path, folder: Path, target: Path) -> str:
 
 
 def _safe(name: str) -> str:
-    # Part of an address, too: no character that would have to be escaped there.
+    # Also part of a URL: no characters that need escaping.
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)
 
 

@@ -1,4 +1,4 @@
-"""A table on a terminal, in Markdown, in LaTeX and as CSV."""
+"""A table for the terminal, in Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from experiments.comparison.table import Cell, Table
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-MIN_NAME = 24  # characters of a curve's name that narrow terminals show in a line
+MIN_NAME = 24  # characters of a curve name in a line of a narrow terminal
 TABLE_FILES = ("table.md", "table.tex", "table.csv")
 _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -26,7 +26,7 @@ _LATEX = {
 
 
 def write_table(table: Table, folder: Path) -> None:
-    """Write a table as each of TABLE_FILES; the folder is made."""
+    """Write a table as each of TABLE_FILES; creates the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(to_markdown(table), encoding="utf-8")
     (folder / "table.tex").write_text(to_latex(table), encoding="utf-8")
@@ -34,7 +34,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 
 def to_rich(table: Table) -> "RichTable":
-    """For the terminal; footnotes are the caption."""
+    """For the terminal; footnotes become the caption."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
 
@@ -60,7 +60,7 @@ def to_rich(table: Table) -> "RichTable":
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table, with footnotes below."""
+    """A pipe table with footnotes below."""
     head = [_markdown(heading) for _, heading in table.columns]
     rows = [[replace(cell, text=_markdown(cell.text)) for cell in row] for row in table.rows]
     lines = [
@@ -76,7 +76,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `tabular` with booktabs rules, footnotes as its last lines."""
+    """A `tabular` with booktabs rules and footnotes as its last lines."""
     width = len(table.columns)
     lines = [
         f"% {table.title}",
@@ -96,7 +96,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """A line per mapping; None is an empty field."""
+    """One line per mapping; None is an empty field."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -105,7 +105,7 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def csv_rows(table: Table) -> list[dict[str, object]]:
-    """The table's cells with full precision, and the footnotes of each row in words."""
+    """The table's cells at full precision, and the footnotes of each row as text."""
     rows = []
     for row in table.rows:
         record: dict[str, object] = {
@@ -129,7 +129,7 @@ def _pipes(cells: Sequence[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    # What renders Markdown takes HTML, too.
+    # Markdown may contain HTML.
     return text.replace("|", r"\|").replace("<", "&lt;")
 
 

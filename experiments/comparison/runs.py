@@ -1,4 +1,4 @@
-"""Reading curves: `curve.json` of this project, and CompressAI's published results as they are."""
+"""Reads curves: this project's `curve.json` and CompressAI's published results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ DATASETS = Path(__file__).parents[1] / "configs" / "datamodule"
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One measured curve, as one run or one publication left it.
+    """One measured curve of a run or a publication.
 
     Attributes:
-        curve: what was measured.
-        source: where it was read from: a path, or the address of a W&B run.
-        folder: where `images.csv` and `reconstructions/` may be; None where there is none.
-        modified: seconds since the epoch: of two runs of one config the newer one counts.
+        curve: the measurements.
+        source: a path, or the URL of a W&B run.
+        folder: of `images.csv` and `reconstructions/`; None if unknown.
+        modified: seconds since the epoch; of two runs of one config the newer one counts.
     """
 
     curve: Curve
@@ -28,39 +28,39 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name in a legend; runs that differ in their settings alone share it."""
+        """The name in a legend, shared by runs that differ in settings."""
         if self.states_settings:
             return str(self.config.get("name") or self.curve.name)
         return self.curve.name
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What the file says of data set, metrics and config; empty for most publications."""
+        """What the file states of data set, metrics and config; empty for most publications."""
         return self.curve.meta
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run's whole config, empty if it has none."""
+        """The run's config; empty if it has none."""
         return dict(self.meta.get("config") or {})
 
     @property
     def states_settings(self) -> bool:
-        """Whether its points say what chooses them; older files have their names alone."""
+        """Whether its points state their settings; older files have names only."""
         return any(point.settings for point in self.curve.points)
 
     @property
     def published(self) -> bool:
-        """Whether it comes from elsewhere: only runs of this project know their config."""
+        """Whether it comes from elsewhere: only runs of this project have a config."""
         return not self.config
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:
-    """The runs of files, folders and globs (`**` goes down), each once, in order.
+    """The runs of files, folders and globs (`**` recurses), each once, in order.
 
-    `NAME=PATTERN` gives the curves another name.
+    `NAME=PATTERN` renames the curves.
 
     Raises:
-        ValueError: a pattern matches nothing, or a file is no curve.
+        ValueError: a pattern matches nothing, or a file is not a curve.
     """
     found: dict[Path, Run] = {}
     for pattern in patterns:
@@ -76,22 +76,22 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
 
 
 def read_file(path: Path, name: str | None = None) -> Run:
-    """A curve file of CompressAI's results schema, with or without this project's `meta`.
+    """A curve file in CompressAI's results schema, with or without this project's `meta`.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the file is not a curve.
     """
     try:
         data = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not a curve: {error}") from error
-    # A run of several series has a curve in a folder of each, and its pictures above them.
+    # A run with several series has one folder per series, and its pictures above them.
     folder, above = path.parent, path.parent.parent
     if not (folder / ROWS_FILE).is_file() and (above / ROWS_FILE).is_file():
         folder = above
     curve = curve_from_json(data, source=str(path))
     meta = dict(curve.meta)
-    # CompressAI and others keep a folder per data set and do not repeat it inside.
+    # CompressAI and others name the data set only by the folder.
     if "dataset" not in meta and (DATASETS / f"{path.parent.name}.yaml").is_file():
         meta["dataset"] = path.parent.name
     if name is not None:

@@ -1,4 +1,4 @@
-"""The parts of a config in which two runs differ."""
+"""The settings in which the configs of two runs differ."""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 from experiments.comparison.runs import Run
 
-# One model per rate means other weights per rate.
+# One model per rate has different weights per rate.
 WEIGHTS = ("codec.weights", "ckpt_path")
-# Of a run that trains: how. Where it ran, and what it logged, changes no picture.
+# How a run trains. Where it ran and what it logged changes no reconstruction.
 TRAINING = ("seed", "trainer.max_steps", "trainer.max_epochs", "trainer.precision", "datamodule")
 NOT_TRAINING = ("datamodule.root", "datamodule.test", "datamodule.val", "datamodule.name")
 
@@ -25,7 +25,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value of a config as it is typed on a command line."""
+    """A config value as typed on a command line."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -34,10 +34,9 @@ def shown(value: Any) -> str:
 
 
 def identity(run: Run) -> dict[str, str]:
-    """The settings of a run that change its pictures, apart from its weights.
+    """The settings of a run that change its reconstructions, except its weights.
 
-    What the operating points state themselves is not part of it: `gamma=0` of `[0, 0.8]` is that of
-    `[0]`, too.
+    Settings that operating points state are excluded: `gamma=0` of `[0, 0.8]` equals that of `[0]`.
     """
     flat = flatten(run.config)
     stated = {key for point in run.curve.points for key in point.settings}
@@ -55,7 +54,7 @@ def identity(run: Run) -> dict[str, str]:
 
 
 def weights(run: Run) -> dict[str, str]:
-    """Where a run's weights come from."""
+    """The sources of a run's weights."""
     flat = flatten(run.config)
     return {key: flat[key] for key in WEIGHTS if flat.get(key, "null") != "null"}
 

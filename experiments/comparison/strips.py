@@ -1,4 +1,4 @@
-"""Strips: the original and what every codec makes of it at about one rate."""
+"""Strips: the original and the reconstructions of all codecs at about one rate."""
 
 import math
 from collections.abc import Sequence
@@ -9,22 +9,21 @@ from experiments.comparison.lines import Line, Measurement
 from experiments.comparison.pictures import Pictures
 
 MOST_IMAGES = 3
-FARTHEST = 1.5  # times the rate, or that part of it: what is farther off is not shown
+FARTHEST = 1.5  # factor on the rate; points farther off are not shown
 
 
 def draw_strips(
     curves: Sequence[Line], pictures: Sequence[Pictures], folder: Path, rates: Sequence[float]
 ) -> list[Path]:
-    """Write `strip_RATE.png` for each rate: a row per image, a column per codec that gets there.
+    """Write `strip_RATE.png` for each rate: one row per image, one column per codec.
 
-    Pictures are 256x256 pixels of each image, pixel by pixel, so that artefacts are seen.
-
-    Headings have the mean rate over the data set. Codecs whose nearest operating point is more than
-    1.5 times as high or low, or that left no pictures, have no column.
+    Pictures are 256x256 crops of each image at full resolution. Headings show the mean rate over
+    the data set. Codecs whose nearest operating point is more than 1.5 times higher or lower, or
+    that left no pictures, have no column.
 
     Args:
-        curves: what is compared.
-        pictures: what the runs left, as `copy_pictures` put it into the folder.
+        curves: to compare.
+        pictures: from `copy_pictures`.
         folder: of the comparison.
         rates: in bits per pixel.
 
@@ -49,7 +48,7 @@ def draw_strips(
 
 
 def _nearest(curve: Line, rate: float) -> Measurement | None:
-    """The operating point whose mean rate is nearest, if it is near."""
+    """The operating point with the nearest mean rate, if it is near enough."""
 
     def distance(point: Measurement) -> float:
         return abs(math.log(point.metrics["bpp"] / rate))

@@ -1,4 +1,4 @@
-"""The table: a row per curve, its Bjøntegaard deltas against an anchor, and footnotes."""
+"""The table: one row per curve, Bjøntegaard deltas against an anchor, and footnotes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ RATE_OF = "psnr-rgb"  # BD-rate is taken at equal PSNR
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is shown, blank where there is none, and the numbers of its footnotes."""
+    """A displayed number, blank if there is none, and the numbers of its footnotes."""
 
     text: str = ""
     notes: tuple[int, ...] = ()
@@ -23,14 +23,14 @@ class Cell:
 
 @dataclass
 class Table:
-    """A table that any renderer can draw.
+    """A table for any renderer.
 
     Attributes:
-        title: what it is about.
+        title: of the comparison.
         columns: (key, heading); the first is the curve's name.
-        rows: a cell per column.
+        rows: one cell per column.
         footnotes: texts, numbered from 1.
-        warnings: what a reader should not overlook.
+        warnings: that a reader should not overlook.
     """
 
     title: str
@@ -65,16 +65,16 @@ def find_anchor(curves: Sequence[Line], name: str | None) -> Line:
 def build_table(
     curves: Sequence[Line], anchor: Line, *, method: str = "akima", rate: str = "bpp"
 ) -> Table:
-    """A row per curve: times, parameters, and deltas against the anchor.
+    """One row per curve: times, parameters, and deltas against the anchor.
 
     Args:
-        curves: what is compared.
+        curves: to compare.
         anchor: one of them.
         method: of the interpolation, `akima`, `pchip` or `cubic`.
         rate: the metric on the rate axis.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
     """
     datasets = dict.fromkeys(
         str(r.meta["dataset"]) for c in curves for r in c.runs if "dataset" in r.meta
@@ -191,7 +191,7 @@ def _significant(value: float) -> str:
 
 
 def all_deltas(curves: Sequence[Line], anchor: Line, rate: str = "bpp") -> list[dict[str, object]]:
-    """Every delta by every interpolation, a mapping per curve and metric: for a spreadsheet."""
+    """Every delta by every interpolation, one mapping per curve and metric, for a spreadsheet."""
     rows: list[dict[str, object]] = []
     for curve in curves:
         for metric in (m.key for m in measured(curves) if m.kind != "time"):

@@ -1,4 +1,4 @@
-"""Curves that runs left in W&B, and a comparison put back there."""
+"""Reads curves from W&B runs, and logs a comparison to W&B."""
 
 import json
 import math
@@ -21,12 +21,12 @@ JOB_TYPE = "comparison"
 def wandb_runs(path: str, group: str | None = None, api: Any = None) -> list[Run]:
     """The curves of a project's runs.
 
-    A run's `curve.json` is read where it was uploaded, else its history of `curve/…`.
+    Reads a run's uploaded `curve.json`, else its history of `curve/…`.
 
     Args:
         path: `ENTITY/PROJECT`.
-        group: only runs of this group; null: all that have a curve.
-        api: a `wandb.Api`; null makes one.
+        group: only runs of this group; null: all runs with a curve.
+        api: a `wandb.Api`; null creates one.
 
     Raises:
         ValueError: the project cannot be read, or none of its runs has a curve.
@@ -48,7 +48,7 @@ def wandb_runs(path: str, group: str | None = None, api: Any = None) -> list[Run
 def log_comparison(
     run: Any, curves: Sequence[Line], table: Table, figures: Sequence[Path], page: Path
 ) -> None:
-    """Put table, figures, joined curves and page into a W&B run of type `comparison`."""
+    """Log table, figures, joined curves and page to a W&B run of type `comparison`."""
     import wandb
 
     columns: list[str | int] = [heading for _, heading in table.columns]
@@ -92,7 +92,7 @@ def _read_run(run: Any) -> list[Run]:
     source = "/".join(run.path) if isinstance(run.path, list | tuple) else str(run.path)
     modified = _seconds(getattr(run, "created_at", None))
     curves = []
-    # A run of several series has a curve in a folder of each.
+    # A run with several series has one folder per series.
     for file in run.files(pattern=f"%{CURVE_FILE}"):
         with tempfile.TemporaryDirectory() as folder:
             file.download(root=folder, replace=True)
@@ -107,7 +107,7 @@ def _read_run(run: Any) -> list[Run]:
 
 
 def _from_history(run: Any, source: str, modified: float) -> Run | None:
-    """A run that was logged without its file: the points, but not what they are called."""
+    """A run without an uploaded file: points without their settings."""
     points: list[dict[str, float]] = []
     for row in run.scan_history():
         metrics = {

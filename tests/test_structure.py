@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LOCAL = {"diffcodec", "datamodules", "callbacks", "experiments"}
 LIBRARY = ROOT / "codecs" / "diffcodec"
-METHODS = {"perco", "cdc", "sdedit", "diffc", "ddcm", "base"}
+METHODS = {"perco", "cdc", "sdedit", "diffc", "ddcm", "stablecodec", "base"}
 # What the shared latent diffusion model is built on: neither codecs nor methods.
 BELOW_CODING = {"coding", "bitstream", "exact", "tiles"}
 BELOW_LATENT = {

@@ -86,11 +86,14 @@ def refuse_untrained(codec: "Codec", cfg: DictConfig) -> None:
     Raises:
         ValueError: it has no trained weights; the message says how to pass some.
     """
+    from diffcodec.zero_shot import ZeroShotCodec
+
     if cfg.allow_untrained or not is_untrained(codec, cfg):
         return
     keys = [f"codec.{name}.weights=…" for name, _ in untrained_parts(codec, cfg)]
     if _lacks_weights(codec, cfg.codec):
-        keys.append("codec.weights=…" if codec.trainable else "codec.backbone.weights=…")
+        zero_shot = isinstance(codec, ZeroShotCodec)
+        keys.append("codec.backbone.weights=…" if zero_shot else "codec.weights=…")
     raise ValueError(
         f"{type(codec).__name__} has no trained weights: pass {' and '.join(keys)} (the codec's "
         "YAML lists sources) or ckpt_path=FILE, or train it first by a recipe (experiment=…) or "

@@ -41,6 +41,10 @@ OVERRIDES = {
     ],
     "diffc": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.log2_candidates=12"],
     "ddcm": ["codec.bpp=[0.01,0.1]", "codec.steps=2", "codec.T=10", "codec.log2_atoms=14"],
+    "stablecodec": [
+        *("codec/backbone=small", "codec.backbone.weights=null", "codec.M=16"),
+        *("codec.widths=[24,16]", "codec.elic_N=8", "codec.elic_M=12"),
+    ],
     "elic": ["codec.N=12", "codec.M=144", "codec.groups=[4,4,8,16,112]"],
     "hific": ["codec.width=2", "codec.M=12", "codec.N=8", "codec.blocks=1"],
     "cheng2020_anchor": ["codec.size=[16]"],
@@ -139,16 +143,16 @@ def build(name: str, overrides: list[str]) -> Case:
     return Case(name, overrides, cfg, instantiate(cfg.codec).eval())
 
 
-def build_lively(name: str) -> Case:
+def build_lively(case_name: str) -> Case:
     """A codec of a test's size that makes use of its entropy coder, trained or not."""
     torch.manual_seed(0)
-    built = build(name, OVERRIDES.get(name, []))
+    built = build(case_name, OVERRIDES.get(case_name, []))
     # Random networks give all-zero latents; larger weights make them use the coder. A layer that
     # starts at zero would leave out what comes before it.
-    if built.codec.trainable and built.untrained:
+    if built.untrained:
         with torch.no_grad():
-            for parameter in built.codec.parameters():
-                if parameter.ndim == 4 and parameter.requires_grad:
+            for name, parameter in built.codec.named_parameters():
+                if parameter.ndim == 4 and (parameter.requires_grad or name.startswith("codec.")):
                     parameter.mul_(1.5) if parameter.any() else parameter.normal_(std=0.02)
     return built
 

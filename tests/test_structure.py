@@ -27,7 +27,7 @@ ROOMS = {
     "training": {*DOORS, "metrics"},
     "latent": {"points", "coding", "diffusion", "networks", "training", "weights"},
     # A method never imports another one: a base codec is handed over by the config.
-    **dict.fromkeys(("base", "cdc", "perco", "sdedit"), SHARED),
+    **dict.fromkeys(("base", "cdc", "perco", "sdedit", "stablecodec"), SHARED),
     "zero_shot": SHARED,
     "ddcm": {*SHARED, "zero_shot"},
     "diffc": {*SHARED, "zero_shot"},

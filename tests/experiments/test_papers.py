@@ -38,6 +38,10 @@ STAND_INS = {
     "diffcodec.cdc.CDC": ["codec.weights=null", "codec.width=8"],
     "diffcodec.diffc.DiffC": ["codec/backbone=small"],
     "diffcodec.ddcm.DDCM": ["codec/backbone=small"],
+    "diffcodec.stablecodec.StableCodec": [
+        *("codec/backbone=small", "codec.weights=null", "codec.elic_weights=null", "codec.M=16"),
+        *("codec.widths=[24,16]", "codec.elic_N=8", "codec.elic_M=12"),
+    ],
     "diffcodec.sdedit.SDEdit": ["codec/prior=small"],
     "diffcodec.base.compressai.CompressAICodec": ["codec.weights=null", "codec.quality=3"],
     "diffcodec.base.elic.Elic": ["codec.weights=null"],
@@ -143,7 +147,7 @@ def test_a_command_builds_on_stand_ins(module, line, tmp_path):
         given = [word for word in given if not word.startswith("codec.base")]
         given = [word for word in given if not word.startswith("codec/base")]
     given = [word for word in given if not word.startswith(OF_OTHERS)]
-    if first.codec.get("M") == 320 and "codec/backbone=small" in changes:
+    if target == "diffcodec.perco.PerCo" and first.codec.get("M") == 320:
         changes += ["codec.N=40", "codec.M=48"]  # what the shipped U-Net takes
     if "codec/prior=small" in changes and first.codec.prior.consistency is None:
         changes.remove("codec/prior=small")

@@ -64,7 +64,7 @@ def test_another_layout_is_refused_in_one_line(tmp_path, changes, reason):
     else:  # before its weights are loaded
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(
-        ValueError, match=r"is not Stable Diffusion 1\.x or 2\.x, which alone"
+        ValueError, match=r"is not supported, choose Stable Diffusion 1\.x, 2\.x or XL"
     ) as error:
         stable_diffusion(str(folder))
     assert str(error.value).endswith(reason)

@@ -32,7 +32,14 @@ COUNT = 1420
 # Decoding of these takes long: symbol after symbol, or a diffusion.
 COUNTS = {
     **{"mbt2018": 150, "cheng2020_anchor": 150, "cheng2020_attn": 150, "elic": 150},
-    **{"diffc": 150, "ddcm": 150, "perco": 600, "cdc_residual": 600, "sdedit": 1000},
+    **{
+        "diffc": 150,
+        "ddcm": 150,
+        "stablecodec": 150,
+        "perco": 600,
+        "cdc_residual": 600,
+        "sdedit": 1000,
+    },
 }
 OWN, BF16, FLOAT64 = "own", "bf16", "float64"
 

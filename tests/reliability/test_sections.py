@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 30
 # Of the default run: what decodes in milliseconds, and what takes a diffusion model's steps.
 COUNT = {"avif": 600, "webp": 150, "jpeg": 150, "jpeg2000": 150}
 OTHERS = 60
-DIFFUSION = {"cdc", "diffc", "ddcm", "perco", "cdc_residual", "cdc_jpeg", "sdedit"}
+DIFFUSION = {"cdc", "diffc", "ddcm", "perco", "cdc_residual", "cdc_jpeg", "sdedit", "stablecodec"}
 # Of the slow run, in which what has a context model, evaluated for every latent, takes long, too.
 SLOW_SHARE = DIFFUSION | {"mbt2018", "cheng2020_anchor", "cheng2020_attn", "elic"}
 SLOW_RUN = {True: 1500, False: 7000}

@@ -6,7 +6,6 @@ y_hat -> g_s -> x_hat
 """
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from compressai.entropy_models import EntropyModel, GaussianConditional
 from compressai.layers import CheckerboardMaskedConv2d, MaskedConv2d
 from compressai.models import CompressionModel
-from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
 from compressai.ops import compute_padding
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +21,12 @@ from torch.optim import Optimizer
 
 from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.hyper_synthesis import ScalesThenMeans
-from diffcodec.coding.latent_coder import ContextModel, LatentCoder, scales_then_means
+from diffcodec.coding.latent_coder import (
+    ContextModel,
+    LatentCoder,
+    scale_table,
+    scales_then_means,
+)
 from diffcodec.diffusion.tiling import check_window
 from diffcodec.networks.padding import crop_center, pad_around
 from diffcodec.networks.tiles import Network, by_tiles
@@ -123,7 +126,7 @@ class LearnedCodec(Codec):
                 # Their first forward does it: without this the weights change under the hash.
                 module.weight.mul_(module.mask)
         (conditional, *_) = (m for m in self.model.modules() if isinstance(m, GaussianConditional))
-        scales = torch.tensor(_scale_table())
+        scales = torch.tensor(scale_table())
         self._coder = LatentCoder(
             self.hyperprior.entropy_bottleneck,
             conditional,
@@ -285,13 +288,6 @@ class LearnedCodec(Codec):
 def size_of_z(height: int, width: int) -> tuple[int, int]:
     """Height and width of z for an image of that height and width."""
     return -(-height // STRIDE), -(-width // STRIDE)
-
-
-def _scale_table() -> list[float]:
-    """CompressAI's scales, evenly spaced by ratio, from the math library's exponential."""
-    low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
-    steps = SCALES_LEVELS - 1
-    return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]
 
 
 def _to_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ Tables are therefore built in float64 and h_s is computed in integers; between t
 correctly rounded operations on each value.
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -232,3 +233,12 @@ def _check_section(
         raise BitstreamError(f"section {name} holds a symbol that no encoder codes") from error
     if written != data:
         raise BitstreamError(f"section {name} is truncated, corrupted or of another image size")
+
+
+def scale_table() -> list[float]:
+    """CompressAI's scales, evenly spaced by ratio, from the math library's exponential."""
+    from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
+
+    low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)
+    steps = SCALES_LEVELS - 1
+    return [math.exp(low + i * (high - low) / steps) for i in range(SCALES_LEVELS)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-SUPPORTED = "Stable Diffusion 1.x, 2.x and XL (base)"
+SUPPORTED = "Stable Diffusion 1.x, 2.x or XL (base)"
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,16 @@ _OTHER_CONDITIONS = (
 
 
 class UnknownLayoutError(ValueError):
-    """A pipeline that is not Stable Diffusion 1.x or 2.x."""
+    """A pipeline that is not supported."""
 
     def __init__(self, source: str, reason: str) -> None:
-        super().__init__(
-            f"{source!r} is not Stable Diffusion 1.x or 2.x, which alone are taken (one CLIP text "
-            f"encoder and no other condition): {reason}"
-        )
+        super().__init__(f"{source!r} is not supported, choose {SUPPORTED}: {reason}")
 
 
-def _check_conditions(source: str, unet: Any) -> None:
+def _check_conditions(source: str, unet: Any, *, is_xl: bool) -> None:
     for name in _OTHER_CONDITIONS:
-        if unet.get(name) is not None:
+        expected = "text_time" if is_xl and name == "addition_embed_type" else None
+        if unet.get(name) != expected:
             raise UnknownLayoutError(source, f"its U-Net has {name}={unet[name]}")
 
 
@@ -96,7 +94,7 @@ def load_pipeline(source: str) -> Pipeline:
         source: `hf://owner/repo[@revision]` or a folder.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline, as SDXL is not.
+        ValueError: it cannot be had, or is no such pipeline.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -108,7 +106,9 @@ def load_pipeline(source: str) -> Pipeline:
     try:
         # Before gigabytes of it are loaded.
         _check_conditions(
-            source, UNet2DConditionModel.load_config(place, subfolder="unet", **options)
+            source,
+            UNet2DConditionModel.load_config(place, subfolder="unet", **options),
+            is_xl=is_xl,
         )
         vae: Any = AutoencoderKL.from_pretrained(place, subfolder="vae", **options)
         unet: Any = UNet2DConditionModel.from_pretrained(place, subfolder="unet", **options)
@@ -129,7 +129,9 @@ def load_pipeline(source: str) -> Pipeline:
             f"could not load a Stable Diffusion pipeline from {source!r} (a repository of the hub "
             f"or a folder, in diffusers' layout): {error}"
         ) from error
-    width, wanted = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    encoders = [encoder for encoder in (text_encoder, text_encoder_2) if encoder is not None]
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    wanted = unet.config.cross_attention_dim
     if width != wanted:
         raise UnknownLayoutError(
             source, f"its U-Net attends to {wanted} channels, its text encoder has {width}"

@@ -49,14 +49,15 @@ def test_a_rate_is_filled_and_not_exceeded(make_codec, photo, rate):
     codec = make_codec(rate, log2_atoms=12)
     (stream,) = codec.compress(photo[..., :50, :70])
     sent = codec._read(payload_of(codec, stream), 50, 70)
-    assert len(sent.levels) == 4
+    assert 4 <= len(sent.levels) <= 5
     assert 8 * len(stream) <= rate * 50 * 70
-    one_more = Codebook(4096, sent.codebook.atoms + 1).num_bits - sent.codebook.num_bits
-    assert 8 * len(stream) + 4 * one_more > rate * 50 * 70 - 8
+    assert 8 * len(stream) + sent.codebook.num_bits > rate * 50 * 70 - 16
+    # With one atom more, four levels would not fit.
+    assert 4 * Codebook(4096, sent.codebook.atoms + 1).num_bits > rate * 50 * 70 - 8 * 13
 
 
 def test_where_one_atom_is_too_many_there_are_fewer_levels_but_one(make_codec, photo):
-    codec = make_codec([0.001, 0.04])
+    codec = make_codec([0.001, 0.035])
     counts = []
     for point in codec.points:
         stream = stream_of(codec, photo[..., :50, :70], point)

@@ -69,14 +69,14 @@ class DDCM(ZeroShotCodec):
     Args:
         backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
         bpp: one or several rates, in bits per pixel of the whole file, from which M follows: the
-            most atoms with which all T levels fit, or where one is too many, one at fewer levels.
-            A file has at least one level.
+            most atoms with which T levels fit, and then as many levels as fit. Where one atom is
+            too many, there are fewer levels, but at least one.
         M: in place of `bpp`: atoms of each level.
         psnr: in place of `bpp`: for each image the least M, by bisection, with which its picture at
             the selected point reaches so many dB (Sec. 3.5), or what comes closest up to an eighth
             of the latent's numbers. It encodes about ten times.
-        T: levels that carry bits, in 1 to 256, one evaluation of the network each. The paper's T
-            has the steps after them, too.
+        T: levels that carry bits, in 1 to 256, one evaluation of the network each; with `bpp`
+            about so many. The paper's T has the steps after them, too.
         log2_atoms: log2 of K, in 8 to 20. It is never less than the numbers of a latent.
         priority: a folder of maps for the images of a data set, see `diffcodec.ddcm.priority`; a
             map may also be given to `compress`.
@@ -259,7 +259,7 @@ class DDCM(ZeroShotCodec):
             low, high = (middle, high) if fits(middle) else (low, middle)
         codebook = Codebook(size, low)
         left = room - _ATOMS_LENGTH_BITS - (low.bit_length() - 1)
-        return codebook, max(1, min(T, left // (STEP_BITS + codebook.num_bits)))
+        return codebook, max(1, min(MAX_LEVELS, left // (STEP_BITS + codebook.num_bits)))
 
     def _send(
         self,

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from callbacks.coverage import check_cover, report_skipped, unique_features, unique_rows
 from callbacks.means import Means, means_of, named
 from callbacks.measurements import Batch, Features, Measurements
+from callbacks.metric_networks import LOADED, choose_metrics, load_networks, taker
 from diffcodec.codec import Codec, to_uint8
 from diffcodec.measuring import CodecOutput, Decoding, MeasuringPass, PointResult
 from diffcodec.metrics import (
@@ -20,7 +22,6 @@ from diffcodec.metrics import (
     Coding,
     CodingMetric,
     ImageMetric,
-    Metric,
     SetMetric,
     all_metrics,
 )
@@ -67,9 +68,9 @@ class Evaluation(Callback):
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol {protocol!r}, choose from {sorted(PROTOCOLS)}")
         self.protocol = protocol
-        self.metrics = _choose(metrics)
+        self.metrics = choose_metrics(metrics)
         self._weights = dict(weights or {})
-        takers = {_taker(m) for m in all_metrics().values() if isinstance(m, _LOADED)}
+        takers = {taker(m) for m in all_metrics().values() if isinstance(m, LOADED)}
         unknown = sorted(set(self._weights) - takers)
         if unknown:
             raise ValueError(
@@ -153,7 +154,9 @@ class Evaluation(Callback):
         # One process after the other: the first one downloads, the others find it in the cache.
         for rank in range(trainer.world_size):
             if rank == trainer.global_rank:
-                self._load_networks(announce=trainer.is_global_zero)
+                self._measures, self._embeddings = load_networks(
+                    self.metrics, self._weights, announce=trainer.is_global_zero
+                )
             trainer.strategy.barrier()
         available: list[Any] = gather_all(
             [(sorted(self._measures or {}), sorted(self._embeddings))]
@@ -171,29 +174,6 @@ class Evaluation(Callback):
                     f"{metric.key} needs data that datamodule {datamodule.name!r} does not have: "
                     f"pass {metric.option}"
                 )
-
-    def _load_networks(self, *, announce: bool) -> None:
-        self._measures = {}
-        missing: dict[str, list[str]] = {}
-        for metric in self.metrics:
-            if not isinstance(metric, _LOADED) or _taker(metric) in self._embeddings:
-                continue
-            taker = _taker(metric)
-            assert metric.build is not None
-            try:
-                built = metric.build(self._weights.get(taker))
-            except ValueError as error:
-                hint = f"{error}; give callbacks.evaluation.weights.{taker}=FILE"
-                missing.setdefault(hint, []).append(metric.key)
-                continue
-            if isinstance(metric, SetMetric):
-                assert isinstance(built, nn.Module)
-                self._embeddings[taker] = built
-            else:
-                self._measures[taker] = built
-        if missing and announce:
-            told = "; ".join(f"{' and '.join(keys)} ({hint})" for hint, keys in missing.items())
-            log.warning("not measured: %s", told)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module)
@@ -332,7 +312,7 @@ class Evaluation(Callback):
         }
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        means = self._means(_unique_rows(gather_all(self._rows)))
+        means = self._means(unique_rows(gather_all(self._rows)))
         for name, value in means.values.items():
             pl_module.log(f"val/{name}", value, prog_bar=name in ("bpp", "psnr-rgb"))
 
@@ -353,11 +333,11 @@ class Evaluation(Callback):
             ]
             rows += [row for batch in before for row in batch.rows]
             features += [of_image for batch in before for of_image in batch.features]
-        rows, features = _unique_rows(rows), _unique_features(features)
+        rows, features = unique_rows(rows), unique_features(features)
         if skipped:
-            _report_skipped([*skipped.values()], {row["index"] for row in rows})
+            report_skipped([*skipped.values()], {row["index"] for row in rows})
         names = dict.fromkeys(row["point"] for row in rows)
-        _check_cover(trainer, rows, names, skipped.keys())
+        check_cover(trainer, rows, names, skipped.keys())
         points = {point.name: point for point in (*pl_module.points, CEILING)}
         for name in names:
             point, own = points[name], [row for row in rows if row["point"] == name]
@@ -459,71 +439,9 @@ def find_evaluation(trainer: Trainer) -> Evaluation | None:
 FEW_PATCHES = 100
 FEW = "few patches"
 _PATCHES = 64  # patches per call of an embedding; large images have thousands
-_LOADED = (ImageMetric, AnnotatedMetric, SetMetric)
 # Of the config: what decides the figures, and of the datamodule what does not.
 _DECIDING = ("codec", "datamodule", "seed", "threads", "channels_last")
 _HARMLESS = ("on_error", "num_workers", "batch_size", "cache")
-
-
-def _choose(keys: Sequence[str] | None) -> list[Metric]:
-    known = all_metrics()
-    measured = {k: m for k, m in known.items() if isinstance(m, (*_LOADED, CodingMetric))}
-    if keys is None:
-        return [metric for metric in measured.values() if metric.default]
-    unknown = [key for key in keys if key not in measured]
-    if unknown:
-        raise ValueError(
-            f"unknown metric {', '.join(map(repr, unknown))}, choose from {', '.join(measured)}"
-        )
-    # A curve needs rates.
-    rates = [key for key, metric in measured.items() if metric.kind == "rate"]
-    return [metric for key, metric in measured.items() if key in {*rates, *keys}]
-
-
-def _taker(metric: Metric) -> str:
-    """The name under which weights are given to a metric; metrics of one embedding share it."""
-    return metric.embedding if isinstance(metric, SetMetric) else metric.key
-
-
-def _check_cover(
-    trainer: Trainer, rows: Sequence[Mapping[str, Any]], points: Iterable[str], skipped: Set[int]
-) -> None:
-    """Check that each point has exactly the rows of the images to be measured."""
-    datamodule: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(datamodule, "dataset") or trainer.limit_test_batches != 1.0:
-        return
-    items = datamodule.dataset("test").items
-    expected = {*range(len(items))} - skipped
-    for point in points:
-        found = {row["index"] for row in rows if row["point"] == point}
-        if found != expected:
-            names = named([items[index].name for index in sorted(expected - found)])
-            raise ValueError(
-                f"{len(expected - found)} of {len(expected)} images have no row at {point} "
-                f"({names or 'some are of another set'}): another process has changed the run "
-                "folder, so nothing is written; start again with another hydra.run.dir"
-            )
-
-
-def _report_skipped(skipped: Sequence[Any], measured: Set[int]) -> None:
-    if not measured:
-        raise ValueError(f"none of the {len(skipped)} images could be read: {skipped[0].reason}")
-    log.warning(
-        "%d of %d images were skipped because they could not be read: %s",
-        len(skipped),
-        len(skipped) + len(measured),
-        "; ".join(image.reason for image in skipped),
-    )
-
-
-def _unique_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per operating point and dataset index, sorted by point and index."""
-    rows = list(rows)
-    order = {name: i for i, name in enumerate(dict.fromkeys(row["point"] for row in rows))}
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    for row in rows:
-        found.setdefault((order[row["point"]], row["index"]), row)
-    return [found[key] for key in sorted(found)]
 
 
 def _sums(numbers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -533,11 +451,3 @@ def _sums(numbers: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         for key, values in of_image.items():
             sums[key] = sums.get(key, 0) + values.double()
     return sums
-
-
-def _unique_features(features: Iterable[Features]) -> list[Features]:
-    """One entry per dataset index, sorted by index."""
-    found: dict[int, Features] = {}
-    for of_image in features:
-        found.setdefault(of_image.index, of_image)
-    return [found[index] for index in sorted(found)]

@@ -58,7 +58,8 @@ def test_the_terms_are_weighted_and_begin_when_they_should(pair):
     assert early["loss"].item() == pytest.approx(
         (2 * early["mse"] + 0.5 * early["perceptual"]).item()
     )
-    expected = early["loss"] + 0.1 * late["adversarial"] + late["discriminator"]
+    expected = 2 * late["mse"] + 0.5 * late["perceptual"]
+    expected = expected + 0.1 * late["adversarial"] + late["discriminator"]
     assert late["loss"].item() == pytest.approx(expected.item())
     faithful = loss(x_hat, x, step=1000, realism=0.0)
     assert set(faithful) == {"loss", "mse"}

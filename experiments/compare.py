@@ -104,6 +104,10 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
     )
     figures = draw_all(curves, folder, rate=options.rate, at=options.at)
     pictures = copy_pictures(curves, folder, options.images)
+    if options.maps:
+        from experiments.comparison.maps import draw_maps
+
+        draw_maps(pictures, folder)
     if options.x:
         from experiments.comparison.lines_over import draw_over
 
@@ -231,6 +235,11 @@ def parser() -> argparse.ArgumentParser:
         help="the best that a curve can reach, such as its autoencoder's own curve.json",
     )
     add("--images", type=int, default=8, metavar="N", help="test images on the page; default: 8")
+    add(
+        "--maps",
+        action="store_true",
+        help="write maps of ST-LPIPS beside the pictures, for the page; about a second per picture",
+    )
     add(
         "--allow",
         action="store_true",

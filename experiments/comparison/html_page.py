@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from diffcodec.metrics import find_metric, spans_a_decade
+from diffcodec.metrics import find_metric, ordered, spans_a_decade
 from experiments.comparison.figures import color_of
 from experiments.comparison.lines import Line, measured, metas_of
 from experiments.comparison.pictures import Pictures
@@ -82,6 +82,16 @@ def page_data(
         ],
         "runs": [_run_data(run) for run in runs],
         "images": [asdict(image) for image in pictures],
+        "imageMetrics": [
+            {
+                "key": metric.key,
+                "heading": metric.column or metric.heading,
+                "better": (metric.better == "higher") - (metric.better == "lower"),
+            }
+            for metric in ordered(
+                key for image in pictures for item in image.items for key in item["metrics"]
+            )
+        ],
         "table": {
             "columns": [heading for _, heading in table.columns],
             "rows": [[{"text": c.text, "notes": c.notes} for c in row] for row in table.rows],

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import math
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from diffcodec.metrics import all_metrics
 from diffcodec.results.curves import ROWS_FILE, picture_name, safe_name
 from experiments.comparison.lines import Line, Measurement
 
@@ -23,8 +25,10 @@ class Pictures:
         name: of the image file.
         width, height: in pixels.
         original: its path, relative to the page.
-        items: `curve` (its index), `point`, `bpp`, `psnr` (None if infinite or unknown) and `src`,
-            a path relative to the page.
+        items: `curve` (its index), `point`, `bpp`, `psnr` (None if infinite or unknown), `src`, a
+            path relative to the page, `map`, the same of a map of ST-LPIPS or None, and `metrics`,
+            what was measured on the image.
+        map_scale: the ST-LPIPS of the brightest colour of the maps; None without maps.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Pictures:
     height: int
     original: str
     items: list[dict[str, Any]] = field(default_factory=list)
+    map_scale: float | None = None
 
 
 def copy_pictures(curves: Sequence[Line], folder: Path, max_images: int) -> list[Pictures]:
@@ -86,6 +91,12 @@ def _add(
             "bpp": float(row["bpp"]),
             "psnr": _number(row.get("psnr-rgb") or row.get("psnr")),
             "src": _copy(decoded, folder, target),
+            "map": None,
+            "metrics": {
+                key: value
+                for key in all_metrics()
+                if key != "bpp-payload" and (value := _number(row.get(key))) is not None
+            },
         }
     )
 
@@ -113,4 +124,5 @@ def _safe(name: str) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    return float(text) if text and text != "inf" else None
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None

@@ -44,6 +44,18 @@ def test_it_agrees_with_the_authors_package_on_kodak(networks, shared):
         check(networks, pair, image[64:320, 128:384])
 
 
+def test_its_map_shows_where_images_differ_and_averages_to_the_distance(networks):
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 96, 128), dtype=np.uint8))
+    changed = x.clone()
+    changed[:, :32, :32] = 128
+    for network in networks.values():
+        where = network.map(x, changed)
+        assert where.shape == (96, 128)
+        assert where[:32, :32].mean() > 10 * where[64:, 80:].mean()
+        assert float(where.mean()) == pytest.approx(network(x, changed), rel=0.1)
+        assert float(network.map(x, x).abs().max()) == 0
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 33), (37, 64), (64, 37), (51, 48)])
 def test_the_convolution_and_the_blur_are_computed_as_one(networks, height, width):
     conv, blur = networks["alex"].features[:2]

@@ -1,5 +1,5 @@
 "use strict";
-// Read the data that stand in the page, and start what draws them.
+// Reads the data of the page and starts the scripts that draw them.
 
 function fillTable(table) {
   const node = document.getElementById("table"), head = node.createTHead().insertRow();

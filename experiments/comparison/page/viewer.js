@@ -1,5 +1,6 @@
 "use strict";
-// Pictures of one image by several codecs: two under a divider, all as tiles, one zoom for all.
+// Reconstructions of one image by several codecs: two under a divider, all as tiles, one zoom for
+// all, as pictures, absolute errors or maps of a perceptual distance; and a table of the image.
 
 const MAX_ZOOM = 32;
 
@@ -9,7 +10,7 @@ class Viewer {
     this.zoom = 1;
     this.center = [0.5, 0.5]; // of the visible part, in shares of the image
     this.split = 50;
-    for (const id of ["image", "rate", "left", "right", "viewer", "divider", "tiles"])
+    for (const id of ["image", "rate", "left", "right", "show", "viewer", "divider", "tiles"])
       this[id] = document.getElementById(id);
     if (!data.images.length) {
       document.getElementById("pictures").hidden = true;
@@ -18,7 +19,8 @@ class Viewer {
     data.images.forEach((image, i) => this.image.add(new Option(image.name, i)));
     this.image.addEventListener("change", () => this.chooseImage());
     this.rate.addEventListener("input", () => this.chooseRate());
-    for (const side of ["left", "right"]) this[side].addEventListener("change", () => this.chooseRate());
+    for (const name of ["left", "right", "show"]) this[name].addEventListener("change", () => this.chooseRate());
+    if (!data.images.some((image) => image.map_scale !== null)) this.show.querySelector("[value=map]").remove();
     document.getElementById("zoom-in").addEventListener("click", () => this.zoomBy(1.5));
     document.getElementById("zoom-out").addEventListener("click", () => this.zoomBy(1 / 1.5));
     document.getElementById("zoom-reset").addEventListener("click", () => this.fit());
@@ -64,12 +66,27 @@ class Viewer {
       Math.abs(Math.log(item.bpp / rate)) < Math.abs(Math.log(best.bpp / rate)) ? item : best);
   }
 
+  chosen(curve) { return this.nearest(Number(curve), this.rates[Number(this.rate.value)]); }
+
   picture(choice) {
     if (choice === "original") return { src: this.current.original, caption: "original" };
-    const item = this.nearest(Number(choice), this.rates[Number(this.rate.value)]);
+    const item = this.chosen(choice);
     const psnr = item.psnr === null ? "" : `, ${item.psnr.toFixed(2)} dB`;
-    return { src: item.src,
+    return { src: this.show.value === "map" && item.map ? item.map : item.src,
       caption: `${this.data.curves[item.curve].label}, ${item.bpp.toFixed(3)} bpp${psnr}` };
+  }
+
+  // Put a picture into a layer, as it is or as the difference to the original behind it. The original
+  // is always shown as it is.
+  fill(layer, choice) {
+    const { src, caption } = this.picture(choice), img = layer.querySelector("img");
+    const gain = choice === "original" ? 0 : Number(this.show.value); // NaN: no error
+    img.src = src;
+    img.alt = `${this.current.name}: ${caption}`;
+    layer.classList.toggle("error", gain > 0);
+    layer.style.backgroundImage = gain > 0 ? `url("${this.current.original}")` : "none";
+    layer.style.filter = gain > 0 ? `brightness(${gain})` : "none";
+    return caption;
   }
 
   chooseRate() {
@@ -77,33 +94,60 @@ class Viewer {
     document.getElementById("rate-value").textContent = `${rate} bpp`;
     this.rate.setAttribute("aria-valuetext", `${rate} bits per pixel`);
     for (const side of ["left", "right"]) {
-      const { src, caption } = this.picture(this[side].value);
-      const node = document.getElementById(`${side}-image`);
-      node.src = src;
-      node.alt = `${this.current.name}: ${caption}`;
+      const caption = this.fill(document.getElementById(`${side}-layer`), this[side].value);
       document.getElementById(`${side}-label`).textContent = caption;
     }
     for (const tile of this.tiles.children) {
-      const { src, caption } = this.picture(tile.dataset.choice);
-      tile.querySelector("img").src = src;
-      tile.querySelector("img").alt = `${this.current.name}: ${caption}`;
-      tile.querySelector("figcaption").textContent = caption;
+      tile.querySelector("figcaption").textContent = this.fill(tile.querySelector(".layer"), tile.dataset.choice);
       tile.querySelector(".pane").classList.toggle("chosen", tile.dataset.choice === this.right.value);
     }
+    const scale = document.getElementById("map-scale");
+    scale.hidden = this.show.value !== "map" || this.current.map_scale === null;
+    if (!scale.hidden) scale.textContent =
+      `ST-LPIPS per pixel on a square-root scale, from 0 (black) to ${short(this.current.map_scale)} (yellow) for all codecs and rates.`;
+    this.fillTable();
     this.place();
+  }
+
+  // A row per codec at the chosen rate, with what was measured on this image.
+  fillTable() {
+    const items = this.curves.map((curve) => this.chosen(curve));
+    const metrics = this.data.imageMetrics.filter(({ key }) => items.some((item) => key in item.metrics));
+    const best = new Map(metrics.filter(({ better }) => better).map(({ key, better }) =>
+      [key, Math.max(...items.filter((item) => key in item.metrics).map((item) => better * item.metrics[key])) * better]));
+    const cell = (kind, text, bold) => {
+      const node = document.createElement(kind);
+      node.textContent = text;
+      node.classList.toggle("best", Boolean(bold));
+      return node;
+    };
+    const table = document.getElementById("image-table"), head = document.createElement("tr");
+    head.append(...["curve", "point", ...metrics.map(({ heading }) => heading)].map((text) => cell("th", text)));
+    const rows = items.map((item) => {
+      const row = document.createElement("tr");
+      row.append(cell("td", this.data.curves[item.curve].label), cell("td", item.point), ...metrics.map(({ key }) => {
+        const value = item.metrics[key];
+        return cell("td", value === undefined ? "" : short(value), items.length > 1 && value === best.get(key));
+      }));
+      return row;
+    });
+    table.replaceChildren(table.caption, head, ...rows);
+    table.caption.textContent = `${this.current.name} at about ${this.rates[Number(this.rate.value)].toFixed(3)} bpp`;
   }
 
   buildTiles() {
     this.tiles.replaceChildren(...["original", ...this.curves].map((choice) => {
       const figure = document.createElement("figure"), pane = document.createElement("div");
-      const img = document.createElement("img");
+      const layer = document.createElement("div"), img = document.createElement("img");
       figure.dataset.choice = choice;
+      layer.className = "layer";
       pane.className = "pane";
       pane.tabIndex = 0;
       pane.setAttribute("role", "button");
       pane.style.aspectRatio = this.viewer.style.aspectRatio;
       img.draggable = false;
-      pane.append(img);
+      layer.append(img);
+      pane.append(layer);
       figure.append(pane, document.createElement("figcaption"));
       this.follow(pane, () => { this.right.value = String(choice); this.chooseRate(); });
       return figure;
@@ -133,21 +177,21 @@ class Viewer {
       const { clientWidth: width, clientHeight: height } = pane;
       const left = width * (0.5 - this.center[0] * this.zoom);
       const top = height * (0.5 - this.center[1] * this.zoom);
-      for (const img of pane.querySelectorAll("img")) {
-        img.style.width = `${width}px`;
-        img.style.height = `${height}px`;
-        img.style.transform = `translate(${left}px, ${top}px) scale(${this.zoom})`;
+      for (const layer of pane.querySelectorAll(".layer")) {
+        layer.style.width = `${width}px`;
+        layer.style.height = `${height}px`;
+        layer.style.transform = `translate(${left}px, ${top}px) scale(${this.zoom})`;
       }
       pane.classList.toggle("zoomed", this.zoom > 1);
       pane.classList.toggle("pixels", this.zoom * width > 2 * this.current.width);
     }
-    // Clipping is in the image's own coordinates, before zoom and shift.
+    // Clipping is in the layer's own coordinates, before zoom and shift.
     const at = this.viewer.clientWidth * this.split / 100;
     const left = this.viewer.clientWidth * (0.5 - this.center[0] * this.zoom);
     const inside = (at - left) / this.zoom;
-    document.getElementById("left-image").style.clipPath =
+    document.getElementById("left-layer").style.clipPath =
       `inset(0 ${this.viewer.clientWidth - inside}px 0 0)`;
-    document.getElementById("right-image").style.clipPath = `inset(0 0 0 ${inside}px)`;
+    document.getElementById("right-layer").style.clipPath = `inset(0 0 0 ${inside}px)`;
     this.divider.style.left = `${this.split}%`;
     this.divider.setAttribute("aria-valuenow", Math.round(this.split));
     document.getElementById("zoom-value").textContent = `${short(Number(this.zoom.toFixed(1)))}×`;

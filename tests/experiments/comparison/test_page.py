@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -39,8 +41,31 @@ def page(driver, compared):
     assert driver.get_log("browser") == []  # no script failed, nothing was missing
 
 
+@pytest.fixture(scope="module")
+def mapped(outputs, tmp_path_factory, run_compare):
+    """The folder of a comparison with maps of ST-LPIPS."""
+    folder = tmp_path_factory.mktemp("mapped") / "comparison"
+    done = run_compare(str(outputs / "*/**/curve.json"), "--maps", "--output", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def find(page, selector):
     return page.find_elements("css selector", selector)
+
+
+def choose(page, selector, value):
+    from selenium.webdriver.support.select import Select
+
+    Select(find(page, selector)[0]).select_by_value(value)
+
+
+def middle(page, pane, across=0.5):
+    """The colour of a pane at half its height, at a share of its width, as it is on the screen."""
+    if isinstance(pane, str):
+        (pane,) = find(page, pane)
+    with Image.open(BytesIO(pane.screenshot_as_png)) as shot:
+        return shot.convert("RGB").getpixel((int(across * shot.width), shot.height // 3))
 
 
 def keys(element, *names):
@@ -51,8 +76,8 @@ def keys(element, *names):
 
 def transforms(page):
     """Where each picture lies: zoom, and its corner in shares of its pane."""
-    script = """return [...document.querySelectorAll('.pane img')].map((img) => {
-        const m = new DOMMatrix(getComputedStyle(img).transform), box = img.parentElement;
+    script = """return [...document.querySelectorAll('.pane .layer')].map((layer) => {
+        const m = new DOMMatrix(getComputedStyle(layer).transform), box = layer.parentElement;
         return [m.a, m.e / box.clientWidth, m.f / box.clientHeight];
     })"""
     return page.execute_script(script)
@@ -115,7 +140,7 @@ def test_the_divider_is_dragged_and_moved_by_keys(page):
     assert divider.get_attribute("aria-valuenow") == "50"
     ActionChains(page).drag_and_drop_by_offset(divider, viewer.size["width"] // 4, 0).perform()
     assert int(divider.get_attribute("aria-valuenow")) == pytest.approx(75, abs=1)
-    clip = page.execute_script("return document.getElementById('right-image').style.clipPath")
+    clip = page.execute_script("return document.getElementById('right-layer').style.clipPath")
     left = float(clip.removesuffix("px)").rpartition(" ")[2])
     assert left == pytest.approx(0.75 * viewer.size["width"], abs=0.02 * viewer.size["width"])
     page.execute_script("arguments[0].focus()", divider)
@@ -135,6 +160,65 @@ def test_zoom_and_shift_stay_in_step(page):
         assert other == pytest.approx(first, abs=1e-3)
     keys(viewer, "0")
     assert all(place == pytest.approx([1, 0, 0]) for place in transforms(page))
+
+
+def test_zoom_stays_when_codec_rate_and_kind_of_picture_are_switched(page):
+    (viewer,) = find(page, "#viewer")
+    page.execute_script("arguments[0].focus()", viewer)
+    keys(viewer, "+", "ARROW_DOWN")
+    before = transforms(page)
+    assert before[0][0] == pytest.approx(1.5)
+    for selector, value in (("#right", "1"), ("#left", "0"), ("#show", "4"), ("#show", "picture")):
+        choose(page, selector, value)
+        assert transforms(page) == before
+    page.execute_script("rate.value = rate.max; rate.dispatchEvent(new Event('input'))")
+    assert transforms(page) == before
+
+
+def test_absolute_errors_are_amplified(page):
+    page.execute_script("rate.value = rate.max; rate.dispatchEvent(new Event('input'))")
+    choose(page, "#left", "0")
+    choose(page, "#right", "1")
+    # The reconstructions of the last points are the original plus 12 and plus 32.
+    for gain, left, right in ((4, 48, 128), (16, 192, 255)):
+        choose(page, "#show", str(gain))
+        assert middle(page, "#viewer", 0.25) == (left,) * 3
+        assert middle(page, "#viewer", 0.75) == (right,) * 3
+        panes = find(page, "#tiles .pane")
+        assert [middle(page, pane)[0] for pane in panes[1:]] == [left, right]
+        assert len(set(middle(page, panes[0]))) > 1  # the original
+    choose(page, "#show", "picture")
+    assert len(set(middle(page, "#viewer", 0.25))) > 1
+
+
+def test_maps_are_shown_where_there_are_some(page, mapped):
+    assert not find(page, "#show option[value=map]")
+    page.get((mapped / "index.html").as_uri())
+    choose(page, "#show", "map")
+    sources = [img.get_attribute("src") for img in find(page, "#tiles img")]
+    assert [source.endswith(".st_lpips.png") for source in sources] == [False, True, True]
+    assert find(page, "#map-scale")[0].text.startswith("ST-LPIPS per pixel on a square-root scale")
+    sizes = page.execute_script(
+        "return [...document.images].map((img) => [img.complete, img.naturalWidth])"
+    )
+    assert sizes == [[True, 64]] * 5
+
+
+def test_a_table_for_each_image(page):
+    page.execute_script("rate.value = rate.max; rate.dispatchEvent(new Event('input'))")
+    (table,) = find(page, "#image-table")
+    assert "one.png at about 0.500 bpp" in table.text
+    rows = [[cell.text for cell in find(row, "th, td")] for row in find(table, "tr")]
+    assert rows[0][:2] == ["curve", "point"]
+    psnr = next(i for i, heading in enumerate(rows[0]) if heading.startswith("PSNR"))
+    assert [(row[0], row[1], row[psnr]) for row in rows[1:]] == [
+        ("alpha", "quality=2", "31"),
+        ("beta", "quality=2", "31"),
+    ]
+    best = {(row, cell.text) for row in (1, 2) for cell in find(find(table, "tr")[row], ".best")}
+    assert best == {(1, "31"), (2, "31")}  # equal PSNRs; no rate is better
+    choose(page, "#image", "1")
+    assert "two.png at about" in table.text
 
 
 def test_a_tile_goes_to_the_right_of_the_divider(page):

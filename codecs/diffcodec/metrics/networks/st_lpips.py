@@ -82,6 +82,18 @@ class ShiftTolerantLpips(nn.Module):
         """Distances (B,) of images (B, 3, H, W) in [-1, 1]."""
         return self._compare(self.embed(x), self.embed(x_hat))
 
+    def map(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        """Where two uint8 images (3, H, W) differ, (H, W): the distance before the mean over space.
+
+        Each layer's map is resized to the image bilinearly, as in LPIPS's spatial mode, and the
+        layers are summed. H and W are at least 32.
+        """
+        pairs = zip(self.heads, self._originals(x), self.embed(normalized(x_hat)), strict=True)
+        maps = [head((a - b) ** 2) for head, a, b in pairs]
+        size = x.shape[-2:]
+        resized = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
+        return torch.stack(resized).sum(0)[0, 0]
+
     def _compare(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> Tensor:
         layers = zip(self.heads, of_x, of_x_hat, strict=True)
         return torch.stack([head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in layers]).sum(0)

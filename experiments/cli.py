@@ -235,6 +235,8 @@ def _explain(error: BaseException, overrides: list[str], config_name: str) -> st
     key = match.group(1)
     parent, _, name = key.rpartition(".")
     kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
+    if len(kept) == len(overrides):  # an override inside a file of the config
+        return message
     node = compose_config(kept, config_name)
     node = OmegaConf.select(node, parent) if parent else node
     if not isinstance(node, DictConfig):

@@ -181,3 +181,10 @@ def test_cdcs_old_names_say_the_new_ones(overrides):
         compose_config(overrides)
     with pytest.raises(SystemExit):
         check_overrides(overrides)
+
+
+def test_an_error_inside_a_file_of_the_config_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("defaults:\n  - override /codec: jpeg\n  - _self_\n")
+    monkeypatch.setattr("experiments.cli.CONFIG_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="Could not override 'codec'"):
+        compose_config(["seed=1"])

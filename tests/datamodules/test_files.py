@@ -135,6 +135,25 @@ def write_tiff(path: Path, values: list, kind: str, *, white_is_zero: bool = Fal
     path.write_bytes(head + padded + struct.pack("<H", len(tags)) + entries + b"\0" * 4)
 
 
+def test_12_bits_are_scaled(tmp_path):
+    # Two samples in three bytes, the high bits first.
+    first, second = 0, 4095
+    third, fourth = 819, 2457
+    packed = b"".join(
+        bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+        for a, b in ((first, second), (third, fourth))
+    )
+    tags = [
+        *((256, 4), (257, 1), (258, 12), (259, 1), (262, 1)),
+        *((273, 8), (277, 1), (278, 1), (279, len(packed)), (339, 1)),
+    ]
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(packed))
+    path = tmp_path / "a.tif"
+    path.write_bytes(head + packed + struct.pack("<H", len(tags)) + entries + b"\0" * 4)
+    assert pixels(path)[0, :, 0].tolist() == [0, 255, 51, 153]
+
+
 def test_the_transparent_value_of_16_bit_grey_becomes_white(tmp_path):
     write_png16(tmp_path / "a.png", np.array([[0, 1000, 30000]], np.uint16), transparent=1000)
     assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 117]

@@ -10,7 +10,7 @@ help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
 
 demo: $(READY)  ## Code three photographs with the small PerCo that ships
-	$(BIN)/python -m experiments.run codec=perco
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments.run codec=perco
 
 venv: $(READY)  ## Install everything into .venv
 

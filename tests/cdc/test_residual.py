@@ -334,7 +334,7 @@ def test_weights_of_another_size_are_refused(tmp_path):
 def test_neither_random_weights_nor_a_random_base_pass_unnoticed():
     cfg = compose_config(["codec=cdc_residual", "codec.weights=null", "codec.width=4"])
     codec = build_codec(cfg)
-    with pytest.raises(ValueError, match=r"no trained weights.*give codec\.weights="):
+    with pytest.raises(ValueError, match=r"no trained weights.*pass codec\.weights="):
         refuse_untrained(codec, cfg)
     refuse_untrained_parts(codec, cfg)
     small = ["codec.compressor.N=12", "codec.compressor.M=144"]

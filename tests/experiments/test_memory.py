@@ -46,7 +46,7 @@ def test_the_doctor_has_a_line_for_each_number_of_gpus(monkeypatch, capsys):
 def test_of_networks_of_unknown_sizes_there_is_none(capsys):
     cfg = compose_config(["codec=perco", "trainer=fsdp"])
     assert not has_estimate(cfg)
-    with pytest.raises(ValueError, match="only of PerCo over Stable Diffusion"):
+    with pytest.raises(ValueError, match="only for PerCo over Stable Diffusion"):
         estimate(cfg, 2)
     doctor.main(["codec=perco", "trainer=fsdp"])
     assert "per GPU     not known" in capsys.readouterr().out

@@ -343,7 +343,7 @@ def test_neither_random_weights_nor_a_random_base_pass_unnoticed():
     codec = build_codec(cfg)
     with pytest.raises(ValueError, match=r"codec\.compressor\.weights=… and codec\.weights=…"):
         refuse_untrained(codec, cfg)
-    with pytest.raises(ValueError, match=r"over a Elic that has no.*codec\.compressor\.weights="):
+    with pytest.raises(ValueError, match=r"over an untrained Elic.*codec\.compressor\.weights="):
         refuse_untrained_parts(codec, cfg)
 
 

@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from diffcodec.metrics.networks.st_lpips import MIN_SIDE
 from diffcodec.training.adversarial import PatchDiscriminator
 from diffcodec.training.perceptual import PerceptualLoss
-
-MAX_SHIFT = 8  # pixels, a multiple of the strides of the networks' first layers
 
 
 class DecoderLoss(nn.Module):
@@ -76,7 +72,6 @@ class DecoderLoss(nn.Module):
         x_hat = x_hat.float()
         terms = {"mse": (x_hat - x).square().mean()}
         loss = self.weights["mse_weight"] * terms["mse"]
-        x_hat, x = _shifted(x_hat, x)
         if self._perceptual is not None and realism > 0:
             terms["perceptual"] = self._perceptual(x_hat, x)
             loss = loss + realism * self.weights["perceptual_weight"] * terms["perceptual"]
@@ -88,17 +83,6 @@ class DecoderLoss(nn.Module):
                 terms["discriminator"] = self.discriminator.loss(x_hat, x)
                 loss = loss + terms["discriminator"]
         return {"loss": loss, **terms}
-
-
-def _shifted(*images: Tensor) -> tuple[Tensor, ...]:
-    """Crop the same random number of first rows and columns of images.
-
-    A strided network weighs pixels by their position in its stride. A decoder that upsamples has
-    the same positions, and without the crop it learns a grid that the loss does not see.
-    """
-    room = min(images[0].shape[-2:]) - MIN_SIDE
-    top, left = torch.randint(max(1, min(MAX_SHIFT, room)), (2,)).tolist()
-    return tuple(x[..., top:, left:] for x in images)
 
 
 def parameter_groups(

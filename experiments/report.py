@@ -39,7 +39,8 @@ def report(trainer: Trainer) -> None:
 def table(title: str, results: list[PointResult]) -> Table:
     """One row per operating point, one column per metric."""
     keys = dict.fromkeys(key for result in results for key in result.metrics)
-    metrics = [metric for metric in ordered(keys) if metric.key != "bpp-payload"]  # in curve.json
+    # Other rates, such as bpp-payload, are in curve.json.
+    metrics = [m for m in ordered(keys) if m.key == "bpp" or m.kind != "rate"]
     skipped = len(results[-1].skipped) if results else 0
     if skipped:
         title = f"{title} ({skipped} of {skipped + len(results[-1].rows)} images skipped)"

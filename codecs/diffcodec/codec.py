@@ -46,15 +46,16 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         x (B, 3, H, W) -> encode -> sections -> pack -> bytes
         bytes -> unpack -> sections -> decode -> x_hat (B, 3, H, W)
 
-    A subclass writes `encode` and `decode` for its own sections; the container and its checks are
-    here, the evaluation step is in `diffcodec.measuring`. Every call names the operating point: a
-    codec holds none. A codec that is trained adds `training_step` and `configure_optimizers`.
+    A subclass implements `encode` and `decode` for its own sections. The container and its checks
+    are here, the evaluation step is in `diffcodec.measuring`. The operating point is an argument of
+    every call; a codec stores none. A codec with training adds `training_step` and
+    `configure_optimizers`.
 
-    Several processes that share a batch train it as one process does, to rounding, where they draw
-    what is random alike: losses are means over images, and codebooks are averaged over all. But
-    noise, timesteps and dropped conditions are drawn by each process for its own images, so that
-    the weights of one and of two processes are two samples of the same training. Which images are
-    drawn, and how they are cropped, depends on neither.
+    Training on several processes matches training on one process, to rounding, if the random draws
+    match: losses are means over images, and codebooks are averaged over all processes. Each process
+    draws noise, timesteps and dropped conditions for its own images, so the weights of one and of
+    two processes are two samples of the same training. The choice of images and crops does not
+    depend on the number of processes.
 
     Args:
         points: the operating points that can be reached without retraining, as
@@ -75,10 +76,10 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
     """Whether `encode` takes `about`: a batch of the datamodule, with captions and names."""
 
     pretrained: bool = False
-    """Whether the parts that it was built from, such as its backbone, brought trained weights."""
+    """Whether its parts, such as the backbone, were loaded with trained weights."""
 
     requires_weights: bool = False
-    """Whether it codes with networks that must be trained, though it trains none itself."""
+    """Whether it needs trained networks although it has no training step."""
 
     def __init__(self, points: Sequence[Point] = (Point("default"),)) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
 
     @property
     def trainable(self) -> bool:
-        """Whether this codec has something to train."""
+        """Whether this codec has a training step."""
         return is_overridden("training_step", self, LightningModule)
 
     @property
@@ -137,19 +138,19 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         """
 
     def load_point(self, point: Point) -> None:
-        """Load the network of a point, where a codec has one for each; called before it is used."""
+        """Load the network of a point, if each point has its own; called before every use."""
 
     def prepare_coding(self) -> None:
-        """Build what is derived from the weights (entropy tables); called when they changed."""
+        """Build entropy tables and other derived state; called after the weights change."""
 
     def prepare_points(self, points: Sequence[Point]) -> None:
-        """Find what decoding at some points needs to know beside the weights; called by a test."""
+        """Find decoder settings for points, such as strengths; called at the start of a test."""
 
     def write_prepared(self, folder: str | Path) -> None:
-        """Write what `prepare_points` found into the folder of a run."""
+        """Write the settings that `prepare_points` found into the folder of a run."""
 
     def size_problem(self, height: int, width: int) -> str | None:
-        """Why images of this size in pixels cannot be coded and decoded; None where they can."""
+        """The reason why images of this size in pixels are not supported, or None."""
         problems = (child.size_problem(height, width) for child in self._inner())
         return next(filter(None, problems), None) or bitstream.size_problem(height, width)
 
@@ -157,8 +158,8 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
     def simulate(self, x: Tensor, point: Point) -> Decoded:
         """Images (B, 3, H, W) in [0, 1] -> what `decode` makes of their streams, in [0, 1].
 
-        Without gradients: a network is trained on it. A codec that knows it without making bytes
-        need not make them.
+        Without gradients, for training a network on it. A codec may skip the bytes if the result is
+        the same.
         """
         self.load_point(point)
         self.fingerprint()  # builds the entropy tables
@@ -181,22 +182,22 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         raise ValueError(f"no gradients flow through {type(self).__name__}")
 
     def ceiling(self, x: Tensor) -> Tensor | None:
-        """Images (B, 3, H, W) in [0, 1] -> the best pictures of them that any rate could give.
+        """Images (B, 3, H, W) in [0, 1] -> the best reconstruction at any rate.
 
-        None where nothing but the rate limits the codec.
+        None if only the rate limits the codec.
         """
         return None
 
     def point_facts(self, point: Point) -> dict[str, float]:
-        """Numbers that a point stands for, to be shown next to what is measured there."""
+        """Numbers to report beside the metrics of a point, such as its strength."""
         return {}
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
-        """Seed of the decoder's noise where none is given: a function of the stream."""
+        """The default seed of the decoder's noise, a function of the stream."""
         return derive_seed(sections)
 
     def prefix(self, payload: bytes, height: int, width: int, point: Point) -> bytes:
-        """What a point wants of a progressive payload that was encoded at a higher rate."""
+        """The prefix of a progressive payload that a point with a lower rate keeps."""
         return payload
 
     def format_config(self) -> dict[str, Any]:
@@ -212,7 +213,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         return self._fingerprint(self)
 
     def forget_fingerprint(self) -> None:
-        """Compute the fingerprint anew; weight averaging changes weights without a trace."""
+        """Recompute the fingerprint at the next call; weight averaging is not detected."""
         self._fingerprint.forget()
         for child in self._inner():
             child.forget_fingerprint()
@@ -287,12 +288,12 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         # What no encoder wrote may overflow in a decoder's networks. By the extremes, and in place:
         # of a large picture there is no room for many copies.
         if not torch.stack(x_hat.aminmax()).isfinite().all():
-            raise BitstreamError("a stream decodes to values that are no finite numbers")
+            raise BitstreamError("a stream decodes to NaN or Inf")
         # In place where it can be: a picture may be as large as memory allows.
         return x_hat.clamp_(0, 1) if x_hat.is_contiguous() else x_hat.clamp(0, 1)
 
     def cut(self, streams: Sequence[bytes], point: Point) -> list[bytes]:
-        """What a point wants of streams: of a progressive codec, their beginnings."""
+        """The streams at a point; of a progressive codec, prefixes of the given ones."""
         if not self.progressive:
             return list(streams)
         fingerprint = self.fingerprint()
@@ -308,17 +309,17 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         return self.unpack([stream])[0].num_payload_bytes
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """A part of decoding that operating points may share: made once within `sharing`.
+        """Compute a part of decoding that operating points share once within `sharing`.
 
         Args:
-            key: names all that the part depends on.
-            make: makes it.
+            key: identifies everything that the part depends on.
+            make: computes the part.
         """
         return make() if self._shared is None else self._shared.get(key, make)
 
     @contextmanager
     def sharing(self) -> Iterator[SharedWork]:
-        """Keep what `once` makes, while the same streams are decoded at several points."""
+        """Cache the results of `once` while the same streams are decoded at several points."""
         self._shared = SharedWork(self)
         try:
             yield self._shared

@@ -1,4 +1,4 @@
-"""The evaluation step of every codec: really compress, really decompress, and take the times."""
+"""The evaluation step: compress to bytes, decompress, and measure wall-clock time."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence, Set
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass
 class Decoding:
-    """What one operating point makes of the streams of B images of one size.
+    """The reconstructions of B images of one size at one operating point.
 
     Attributes:
         point: the operating point, or `CEILING`, which no stream makes.
@@ -48,7 +48,7 @@ class CodecOutput:
         name: B file names.
         x: originals, (B, 3, H, W) in [0, 1].
         encoding_seconds: wall-clock time per image, measured after device synchronization.
-        decodings: what each operating point made of these streams.
+        decodings: the reconstructions at each operating point.
     """
 
     index: list[int]
@@ -86,13 +86,13 @@ class PointResult:
 class MeasuringPass(LightningModule):
     """One pass over the test set: images are encoded once and decoded at several points.
 
-    The trainer tests it in the codec's place. Callbacks read `codec` and `points` from it, and hand
-    each other what they found in its attributes.
+    Pass it to `Trainer.test` instead of the codec. Callbacks read `codec` and `points` from it and
+    exchange results through its attributes.
 
     Args:
-        codec: what is measured.
-        points: operating points that share their bytes, or of a progressive codec their beginnings;
-            None is all points of the codec.
+        codec: the codec to measure.
+        points: operating points that share their bytes, or of a progressive codec a prefix; None is
+            all points of the codec.
         ceiling: measure the codec's `ceiling` in addition.
 
     Attributes:
@@ -173,7 +173,7 @@ def code_batch(
 def decompress_at(
     codec: "Codec", streams: Sequence[bytes], points: Sequence[Point]
 ) -> Iterator[Decoding]:
-    """What each of several points makes of the same streams, and how long it takes.
+    """Decode the same streams at several points, and measure the time of each.
 
     Parts of decoding that points share (`Codec.once`) are computed once, and their time counts for
     each point.
@@ -197,13 +197,13 @@ def decompress_at(
 
 
 class SharedWork:
-    """Parts of decoding, each computed once.
+    """Parts of decoding that are computed once and reused.
 
     Args:
         codec: what decodes.
 
     Attributes:
-        seconds_saved: what parts that were there already had taken.
+        seconds_saved: seconds that the reused parts had taken.
     """
 
     def __init__(self, codec: "Codec") -> None:
@@ -212,7 +212,7 @@ class SharedWork:
         self.seconds_saved = 0.0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The part of that key, made where it is not there yet."""
+        """The part with this key; compute it on the first call."""
         if key not in self._made:
             start = _clock(self._codec)
             made = make()

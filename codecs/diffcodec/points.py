@@ -45,7 +45,7 @@ class Point:
 
         Args:
             other: a point of the same codec.
-            progressive: whether one that begins the other counts, too.
+            progressive: whether a point whose stream is a prefix of the other's counts as well.
         """
         return self.encoding == other.encoding and (progressive or self.rate == other.rate)
 
@@ -155,7 +155,7 @@ def group_by_bytes(
     Args:
         points: of a codec.
         progressive: whether streams of a lower rate begin those of a higher one, so that points
-            that differ in their rate alone are encoded once, too.
+            that differ only in their rate are also encoded once.
     """
     groups: list[list[Point]] = []
     for point in points:

@@ -87,7 +87,7 @@ def test_the_decoder_alone_may_go_on(make_backbone, tmp_path):
     moved = {k for k, v in part.state_dict().items() if not torch.equal(v, before[k])}
     assert moved
     assert all("vae.decoder." in key or "vae.post_quant_conv." in key for key in moved)
-    with pytest.raises(ValueError, match="goes on from weights"):
+    with pytest.raises(ValueError, match="needs trained weights"):
         autoencoder(make_backbone, decoder_only=True)
 
 

@@ -60,5 +60,7 @@ def test_a_network_that_does_not_segment_is_refused(tmp_path):
     from transformers import CLIPTextConfig
 
     CLIPTextConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a CLIPTextConfig is of no network that segments"):
+    with pytest.raises(
+        ValueError, match="a CLIPTextConfig does not belong to a segmentation network"
+    ):
         Overlaps(str(tmp_path))

@@ -126,8 +126,8 @@ def test_the_shortest_public_name_is_written():
         ("diffcodecs.evil.Thing", "not this project's"),
         ("diffcodec.results.curves.write_json", "not built from a config"),
         ("diffcodec.coding.fingerprint.hashlib", "not built from a config"),
-        ("diffcodec.nothing.Thing", "which there is not"),
-        ("diffcodec.cdc.Nothing", "which there is not"),
+        ("diffcodec.nothing.Thing", "which does not exist"),
+        ("diffcodec.cdc.Nothing", "which does not exist"),
     ],
 )
 def test_a_config_from_anywhere_calls_nothing_else(name, message):

@@ -170,7 +170,7 @@ class Parameters(nn.Module):
 
 
 class HyperDensity(EntropyBottleneck):
-    """The factorized prior of z; its last layer has a factor, too, which CompressAI's has not."""
+    """The factorized prior of z; unlike CompressAI's, its last layer also has a factor."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, filters=(3, 3, 3))

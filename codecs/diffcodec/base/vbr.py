@@ -94,7 +94,7 @@ class VariableRateCodec(LearnedCodec):
         window: of `LearnedCodec`.
 
     Raises:
-        ValueError: an unknown level, lambdas that do not rise or draws that are no frequencies, or
+        ValueError: an unknown level, lambdas that do not rise, draws that are not frequencies, or
             weights that do not fit N and M.
     """
 

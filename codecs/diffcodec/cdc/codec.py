@@ -308,7 +308,7 @@ class CDC(Codec):
 
         Args:
             x: images (B, 3, H, W) in [0, 1].
-            denoise: use the U-Net, too.
+            denoise: also run the U-Net.
 
         Returns:
             `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and

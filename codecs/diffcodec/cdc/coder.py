@@ -35,7 +35,7 @@ def build_coder(compressor: Compressor) -> LatentCoder:
 
 
 def means_then_scales(parameters: Tensor, code: Code) -> Tensor:
-    """A context model of no context: all of y at once, parameters are means, then scales."""
+    """The context model without context: all of y at once; parameters are means, then scales."""
     means, scales = parameters.chunk(2, dim=1)
     return (code(whole, scales, means) + means).float()
 

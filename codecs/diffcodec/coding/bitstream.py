@@ -93,10 +93,10 @@ def pack(sections: Sequence[bytes], *, height: int, width: int, fingerprint: byt
 def pack_progressive(payload: bytes, *, height: int, width: int, fingerprint: bytes) -> bytes:
     """Write one stream that may be cut anywhere.
 
-    Streams of payloads of which one begins with the other begin so, too.
+    If one payload is a prefix of another, so is its stream.
 
     Args:
-        payload: whose beginnings are of use, too.
+        payload: any prefix of it must be decodable.
         height, width, fingerprint: as of `pack`.
 
     Raises:
@@ -143,7 +143,7 @@ def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
         raise BitstreamError(
             "checksum mismatch: the stream is truncated, corrupted or of other weights"
         )
-    # Past this line only a hostile writer can be at fault; every claim is checked all the same.
+    # Past this line only a hostile writer can be at fault; every claim is still checked.
     height, width, position = _read_size(body)
     lengths = []
     for _ in range(num_sections - 1):

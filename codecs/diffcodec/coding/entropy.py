@@ -111,7 +111,7 @@ class FrequencyEncoder:
     def to_bytes(self) -> bytes:
         """All of them."""
         # CompressAI's coder has room for a word per symbol and writes two after the last one:
-        # a few symbols of no information, which nobody reads, make the room.
+        # a few padding symbols, which are never read, make the room.
         if self._num_symbols < len(FILLING):
             self.write(torch.zeros(len(FILLING), dtype=torch.int64), FILLING)
         data: bytes = self._encoder.flush()

@@ -1,4 +1,4 @@
-"""The fingerprint of a codec: what a stream's decoder must share with its encoder."""
+"""The fingerprint of a codec, which a stream's encoder and decoder must share."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 class Fingerprint:
-    """32 bytes that name a codec, its format settings and its weights, computed when they change.
+    """32 bytes that identify a codec, its format settings and its weights.
 
-    Decoders refuse streams of another fingerprint.
+    They are recomputed when these change. Decoders refuse streams of another fingerprint.
     """
 
     def __init__(self) -> None:
         self._known: tuple[tuple[Any, ...], bytes] | None = None
 
     def forget(self) -> None:
-        """Compute it anew at the next call, whatever the weights say."""
+        """Recompute the fingerprint at the next call."""
         self._known = None
 
     def __call__(self, codec: "Codec") -> bytes:

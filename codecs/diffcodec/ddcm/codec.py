@@ -76,7 +76,7 @@ class DDCM(ZeroShotCodec):
             the selected point reaches so many dB (Sec. 3.5), or what comes closest up to an eighth
             of the latent's numbers. It encodes about ten times.
         T: levels that carry bits, in 1 to 256, one evaluation of the network each; with `bpp`
-            about so many. The paper's T has the steps after them, too.
+            about so many. The paper's T includes the steps after them.
         log2_atoms: log2 of K, in 8 to 20. It is never less than the numbers of a latent.
         priority: a folder of maps for the images of a data set, see `diffcodec.ddcm.priority`; a
             map may also be given to `compress`.

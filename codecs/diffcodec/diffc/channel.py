@@ -125,7 +125,7 @@ class Channel(ABC):
     def _rows(self, indices: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
         rows, sign = self.split(indices)
         # Integers up to K in absolute value from here to the scaling. They would be exact in
-        # float32, too, but autocast and faster kinds of float32 products leave float64 alone.
+        # float32 would do, but autocast and fast float32 products leave float64 alone.
         whole = walsh_hadamard(signs_2.double() * hadamard_rows(rows, self.num_candidates))
         exact = whole[:, :length] * signs_1[:, :length] * sign[:, None]
         return (exact / math.sqrt(self.num_candidates)).float()

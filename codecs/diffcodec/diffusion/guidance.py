@@ -65,7 +65,7 @@ def dps(
 
     Args:
         denoiser: D(x; sigma), through which gradients flow; a `LearnedVarianceDenoiser` says how
-            much noise is added, too.
+            much noise is added as well.
         x: the noisy image at `sigmas[0]`, (B, …), no inference tensor.
         sigmas: noise levels, (S + 1,) falling.
         distance: x0_hat (B, …) -> how far it is from the constraint, ().

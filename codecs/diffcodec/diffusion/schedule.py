@@ -54,7 +54,7 @@ def scheduler_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
     """A diffusers scheduler config -> abar (N,) of its timesteps and what the network predicts.
 
     Args:
-        config: as saved next to a model; of no class or of any discrete scheduler's.
+        config: as saved next to a model, of any discrete scheduler, with or without a class name.
 
     Raises:
         ValueError: another prediction than those of `PREDICTIONS`.

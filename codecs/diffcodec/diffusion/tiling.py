@@ -26,7 +26,7 @@ class TiledDenoiser:
             long as the side.
         window: their side.
         overlap: by how much neighbours overlap at least, as a share of the window in (0, 1).
-        multiple: tiles begin at multiples of it, of which the window is one, too.
+        multiple: tiles begin at multiples of it; the window is a multiple.
         spatial: names of conditions (B, C, h, w) that lie on the image or on a grid that is coarser
             by a whole number, a divisor of `multiple`: a tile is handed its part of them. All
             others are handed on as they are.

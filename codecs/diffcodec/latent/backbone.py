@@ -147,7 +147,7 @@ class Backbone(nn.Module):
 
         Args:
             memory: `full`: none; `frozen`: the autoencoder and the text encoder, which are not
-                trained; `all`: the U-Net, too, which then cannot be trained.
+                trained; `all`: also the U-Net, which then cannot be trained.
 
         Raises:
             ValueError: there is no such choice.

@@ -64,7 +64,7 @@ class AutoencoderTraining(LightningModule):
     ) -> None:
         super().__init__()
         if decoder_only and not (is_configured(latents) and arguments_of(latents)["weights"]):
-            raise ValueError("decoder_only=true goes on from weights: give part.latents.weights")
+            raise ValueError("decoder_only=true needs trained weights: pass part.latents.weights")
         self.latents = latents
         # A squared error of images in [0, 1].
         self.loss = loss or DecoderLoss(mse_weight=0.25, perceptual_weight=0.0)

@@ -1,7 +1,7 @@
 """An unconditional diffusion model of images where a latent one is expected.
 
 Its latents are the pixels. The loader of such models, in diffusers' layout, is here because the
-enhancer's priors use it, too.
+enhancer's priors also use it.
 """
 
 from typing import TYPE_CHECKING, Any

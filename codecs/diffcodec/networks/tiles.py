@@ -115,10 +115,10 @@ def reach(
     depends on that half.
 
     Args:
-        network: of convolutions and what goes on from place to place.
+        network: of convolutions and pointwise layers.
         x: an input, for the number of channels and the kind of numbers.
         most: where to give up, a multiple of `step`.
-        step: where the input may be cut: at multiples of it, of which the reach is one, too.
+        step: where the input may be cut: at multiples of it; the reach is a multiple.
         up, down: as of `in_tiles`; `step` is a multiple of `down`.
 
     Raises:

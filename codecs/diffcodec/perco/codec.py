@@ -85,7 +85,7 @@ class PerCo(Codec):
         anneal: let the learning rate fall to zero over the run; the paper's is constant.
         caption_drop, local_drop: share of training images whose caption is replaced by the learned
             embedding, and whose codes by zeros.
-        learned_null: train the embedding of no caption, which starts as that of the empty text;
+        learned_null: train the embedding of the missing caption, initialized with the empty text's;
             False keeps it, as the public PerCo (SD) does.
         commitment: weight of the commitment loss.
         lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
@@ -435,7 +435,7 @@ class PerCo(Codec):
         return super().validation_step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # On several processes the others have gradients, too, of zero: AdamW would go on with its
+        # On several processes the others have zero gradients: AdamW would go on with its
         # averages, where it leaves them alone on one process.
         for index in set(range(len(self.rates))) - self._trained_rates:
             for parameter in self.model.encoder(index).parameters():

@@ -240,7 +240,7 @@ class ModelCoder(AdaptiveCoder):
         return self._weigh(visible, where[seen])
 
     def _predict_first(self, where: Tensor) -> Tensor:
-        """What is made of no neighbours: of a place counts only how near the borders are."""
+        """Features of positions without neighbours: only the distance to the borders counts."""
         rows, columns = (_nearness(side) for side in where.shape)
         unknown = torch.full((int(rows[-1]) + 1, int(columns[-1]) + 1), self._num_codes)
         found = self._weigh(unknown, torch.ones_like(unknown, dtype=torch.bool))

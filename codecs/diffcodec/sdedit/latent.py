@@ -65,7 +65,9 @@ class LatentPrior(Prior):
         self.register_buffer("text", text)
         self._convention: Convention = convention_of(pipeline.scheduler)
         if self._convention.table is None:
-            raise ValueError(f"the scheduler of {source!r} is of no latent diffusion model")
+            raise ValueError(
+                f"the scheduler of {source!r} does not belong to a latent diffusion model"
+            )
         self.max_sigma = self._convention.max_sigma
         self.consistency_unet: Any = None if consistency is None else _load_unet(consistency)
         self._guidance = guidance

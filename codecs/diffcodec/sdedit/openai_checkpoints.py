@@ -2,7 +2,7 @@
 
 Those of Consistency Models (`cd_bedroom256_l2.pt`, `edm_bedroom256_ema.pt`, …) and of
 guided-diffusion (ADM: `256x256_diffusion_uncond.pt`, `lsun_bedroom.pt`, …) have one layout. ADM's
-predict a variance, too, by which they are told apart. Two things are in none of its files, and in
+also predict a variance, which identifies them. Two things are in none of its files, and in
 the options that belong to each: the noise schedule, and whether attention splits `qkv` into heads
 first, and each head's into q, k and v, or into q, k and v first, as the others do
 (`use_new_attention_order`).

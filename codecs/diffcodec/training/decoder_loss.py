@@ -67,7 +67,7 @@ class DecoderLoss(nn.Module):
 
         Returns:
             Scalars: `loss`, their weighted sum; `mse`; `perceptual` and `adversarial` where they
-            count; `discriminator`, part of the sum but of no gradient to `x_hat`.
+            count; `discriminator`, part of the sum but without a gradient to `x_hat`.
         """
         x_hat = x_hat.float()
         terms = {"mse": (x_hat - x).square().mean()}

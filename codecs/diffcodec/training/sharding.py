@@ -13,7 +13,7 @@ def shard(
     """Let every process keep its share of a module's parameters alone.
 
     What a unit needs is gathered while it computes, and freed after. All else that the module has
-    is gathered as long as one of its methods runs. Frozen parameters are shared out, too.
+    is gathered as long as one of its methods runs. Frozen parameters are also sharded.
 
     Args:
         module: on which the training step calls `methods`, and nothing else that computes.

@@ -1,4 +1,4 @@
-"""Loading weights: the one way to say where they are, and strict loading of what is there.
+"""Weights: the syntax of sources, and strict loading.
 
     cdc                                what ships, by its name; `zoo`: CompressAI's, of its models
     outputs/mine/model                 a folder that `Codec.save` or a training wrote, or a file

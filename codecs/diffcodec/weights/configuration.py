@@ -252,7 +252,7 @@ def _find_target(name: Any) -> Any:
     try:
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the config names {name}, which there is not: {error}") from error
+        raise ValueError(f"the config refers to {name}, which does not exist: {error}") from error
     is_class = isinstance(target, type) and (
         issubclass(target, Configured) or dataclasses.is_dataclass(target)
     )

@@ -41,7 +41,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        mmap: read tensors when they are used; a file that is cut off is noticed all the same.
+        mmap: read tensors when they are used; truncated files are still detected.
 
     Raises:
         ValueError: it is cut off, of another format, or holds other things than tensors, numbers

@@ -50,20 +50,20 @@ x_hat = codec.decompress(streams)
 
 
 class SavedModel:
-    """A module that is saved as such a folder and uploaded to the hub."""
+    """A module that can be saved as a model folder and uploaded to the hub."""
 
     only_by_source: bool = False
-    """Whether its tensors are never saved, being of several networks that are fetched by need."""
+    """Whether its tensors are never saved, because its networks are loaded on demand."""
 
     def derived_state(self) -> set[str]:
-        """Names of tensors that are no weights: they follow from the weights or the arguments."""
+        """Names of tensors that are derived from the weights or the arguments."""
         return set()
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the model as a folder that `diffcodec.load` and `weights=` take.
 
-        `config.json` has the constructor's arguments, `model.safetensors` the tensors; of parts
-        that are frozen and can be had elsewhere it has the source alone.
+        `config.json` contains the constructor's arguments, `model.safetensors` the tensors. Frozen
+        parts that are available elsewhere are stored by their source only.
 
         Args:
             folder: is made where there is none.

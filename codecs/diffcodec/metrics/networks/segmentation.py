@@ -89,6 +89,6 @@ def _load(place: str, options: dict[str, Any]) -> tuple[Any, Any]:
     elif type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
         auto = AutoModelForUniversalSegmentation
     else:
-        raise ValueError(f"a {type(config).__name__} is of no network that segments")
+        raise ValueError(f"a {type(config).__name__} does not belong to a segmentation network")
     processor = AutoImageProcessor.from_pretrained(place, **options)
     return processor, auto.from_pretrained(place, **options)

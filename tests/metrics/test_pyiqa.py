@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from scipy import signal
 
-from callbacks.evaluation import Evaluation
+from callbacks.metric_networks import choose_metrics, load_networks
 from diffcodec.metrics import all_metrics, find_metric
 from diffcodec.metrics.networks.pyiqa import PyiqaMetric
 
@@ -48,9 +48,8 @@ def test_without_the_package_they_are_left_out_and_it_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"gmsd needs .*non-commercial.*diffcodec\[iqa\]"):
         find_metric("gmsd").build(None)
-    evaluation = Evaluation(metrics=["psnr-rgb", "gmsd"])
-    evaluation._load_networks(announce=False)
-    assert list(evaluation._measures) == ["psnr-rgb"]
+    measures, _ = load_networks(choose_metrics(["psnr-rgb", "gmsd"]), {}, announce=False)
+    assert list(measures) == ["psnr-rgb"]
 
 
 @pytest.mark.parametrize("key", CLOSED_FORMS)

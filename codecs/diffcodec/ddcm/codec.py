@@ -12,10 +12,9 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from diffcodec.codec import Decoded, to_uint8
+from diffcodec.codec import to_uint8
 from diffcodec.coding.bits import BitReader, BitWriter, EndOfBitsError
 from diffcodec.coding.bitstream import FINGERPRINT_BYTES, BitstreamError, derive_seed, pack
 from diffcodec.coding.combinations import least_bits
@@ -24,15 +23,13 @@ from diffcodec.ddcm.priority import read_map, weights_of_latents
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.captions import Captioner
 from diffcodec.latent.pixel import PixelBackbone
-from diffcodec.networks.precision import decoding_in
 from diffcodec.points import Point, listed
-from diffcodec.zero_shot import ZeroShotCodec
+from diffcodec.zero_shot import CAPTION_LENGTH_BITS, Message, ZeroShotCodec
 from diffcodec.zero_shot.ladder import FIRST_BITS, STEP_BITS, Ladder, Level, first_index
 from diffcodec.zero_shot.refinement import Refinement
 
 MAX_LEVELS = 256
 MIN_LOG2_ATOMS, MAX_LOG2_ATOMS = 8, 20
-_CAPTION_LENGTH_BITS = 16
 _ATOMS_LENGTH_BITS = 5  # of the number of bits of M
 _RATES = ("bpp", "M", "psnr")
 # What a target PSNR is given at most: over a bit per number of the latent there are faster codecs.
@@ -40,16 +37,14 @@ _MAX_ATOMS_SHARE = 8
 
 
 @dataclass(frozen=True)
-class Sent:
+class Sent(Message):
     """What a stream says.
 
     Attributes:
-        caption: None where there is none.
         codebook: of its levels.
         levels: each with the numbers of its atoms.
     """
 
-    caption: str | None
     codebook: Codebook
     levels: list[tuple[Level, Tensor]]
 
@@ -243,7 +238,7 @@ class DDCM(ZeroShotCodec):
         container = pack([b""], height=height, width=width, fingerprint=bytes(FINGERPRINT_BYTES))
         room = 8 * (math.floor(bpp * height * width / 8) - len(container)) - 1 - FIRST_BITS
         if caption is not None:
-            room -= _CAPTION_LENGTH_BITS + 8 * len(self._text_bytes(caption))
+            room -= CAPTION_LENGTH_BITS + 8 * len(self._text_bytes(caption))
 
         def fits(atoms: int) -> bool:
             left = room - _ATOMS_LENGTH_BITS - (atoms.bit_length() - 1)
@@ -280,10 +275,7 @@ class DDCM(ZeroShotCodec):
         writer.write(length, _ATOMS_LENGTH_BITS)
         writer.write(codebook.atoms - (1 << length - 1), length - 1)
         if caption is not None:
-            text = self._text_bytes(caption)
-            writer.write(len(text), _CAPTION_LENGTH_BITS)
-            for byte in text:
-                writer.write(byte, 8)
+            self._write_caption(self._text_bytes(caption), writer)
         scale: Tensor | float = 1.0
         if weights is not None:
             stride, (height, width) = self.backbone.latents.stride, x0.shape[-2:]
@@ -298,26 +290,6 @@ class DDCM(ZeroShotCodec):
             codebook.write(shared.send(shared.x0 + scale * (x0 - shared.x0), level), writer)
         return writer.to_bytes()
 
-    def decode(
-        self,
-        payloads: list[list[bytes]],
-        height: int,
-        width: int,
-        seeds: list[int],
-        point: Point,
-    ) -> Decoded:
-        # All streams are read before the first picture is made: a bad one is known at once.
-        contents = [self._read(payload, height, width) for (payload,) in payloads]
-        guidance: Any = point.decoding["guidance"]
-        images = []
-        for (payload,), sent, seed in zip(payloads, contents, seeds, strict=True):
-            with decoding_in(self.decode_precision, self.device):
-                shared = self.once(payload, partial(self._receive, sent, height, width))
-                guided = self._estimate(sent.caption, (height, width), guidance)
-                latent = self._show(shared, guided, seed, point)
-            images.append(self._image_of(latent, height, width))
-        return Decoded(torch.cat(images))
-
     def _read(self, payload: bytes, height: int, width: int) -> Sent:
         """Read a payload.
 
@@ -330,10 +302,7 @@ class DDCM(ZeroShotCodec):
             has_caption, first = reader.read(1), reader.read(FIRST_BITS)
             length = reader.read(_ATOMS_LENGTH_BITS)
             atoms = (1 << length - 1) + reader.read(length - 1) if length else 0
-            caption = None
-            if has_caption:
-                num_bytes = reader.read(_CAPTION_LENGTH_BITS)
-                caption = self._decode_text(bytes(reader.read(8) for _ in range(num_bytes)))
+            caption = self._read_caption(reader) if has_caption else None
         except EndOfBitsError:
             raise BitstreamError("the stream ends before its first level") from None
         if not 1 <= atoms <= size // 2:
@@ -354,27 +323,19 @@ class DDCM(ZeroShotCodec):
             raise BitstreamError("the stream does not end with its last level")
         return Sent(caption, codebook, levels)
 
-    def _receive(self, sent: Sent, height: int, width: int) -> Refinement:
+    def _receive(self, message: Sent, height: int, width: int) -> Refinement:
         """What a stream says -> what the sender held at its end."""
-        shared = self._walk(height, width, sent.caption, sent.codebook)
-        for level, numbers in sent.levels:
+        shared = self._walk(height, width, message.caption, message.codebook)
+        for level, numbers in message.levels:
             shared.receive(numbers, level)
         return shared
 
     def _walk(self, height: int, width: int, caption: str | None, codebook: Codebook) -> Refinement:
-        estimate = self._estimate(caption, (height, width))
-        return self._refinement(height, width, estimate, codebook, shuffled=False)
+        return self._refinement(height, width, caption, codebook, shuffled=False)
 
     def _ladder(self, height: int, width: int, first: int, codebook: Codebook) -> Ladder:
-        num_values = self._num_values(height, width)
-        return Ladder(
-            repeat(1),
-            codebook.useful_bits(num_values),
-            num_values=num_values,
-            sigma=float(self.process.sigmas[-1]),
-            min_sigma=self._min_sigma,
-            first=first,
-        )
+        bits = codebook.useful_bits(self._num_values(height, width))
+        return self._levels(repeat(1), bits, height, width, first)
 
     def _num_atoms(self, height: int, width: int) -> int:
         """K for a picture of a size: a power of two, no less than its latent has numbers."""

@@ -8,13 +8,11 @@ bytes, whole or cut short -> x_s -> the rest of the way by the model alone -> au
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffcodec.codec import Decoded
 from diffcodec.coding.bits import BitReader, BitWriter, EndOfBitsError
 from diffcodec.coding.bitstream import BitstreamError, fitting_payload
 from diffcodec.diffc.channel import find_channel
@@ -23,26 +21,21 @@ from diffcodec.diffc.stream import code_for
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.captions import Captioner
 from diffcodec.latent.pixel import PixelBackbone
-from diffcodec.networks.precision import decoding_in
 from diffcodec.points import Point, listed
-from diffcodec.zero_shot import ZeroShotCodec
+from diffcodec.zero_shot import Message, ZeroShotCodec
 from diffcodec.zero_shot.ladder import FIRST_BITS, STEP_BITS, Ladder, Level, first_index
 from diffcodec.zero_shot.refinement import Refinement
 
-_CAPTION_LENGTH_BITS = 16
-
 
 @dataclass(frozen=True)
-class Arrived:
+class Arrived(Message):
     """What a stream, or the beginning of one, says.
 
     Attributes:
-        caption: None where there is none.
         levels: each with the indices of those of its chunks that are whole.
         ends: where chunks end, in bits, from the first place on where the stream may be cut.
     """
 
-    caption: str | None
     levels: list[tuple[Level, Tensor]]
     ends: list[int]
 
@@ -168,16 +161,13 @@ class DiffC(ZeroShotCodec):
         height, width = x.shape[-2:]
         x0 = self._latent_of(x)
         text = b"" if caption is None else self._text_bytes(caption)
-        estimate = self._estimate(caption, (height, width))
-        shared = self._refinement(height, width, estimate, self.channel)
+        shared = self._refinement(height, width, caption, self.channel)
         writer = BitWriter()
         writer.write(caption is not None, 1)
         first = first_index(shared.error(x0))
         writer.write(first, FIRST_BITS)
         if caption is not None:
-            writer.write(len(text), _CAPTION_LENGTH_BITS)
-            for byte in text:
-                writer.write(byte, 8)
+            self._write_caption(text, writer)
         ladder = self._ladder(height, width, first)
         level = None
         while not ladder.done and (level is None or writer.num_bits <= 8 * limit):
@@ -187,27 +177,6 @@ class DiffC(ZeroShotCodec):
             for number in shared.send(x0, level).tolist():
                 self._index_code.write(number, writer)
         return writer.to_bytes()
-
-    def decode(
-        self,
-        payloads: list[list[bytes]],
-        height: int,
-        width: int,
-        seeds: list[int],
-        point: Point,
-    ) -> Decoded:
-        # All streams are read before the first picture is made: a bad one is known at once.
-        contents = [self._read(payload, height, width) for (payload,) in payloads]
-        images = []
-        for (payload,), arrived, seed in zip(payloads, contents, seeds, strict=True):
-            with decoding_in(self.decode_precision, self.device):
-                receive = partial(self._receive, arrived, height, width)
-                shared = self.once(payload, receive)
-                guidance: Any = point.decoding["guidance"]
-                guided = self._estimate(arrived.caption, (height, width), guidance)
-                latent = self._show(shared, guided, seed, point)
-            images.append(self._image_of(latent, height, width))
-        return Decoded(torch.cat(images))
 
     def _read(self, payload: bytes, height: int, width: int) -> Arrived:
         """Read what arrived of a stream.
@@ -222,8 +191,7 @@ class DiffC(ZeroShotCodec):
         try:
             has_caption, first = reader.read(1), reader.read(FIRST_BITS)
             if has_caption:
-                num_bytes = reader.read(_CAPTION_LENGTH_BITS)
-                caption = self._decode_text(bytes(reader.read(8) for _ in range(num_bytes)))
+                caption = self._read_caption(reader)
             ladder = self._ladder(height, width, first)
             while not ladder.done:
                 level = ladder.open(reader.read(STEP_BITS))
@@ -242,24 +210,16 @@ class DiffC(ZeroShotCodec):
         whole = [(level, torch.tensor(found)) for level, found in levels if found]
         return Arrived(caption, whole, ends)
 
-    def _receive(self, arrived: Arrived, height: int, width: int) -> Refinement:
+    def _receive(self, message: Arrived, height: int, width: int) -> Refinement:
         """What arrived of a stream -> what the sender held then."""
-        estimate = self._estimate(arrived.caption, (height, width))
-        shared = self._refinement(height, width, estimate, self.channel)
-        for level, indices in arrived.levels:
+        shared = self._refinement(height, width, message.caption, self.channel)
+        for level, indices in message.levels:
             shared.receive(indices, level)
         return shared
 
     def _ladder(self, height: int, width: int, first: int) -> Ladder:
-        num_values = self._num_values(height, width)
-        return Ladder(
-            self.schedule.chunk_counts(num_values),
-            self.schedule.bits,
-            num_values=num_values,
-            sigma=float(self.process.sigmas[-1]),
-            min_sigma=self._min_sigma,
-            first=first,
-        )
+        counts = self.schedule.chunk_counts(self._num_values(height, width))
+        return self._levels(counts, self.schedule.bits, height, width, first)
 
 
 def _limit(height: int, width: int, point: Point) -> int:

@@ -1,5 +1,5 @@
 """Pretrained diffusion models as codecs, without training: what DiffC and DDCM have in common."""
 
-from diffcodec.zero_shot.codec import ZeroShotCodec
+from diffcodec.zero_shot.codec import CAPTION_LENGTH_BITS, Message, ZeroShotCodec
 
-__all__ = ["ZeroShotCodec"]
+__all__ = ["CAPTION_LENGTH_BITS", "Message", "ZeroShotCodec"]

@@ -7,13 +7,17 @@ x -> autoencoder -> x0;   x_s = the same noise on both sides
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffcodec.codec import Codec
+from diffcodec.codec import Codec, Decoded
+from diffcodec.coding.bits import BitReader, BitWriter
 from diffcodec.diffusion.denoiser import Denoiser
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import find_sampler, seeded_noise
@@ -27,16 +31,29 @@ from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
 from diffcodec.networks.padding import pad_to_multiple
-from diffcodec.networks.precision import check_precision
+from diffcodec.networks.precision import check_precision, decoding_in
 from diffcodec.points import Point, combine, listed
 from diffcodec.weights.configuration import is_by_reference
+from diffcodec.zero_shot.ladder import Ladder
 from diffcodec.zero_shot.refinement import Channel, Estimate, Refinement
 
 DECODERS = ("flow", "ancestral", "mean")
 FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
-MAX_CAPTION_BYTES = (1 << 16) - 1
+CAPTION_LENGTH_BITS = 16
+MAX_CAPTION_BYTES = (1 << CAPTION_LENGTH_BITS) - 1
 _RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
 _START_SEED = 0  # of the noise that both sides start from
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a stream says; a codec adds what it sends of the image.
+
+    Attributes:
+        caption: None where there is none.
+    """
+
+    caption: str | None
 
 
 class ZeroShotCodec(Codec):
@@ -184,6 +201,54 @@ class ZeroShotCodec(Codec):
             raise ValueError(f"a caption of {len(text)} bytes is over {MAX_CAPTION_BYTES}")
         return text
 
+    def _write_caption(self, text: bytes, writer: BitWriter) -> None:
+        """Write a caption, as `_text_bytes` gives it, after its length."""
+        writer.write(len(text), CAPTION_LENGTH_BITS)
+        for byte in text:
+            writer.write(byte, 8)
+
+    def _read_caption(self, reader: BitReader) -> str:
+        """Inverse of `_write_caption`.
+
+        Raises:
+            EndOfBitsError: the stream ends before.
+            BitstreamError: it is not a text.
+        """
+        num_bytes = reader.read(CAPTION_LENGTH_BITS)
+        return self._decode_text(bytes(reader.read(8) for _ in range(num_bytes)))
+
+    @abstractmethod
+    def _read(self, payload: bytes, height: int, width: int) -> Message:
+        """Read a payload.
+
+        Raises:
+            BitstreamError: it is not what an encoder writes for a picture of that size.
+        """
+
+    @abstractmethod
+    def _receive(self, message: Any, height: int, width: int) -> Refinement:
+        """What a stream says -> what the sender held at its end."""
+
+    def decode(
+        self,
+        payloads: list[list[bytes]],
+        height: int,
+        width: int,
+        seeds: list[int],
+        point: Point,
+    ) -> Decoded:
+        # All streams are read before the first picture is made: a bad one is known at once.
+        messages = [self._read(payload, height, width) for (payload,) in payloads]
+        guidance: Any = point.decoding["guidance"]
+        images = []
+        for (payload,), message, seed in zip(payloads, messages, seeds, strict=True):
+            with decoding_in(self.decode_precision, self.device):
+                shared = self.once(payload, partial(self._receive, message, height, width))
+                guided = self._estimate(message.caption, (height, width), guidance)
+                latent = self._show(shared, guided, seed, point)
+            images.append(self._image_of(latent, height, width))
+        return Decoded(torch.cat(images))
+
     def _latent_of(self, x: Tensor) -> Tensor:
         """An image (1, 3, H, W) -> x0 (1, C, h, w), padded as `_start` is."""
         height, width = x.shape[-2:]
@@ -212,15 +277,29 @@ class ZeroShotCodec(Codec):
         self,
         height: int,
         width: int,
-        estimate: Estimate,
+        caption: str | None,
         channel: Channel,
         *,
         shuffled: bool = True,
     ) -> Refinement:
         """The start of both sides."""
+        estimate = self._estimate(caption, (height, width))
         x, sigma = self._start(height, width)
         size = self._latent_size(height, width)
         return Refinement(estimate, x, sigma, size=size, channel=channel, shuffled=shuffled)
+
+    def _levels(
+        self, counts: Iterator[int], bits: float, height: int, width: int, first: int
+    ) -> Ladder:
+        """The levels of a picture of a size, of so many chunks of so many bits each."""
+        return Ladder(
+            counts,
+            bits,
+            num_values=self._num_values(height, width),
+            sigma=float(self.process.sigmas[-1]),
+            min_sigma=self._min_sigma,
+            first=first,
+        )
 
     def _show(self, shared: Refinement, guided: Estimate, seed: int, point: Point) -> Tensor:
         """The latent to show at a point, (1, C, h, w).

@@ -189,16 +189,14 @@ def _device(cfg: DictConfig) -> Any:
 def report(data: dict[str, Any], cfg: DictConfig) -> None:
     """Write benchmark.json, print the tables, and log them to W&B."""
     from hydra.core.hydra_config import HydraConfig
-    from rich.console import Console
 
     from diffcodec.results.curves import write_json
     from experiments.benchmarking.summary import coding_table, data_table, training_table
+    from experiments.terminal import table_console
 
     path = Path(HydraConfig.get().runtime.output_dir) / "benchmark.json"
     write_json(data, path)
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+    console = table_console(MIN_WIDTH)
     if "data" in data:
         console.print(data_table(data))
     else:

@@ -122,11 +122,9 @@ def _write(curves: Sequence[Line], table: Table, folder: Path, options: argparse
 
 
 def _show(table: Table, files: Sequence[Path]) -> None:
-    from rich.console import Console
+    from experiments.terminal import table_console
 
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+    console = table_console(MIN_WIDTH)
     console.print(to_rich(table))
     for warning in table.warnings:
         console.print(f"warning: {warning}", highlight=False, markup=False, style="yellow")

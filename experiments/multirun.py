@@ -44,18 +44,15 @@ class Summary(Callback):
 
 def summarize(paths: list[Path]) -> None:
     """Print the table that compares these curve files with the first of them."""
-    from rich.console import Console
-
     from experiments.comparison.compatibility import check
     from experiments.comparison.lines import join
     from experiments.comparison.render import to_rich
     from experiments.comparison.runs import read_file
     from experiments.comparison.table import build_table
+    from experiments.terminal import table_console
 
     curves = check(join([read_file(path) for path in paths])[0], allow=True)
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+    console = table_console(MIN_WIDTH)
     console.print(to_rich(build_table(curves, curves[0])))
 
 

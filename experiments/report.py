@@ -5,7 +5,6 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from callbacks.curves import RateCurves
@@ -13,6 +12,7 @@ from callbacks.tracking import never_fatal
 from diffcodec.measuring import PointResult
 from diffcodec.metrics import ordered
 from experiments.loggers import describe
+from experiments.terminal import table_console
 
 MIN_WIDTH = 120  # of a table that is written to a file
 
@@ -21,9 +21,7 @@ def report(trainer: Trainer) -> None:
     """Print the table of points and the paths of the run's files, on rank 0."""
     if not trainer.is_global_zero:
         return
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+    console = table_console(MIN_WIDTH)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     for curves in (c for c in callbacks if isinstance(c, RateCurves)):
         console.print(table(curves.name, curves.results))

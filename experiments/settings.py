@@ -76,7 +76,7 @@ def _describe_key(
     value = node.get(name, default)
     if isinstance(value, Mapping):
         facts.append(f"see {path}.{name} below")
-    elif (not required and name in node and value != default) or (required and name in node):
+    elif name in node and (required or value != default):
         facts.append(f"here {shown(value)}")
     yield f"  {path}.{name}  ({', '.join(facts)})"
 

@@ -109,12 +109,12 @@ class MeasuringPass(LightningModule):
         self, codec: "Codec", points: Sequence[Point] | None = None, *, ceiling: bool = False
     ) -> None:
         super().__init__()
-        points = codec.points if points is None else tuple(points)
+        points = tuple(codec.points if points is None else points)
         if len(group_by_bytes(points, progressive=codec.progressive)) != 1:
             names = [point.name for point in points]
             raise ValueError(f"points of one pass must share their bytes, got {names}")
         self.codec = codec
-        self.points = tuple(points)
+        self.points = points
         self.ceiling = ceiling
         self.measured: Set[int] = frozenset()
         self.goes_on = False

@@ -2,12 +2,10 @@
 
 from diffcodec.metrics.metric import Coding, CodingMetric
 
-PART = "text"
 
-
-def part_bits_per_pixel(coding: Coding) -> float | None:
-    """8 * length of that part / (H * W), with the original H and W; None where codecs have none."""
-    num_bytes = coding.num_part_bytes.get(PART)
+def part_bits_per_pixel(coding: Coding, part: str) -> float | None:
+    """8 * length of a part / (H * W), with the original H and W; None where codecs have none."""
+    num_bytes = coding.num_part_bytes.get(part)
     return None if num_bytes is None else 8 * num_bytes / (coding.height * coding.width)
 
 
@@ -16,6 +14,6 @@ METRIC = CodingMetric(
     "bits per pixel of the caption",
     kind="rate",
     order=3,
-    read=part_bits_per_pixel,
+    read=lambda coding: part_bits_per_pixel(coding, "text"),
     of_all=False,
 )

@@ -88,15 +88,18 @@ class ShiftTolerantLpips(nn.Module):
         Each layer's map is resized to the image bilinearly, as in LPIPS's spatial mode, and the
         layers are summed. H and W are at least 32.
         """
-        pairs = zip(self.heads, self._originals(x), self.embed(normalized(x_hat)), strict=True)
-        maps = [head((a - b) ** 2) for head, a, b in pairs]
+        maps = self._maps(self._originals(x), self.embed(normalized(x_hat)))
         size = x.shape[-2:]
         resized = [F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
         return torch.stack(resized).sum(0)[0, 0]
 
-    def _compare(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> Tensor:
+    def _maps(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> list[Tensor]:
+        """The weighted differences of each layer, (B, 1, h, w)."""
         layers = zip(self.heads, of_x, of_x_hat, strict=True)
-        return torch.stack([head((a - b) ** 2).mean(dim=(1, 2, 3)) for head, a, b in layers]).sum(0)
+        return [head((a - b) ** 2) for head, a, b in layers]
+
+    def _compare(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> Tensor:
+        return torch.stack([m.mean(dim=(1, 2, 3)) for m in self._maps(of_x, of_x_hat)]).sum(0)
 
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
         """ST-LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""

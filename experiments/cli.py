@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.constructors import argument_names
 from experiments.extras import check_extras
 from experiments.overrides import quote_paths
 
@@ -80,12 +81,37 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
     """
     _check_text(overrides)
     _check_renamed(overrides)
+    return _compose(add_arguments(overrides, config_name), config_name)
+
+
+def add_arguments(overrides: list[str], config_name: str = CONFIG_NAME) -> list[str]:
+    """Overrides in which arguments that no YAML file lists are appended: `++codec.lr=1e-4`.
+
+    Raises:
+        ValueError: an override names something that does not exist; the message lists the choices.
+    """
+    while True:
+        try:
+            _compose(overrides, config_name)
+        except ValueError as error:
+            key = _refused_key(error.__cause__)
+            if key is None or key not in map(_key_of, overrides):
+                raise
+            own, listed = _choices(key, overrides, config_name)
+            if own not in listed:
+                raise ValueError(_no_key(key, listed)) from error
+            overrides = [f"++{o}" if _key_of(o) == key else o for o in overrides]
+        else:
+            return overrides
+
+
+def _compose(overrides: list[str], config_name: str) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIG_DIR, version_base=HYDRA_VERSION):
             return compose(config_name, overrides=quote_paths(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, overrides, config_name)) from error
+        raise ValueError(str(error).strip()) from error
 
 
 def check_overrides(arguments: list[str], config_name: str = CONFIG_NAME) -> DictConfig | None:
@@ -150,8 +176,9 @@ def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
     cfg = check_overrides(sys.argv[1:], config_name)
     try:
         if is_multirun(sys.argv[1:]):
-            sys.argv[1:] = for_each_job(sys.argv[1:])
-            check_jobs(sys.argv[1:], config_name)
+            sys.argv[1:] = check_jobs(for_each_job(sys.argv[1:]), config_name)
+        elif cfg is not None:
+            sys.argv[1:] = add_arguments(sys.argv[1:], config_name)
         sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
     except (OSError, ValueError) as error:
         fail(error)
@@ -227,21 +254,30 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=pattern, module="lightning")
 
 
-def _explain(error: BaseException, overrides: list[str], config_name: str) -> str:
-    message = str(error).strip()
-    match = re.search(r"Could not override '([^']+)'", message)
-    if match is None:
-        return message
-    key = match.group(1)
+def _key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _refused_key(error: BaseException | None) -> str | None:
+    """The key that Hydra could not override, if that is the error."""
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    return match and match.group(1)
+
+
+def _choices(key: str, overrides: list[str], config_name: str) -> tuple[str, list[str]]:
+    """The last part of a key, and what it could be: keys of YAML files, arguments of a class."""
     parent, _, name = key.rpartition(".")
-    kept = [o for o in overrides if o.lstrip("+~").partition("=")[0] != key]
-    if len(kept) == len(overrides):  # an override inside a file of the config
-        return message
-    node = compose_config(kept, config_name)
+    groups = [o for o in overrides if is_group(_key_of(o))]
+    node = _compose(groups, config_name)
     node = OmegaConf.select(node, parent) if parent else node
     if not isinstance(node, DictConfig):
-        return message
-    choices = sorted(str(k) for k in node if k != "hydra")
+        return name, []
+    known = {str(each) for each in node if each != "hydra"}
+    return name, sorted({*known, *argument_names(str(node.get("_target_", "")))})
+
+
+def _no_key(key: str, choices: list[str]) -> str:
+    parent, _, name = key.rpartition(".")
     close = get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     where = f"{parent!r}" if parent else "the config"

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from experiments.cli import CONFIG_NAME, compose_config, is_group
+from experiments.cli import CONFIG_NAME, add_arguments, is_group
 
 _NULL = "'${oc.decode:null}'"
 FLAGS = ("-m", "--multirun")
@@ -41,15 +41,18 @@ def _left_to_the_jobs(argument: str) -> str:
     return changed if _parse(changed) is not None else argument
 
 
-def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> None:
+def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> list[str]:
     """Compose one job of each combination of groups of a multirun.
+
+    Returns:
+        The arguments, with `++` before those that no YAML file of a job lists.
 
     Raises:
         ValueError: a job lacks a key or a choice; the message names its groups.
     """
     overrides = [override for override in map(_parse, arguments) if override is not None]
     if any(override.key_or_group == "hydra/sweeper" for override in overrides):
-        return  # which has its own syntax
+        return [*arguments]  # which has its own syntax
     choices = []
     for override in overrides:
         key = override.get_key_element()
@@ -59,12 +62,15 @@ def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> None
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
             # One value represents all, except for groups, which change the other keys.
             choices.append(values if is_group(override.key_or_group) else values[:1])
+    added = set()
     for job in product(*choices):
         try:
-            compose_config(list(job), config_name)
+            composed = add_arguments(list(job), config_name)
         except ValueError as error:
             swept = [own for own, all_ in zip(job, choices, strict=True) if len(all_) > 1]
             raise ValueError(f"{' '.join(swept)}: {error}" if swept else str(error)) from error
+        added |= {each.partition("=")[0] for each in composed if each.startswith("++")}
+    return [f"++{a}" if f"++{a.partition('=')[0]}" in added else a for a in arguments]
 
 
 def _parse(argument: str) -> Override | None:

@@ -6,6 +6,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.constructors import argument_names
+
 
 def build_variants(
     cfg: DictConfig, variants: Mapping[str, Sequence[str] | None]
@@ -31,7 +33,7 @@ def build_variants(
         changed = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
         assert isinstance(changed, DictConfig)
         for key, value in changes.items():
-            OmegaConf.update(changed, key, value)
+            OmegaConf.update(changed, key, value, force_add=True)
         made[name] = changed
     return made, left_out
 
@@ -56,4 +58,6 @@ def _parse(text: str) -> tuple[str, Any]:
 def _has(cfg: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    return isinstance(node, DictConfig) and name in node
+    if not isinstance(node, DictConfig):
+        return False
+    return name in node or name in argument_names(str(node.get("_target_", "")))

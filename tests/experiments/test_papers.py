@@ -138,7 +138,7 @@ def test_a_command_builds_on_stand_ins(module, line, tmp_path):
     changes = list(STAND_INS[target])
     if target == "diffcodec.sdedit.SDEdit":
         changes += BASES[first.codec.base._target_]
-        if first.codec.reference is not None:
+        if first.codec.get("reference") is not None:
             changes += ["codec.reference.weights=null", "codec.reference.size=[8,12]"]
             changes.append("codec.reference.quality=3")
     if "codec=jpeg" in changes:

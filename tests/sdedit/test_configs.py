@@ -4,7 +4,6 @@ import pytest
 from hydra.errors import InstantiationException
 
 from diffcodec.codec import Codec
-from diffcodec.weights.configuration import INHERIT
 from experiments.build import build_codec, build_coder, is_untrained
 from experiments.cli import CONFIG_DIR, compose_config
 
@@ -31,13 +30,13 @@ def test_a_base_is_configured_as_the_codec_is(name):
     own = dict(compose_config([f"codec={name}"]).codec)
     if name == "mbt2018_mean_vbr":
         assert base.pop("level") == [0, 2, 4, 6]
-        assert own.pop("level") == INHERIT
+        assert "level" not in own
     if own.get("architecture"):
         # A base is not trained here: those of CompressAI's zoo are its pretrained networks.
         assert base.pop("weights") == "zoo"
         assert base.pop("size") == "paper"
         assert base.pop("quality") == [1, 2, 3, 4, 5, 6]
-        assert [own.pop("weights"), own.pop("quality")] == [None, 3]
+        assert own.pop("weights") is None
         del own["size"]
     assert base == own
 

@@ -1,4 +1,4 @@
-"""CDC as a codec: a hyperprior's bits, decoded to context maps that condition a diffusion model.
+"""CDC as a codec: a hyperprior codes latents, and context maps from them condition a U-Net.
 
 x -> g_a -> y -> bytes -> y_hat -> g_s -> contexts
                           gamma * noise, contexts -> DDIM with the U-Net -> x_hat
@@ -35,63 +35,70 @@ from diffcodec.training.perceptual import PerceptualLoss, check_choice
 from diffcodec.weights.loading import load_checkpoint, state_dict_of
 from diffcodec.weights.model_folder import load_saved
 
-STRIDE = 64  # of z
+STRIDE = 64  # pixels per value of z, along a side
 MULTIPLIERS = (1, 2, 3, 4)
 HYPER_MULTIPLIERS = (4, 4, 4)
 UNET_MULTIPLIERS = (1, 2, 3, 4, 5, 6)
-LATENT_STRIDE = 16  # of y
+LATENT_STRIDE = 16  # pixels per value of y, along a side
 WINDOW = 1024
 
 
 class CDC(Codec):
     """Conditional Diffusion Compression (Yang & Mandt, NeurIPS 2023), x0- or eps-prediction.
 
-    The same bytes decode at every operating point: the number of steps and the strength of the
-    starting noise are the decoder's choice (gamma 0: faithful; 0.8: realistic).
+    The same bytes decode at every operating point: the decoder chooses the number of steps and the
+    strength of the starting noise (gamma 0: faithful; 0.8: realistic).
 
-    Where the paper's text and the authors' released code differ, the code is followed. Of the
-    encoder: the text simulates rounding by uniform noise, the code hands the decoder latents that
-    are rounded straight through, and has noise in the rate alone. Of the process, see
-    `diffcodec.cdc.process`. The trainer of x0-prediction clips the gradient's norm to 1, that of
-    eps-prediction does not (`trainer.gradient_clip_val`); the text mentions neither.
+    Where the paper's text and the authors' released code differ, this class follows the code:
+
+    - The text simulates rounding by uniform noise. In the code, the decoder's latents have
+      straight-through rounding, and only the rate uses uniform noise.
+    - `diffcodec.cdc.process` lists the differences in the diffusion process.
+    - The code clips the gradient norm to 1 for x0-prediction and does not clip for eps-prediction
+      (`trainer.gradient_clip_val`). The text mentions neither.
 
     Args:
-        prediction: `x0` or `eps`, see `diffcodec.cdc.process` for all that differs.
-        width: channels of the first stages; 64 in the paper.
-        context_channels: of the finest context map; null is 3 for eps and `width` for x0.
-        num_timesteps: of the diffusion process; null is the released 8193 (x0) or 20000 (eps).
-        steps: decoding steps, one number or several; null is 17 (x0) or 200 (eps).
+        prediction: `x0` or `eps`; `diffcodec.cdc.process` lists all differences.
+        width: number of channels of the first stages; 64 in the paper.
+        context_channels: number of channels of the finest context map; null selects 3 for eps and
+            `width` for x0.
+        num_timesteps: number of timesteps of the diffusion process; null selects that of the
+            released models, 8193 (x0) or 20000 (eps).
+        steps: number of decoding steps, one or several; null selects 17 (x0) or 200 (eps).
         gamma: standard deviation of the starting noise, one or several. The operating points are
-            all pairs of a number of steps and a gamma.
-        num_samples: decodings of each stream from other noises, as points `sample=0`, … (Fig. 14).
-        progress: share of the steps after which decoding stops and shows x_n, one or several, as in
-            `[0, 0.3, 0.6, 0.9, 1]` (Fig. 15).
+            all combinations of `steps` and `gamma`.
+        num_samples: number of decodings of each stream with different noise, as points `sample=0`,
+            … (Fig. 14).
+        progress: fraction of the steps after which decoding stops and returns x_n, one or several,
+            as in `[0, 0.3, 0.6, 0.9, 1]` (Fig. 15).
         lmbda: weight of the rate in bits per pixel.
-        warmup_lmbda, warmup_steps: that weight in the first steps of training.
-        ramp_steps: over which it then rises to `lmbda`.
-        initial_gain: widens y before training: rounding erases latents that start below one step.
-        context_weight: of the squared error between the image and the first three channels of its
-            finest context map; 0 in the paper. A denoiser needs very long to find out that contexts
-            help, and until it does the rate erases them: this tells the encoder at once.
-        context_steps: first steps in which that and the rate are all that is trained.
-        rho: share of the perceptual distance in the distortion, in [0, 1).
-        perceptual, vgg_weights: that distance, LPIPS in the paper; see
+        warmup_lmbda, warmup_steps: weight of the rate at the start of training, and the number of
+            steps it is used for.
+        ramp_steps: number of steps over which the weight then rises to `lmbda`.
+        initial_gain: factor on y before training. Rounding erases latents smaller than one
+            quantization step.
+        context_weight: weight of the squared error between the image and the first three channels
+            of its finest context map; 0 in the paper. A denoiser takes long to learn that contexts
+            help, and until then the rate erases them. This loss trains the encoder from the start.
+        context_steps: number of steps at the start of training in which only the context loss and
+            the rate are trained.
+        rho: weight of the perceptual distance in the distortion, in [0, 1).
+        perceptual, vgg_weights: the perceptual distance, LPIPS in the paper; see
             `diffcodec.training.perceptual`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
-        scheduler: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to
-            zero over the run.
-        sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
-        decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        compile: `torch.compile` the U-Net: minutes once, then faster.
-        window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
-            the encoder computes tiles with all that it sees around them, so that the stream is the
-            whole's; the decoder, whose attention looks at the whole image, blends the estimates of
-            overlapping tiles at every step.
-        weights: null (from scratch), or a source of `diffcodec.weights`: this project's or the
-            authors' checkpoints.
+        scheduler: optimizer -> learning-rate scheduler, stepped every step; null selects a cosine
+            to zero over the run.
+        sampler: sampler of the decoder: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`.
+        decode_precision: precision of the U-Net in decoding, `32` or `bf16`.
+        compile: run `torch.compile` on the U-Net, which takes minutes once and speeds it up.
+        window: side of a tile in pixels, a multiple of 64. Larger images are encoded in tiles with
+            exact margins, so their streams equal those of the whole image. The decoder has global
+            attention, so it blends the estimates of overlapping tiles at every step.
+        weights: null to train from scratch, or a source of `diffcodec.weights`: this project's or
+            the authors' checkpoints.
 
     Raises:
-        ValueError: one of these is not among its choices, or the weights do not fit.
+        ValueError: an argument is not among its choices, or the weights do not fit.
     """
 
     num_sections = 2
@@ -128,7 +135,7 @@ class CDC(Codec):
     ) -> None:
         check_window(window, STRIDE)
         process = build_process(prediction, num_timesteps)
-        find_sampler(sampler)  # is there
+        find_sampler(sampler)  # raises on an unknown name
         decode_precision = check_precision(decode_precision)
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
@@ -173,10 +180,10 @@ class CDC(Codec):
         """Load a checkpoint of this codec, or one that the authors released.
 
         Args:
-            source: as in `diffcodec.weights`.
+            source: the checkpoint, as in `diffcodec.weights`.
 
         Raises:
-            ValueError: it cannot be had, or does not fit this configuration.
+            ValueError: the checkpoint cannot be loaded, or does not fit this configuration.
         """
         checkpoint = load_checkpoint(source)
         released = released_state(checkpoint)
@@ -189,12 +196,12 @@ class CDC(Codec):
         load_saved(self, convert(released), source=source)
 
     def derived_state(self) -> set[str]:
-        # What the entropy models hold beside parameters. In half precision the smallest likelihood
-        # would be 0, and its logarithm's gradient infinite.
+        # The buffers of the entropy models. In half precision their lower bound on likelihoods
+        # would be 0, and the gradient of its logarithm infinite.
         return {k for k, _ in self.named_buffers() if k.startswith("compressor.")}
 
     def arguments(self) -> dict[str, Any]:
-        # A scheduler is made for one run, and may be anyone's code.
+        # A scheduler belongs to one run, and may be user code.
         return {**super().arguments(), "scheduler": None}
 
     def format_config(self) -> dict[str, Any]:
@@ -233,7 +240,7 @@ class CDC(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on its batch size.
         images = []
         size = -(-height // STRIDE), -(-width // STRIDE)  # of z
         for payload, seed in zip(payloads, seeds, strict=True):
@@ -243,10 +250,10 @@ class CDC(Codec):
         return Decoded(torch.cat(images))
 
     def sample(self, y_hat: Tensor, seed: int, point: Point) -> Tensor:
-        """Quantised latents of one image (1, C, H / 16, W / 16) -> x0_hat (1, 3, H, W).
+        """Quantized latents of one image (1, C, H / 16, W / 16) -> x0_hat (1, 3, H, W).
 
-        Algorithm 1, right, at the point's number of steps and gamma. Where decoding stops before
-        the last step, it is x_n at the scale of the variance-preserving process.
+        Algorithm 1, right, with the point's number of steps and gamma. If decoding stops before
+        the last step, the result is x_n at the scale of the variance-preserving process.
         """
         settings: Any = point.decoding
         num_steps, gamma = settings["steps"], settings["gamma"]
@@ -258,14 +265,14 @@ class CDC(Codec):
             known = self._terms(y_hat) if max(size) <= self.window else None
 
             def network(x: Tensor, time: Tensor, y_hat: Tensor) -> Tensor:
-                # Of a large image all terms would take ten times the memory of its picture.
+                # For a large image, all terms take ten times the memory of the image.
                 terms = self._terms(y_hat) if known is None else known
                 out: Tensor = self.unet(x, time, terms)
                 return out.float()
 
             denoiser, sigmas = self.process.sampling(network, num_steps)
             tiled = TiledDenoiser(denoiser, self.window, multiple=STRIDE, spatial=["y_hat"])
-            # gamma is the noise of x_N, at the scale of the variance-preserving process
+            # gamma is the standard deviation of x_N at the scale of the variance-preserving process
             x.mul_(like(x, gamma * (1 + sigmas[0] ** 2).sqrt()))
             done = round(settings.get("progress", 1.0) * num_steps)
             sample = find_sampler(self.sampler)
@@ -273,13 +280,13 @@ class CDC(Codec):
             return x.div_(like(x, (1 + sigmas[done] ** 2).sqrt()))
 
     def _terms(self, y_hat: Tensor) -> list[ContextTerms]:
-        """What the quantised latents add inside the U-Net, of the same shape as in `sample`."""
-        with torch.autocast(y_hat.device.type, enabled=False):  # as the encoder's networks
+        """Quantized latents, shaped as in `sample` -> the terms that they add inside the U-Net."""
+        with torch.autocast(y_hat.device.type, enabled=False):  # float32, like the encoder
             contexts = self.compressor.contexts(y_hat)
         return self.unet.context_terms(contexts)
 
     def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
-        """Encode and decode the images of a batch at a point, see `FewStepTraining`."""
+        """Encode and decode the images of a batch at a point; see `FewStepTraining`."""
         x = batch["image"]
         x0 = pad_to_multiple(x * 2 - 1, STRIDE)
         latents = self.compressor(x0)
@@ -311,16 +318,16 @@ class CDC(Codec):
             denoise: also run the U-Net.
 
         Returns:
-            `bpp_loss`, `diffusion_loss` and, where their weights are positive, `context_loss` and
-            `lpips_loss`; scalars. Beside them `y_max`, the largest value of y_hat, and `y_escaped`,
-            the share of its symbols that no entropy table holds.
+            Scalars: `bpp_loss`, `diffusion_loss` and, if their weights are positive, `context_loss`
+            and `lpips_loss`. In addition `y_max`, the largest absolute value of y_hat, and
+            `y_escaped`, the fraction of its symbols outside the entropy tables.
         """
         x0 = pad_to_multiple(x * 2 - 1, STRIDE)
         latents = self.compressor(x0)
         contexts = self.compressor.contexts(latents.y_hat)
         out = {
             "bpp_loss": latents.bits().mean() / (x0.shape[-2] * x0.shape[-1]),
-            # Tables span a range: what grows without bound leaves it.
+            # Entropy tables span a limited range, which growing latents leave.
             "y_max": latents.y_hat.detach().abs().max(),
             "y_escaped": share_outside(latents),
         }
@@ -334,7 +341,7 @@ class CDC(Codec):
         loss, x0_hat = self.process.loss(self.unet, x0, eps, t, terms=terms)
         out["diffusion_loss"] = loss.mean()
         if self._perceptual is not None:
-            if self.process.prediction == "eps":  # far off at the noisiest timesteps
+            if self.process.prediction == "eps":  # inaccurate at the noisiest timesteps
                 x0_hat = x0_hat.clamp(-1, 1)
             out["lpips_loss"] = self._perceptual(x0_hat, x0)
         return out

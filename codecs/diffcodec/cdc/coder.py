@@ -1,4 +1,4 @@
-"""CDC's latents <-> bytes: its scale table, and how its hyperprior predicts y."""
+"""Entropy coding of CDC's latents: its scale table and its hyperprior's prediction of y."""
 
 import math
 from itertools import pairwise
@@ -17,10 +17,10 @@ TAIL_MASS = 1e-9
 
 
 def build_coder(compressor: Compressor) -> LatentCoder:
-    """The coder of a compressor's latents, which `means_then_scales` predicts.
+    """The coder of a compressor's latents, for the context model `means_then_scales`.
 
     Raises:
-        ValueError: the hyper-synthesis has weights that exact arithmetic has no room for.
+        ValueError: the weights of the hyper-synthesis are out of range for exact arithmetic.
     """
     from compressai.entropy_models import GaussianConditional
 
@@ -35,19 +35,19 @@ def build_coder(compressor: Compressor) -> LatentCoder:
 
 
 def means_then_scales(parameters: Tensor, code: Code) -> Tensor:
-    """The context model without context: all of y at once; parameters are means, then scales."""
+    """A hyperprior without context model: all of y in one part; parameters: means, then scales."""
     means, scales = parameters.chunk(2, dim=1)
     return (code(whole, scales, means) + means).float()
 
 
 def scale_table() -> list[float]:
-    """The scales that y is coded with: evenly spaced by ratio, rounded to be exact in binary."""
+    """The scales that y is coded with: a geometric sequence, rounded to be exact in binary."""
     ratio = (MAX_SCALE / MIN_SCALE) ** (1 / (NUM_SCALES - 1))
     return [round(MIN_SCALE * ratio**i * 2**16) / 2**16 for i in range(NUM_SCALES)]
 
 
 def share_outside(latents: Latents) -> Tensor:
-    """The share of y's symbols that lie outside their tables, (): each costs an escape code."""
+    """The fraction of y's symbols outside their tables, (); each costs an escape code."""
     index = torch.bucketize(
         latents.scales.detach().double(), _scale_borders().to(latents.scales.device)
     )
@@ -57,7 +57,7 @@ def share_outside(latents: Latents) -> Tensor:
 
 
 def _scale_borders() -> Tensor:
-    """Between the scales of the table, (NUM_SCALES - 1,): a scale goes to the nearest by ratio."""
+    """Borders between the table's scales, (NUM_SCALES - 1,): their geometric means."""
     borders = [math.sqrt(a * b) for a, b in pairwise(scale_table())]
     return torch.tensor(borders, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""CDC's transform coding: encoder, mean-scale hyperprior and the embedder of the contexts.
+"""CDC's transforms and entropy models: encoder, mean-scale hyperprior and context decoder.
 
 x -> g_a -> y -> h_a -> z -> factorized prior -> bits
             y | h_s(z_hat) = (mean, scale) -> Gaussian conditional -> bits
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from diffcodec.cdc.layers import ResBlock, downsample, upsample
 
 MIN_SCALE = 0.1
-SLOPE = 0.2  # of the leaky relu in the hyperprior
+SLOPE = 0.2  # of the hyperprior's leaky ReLU
 
 
 @dataclass
 class Latents:
-    """The latents that the compressor computes of images (B, 3, H, W), and their likelihoods.
+    """The latents of images (B, 3, H, W) and their likelihoods.
 
     Attributes:
-        y, y_hat: latent and quantised latent, (B, C, H / 16, W / 16).
-        z_hat: quantised hyper-latent, (B, C', H / 64, W / 64).
-        means, scales: of y's Gaussians, shaped as y; scales are at least `MIN_SCALE`.
-        likelihoods: probabilities of `y` and `z`; with uniform noise for rounding in training.
+        y, y_hat: latent and quantized latent, (B, C, H / 16, W / 16).
+        z_hat: quantized hyper-latent, (B, C', H / 64, W / 64).
+        means, scales: parameters of y's Gaussians, shaped as y; scales are at least `MIN_SCALE`.
+        likelihoods: likelihoods of `y` and `z`; training replaces rounding by uniform noise.
     """
 
     y: Tensor
@@ -36,14 +36,14 @@ class Latents:
     likelihoods: dict[str, Tensor]
 
     def bits(self) -> Tensor:
-        """Estimated length of each image's code, (B,)."""
+        """Estimated number of bits of each image, (B,)."""
         return sum(
             (-p.log2().flatten(1).sum(1) for p in self.likelihoods.values()), self.y.new_zeros(())
         )
 
 
 class Down(nn.Module):
-    """A stage of the encoder: residual block, then half the resolution."""
+    """A stage of the encoder: a residual block, then a downsampling by 2."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A stage of the embedder: residual block, then twice the resolution."""
+    """A stage of the context decoder: a residual block, then an upsampling by 2."""
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -67,13 +67,14 @@ class Up(nn.Module):
 
 
 class Compressor(nn.Module):
-    """Images -> quantised latents with their rate -> context maps.
+    """Images -> quantized latents with their likelihoods -> context maps.
 
     Args:
-        width: channels of the first stage.
-        multipliers: channels of the encoder's stages, in widths; each halves the resolution.
-        hyper_multipliers: channels of h_a's three convolutions, in widths.
-        context_channels: channels of the context map at full resolution.
+        width: number of channels of the first stage.
+        multipliers: channels of the encoder's stages as multiples of `width`; each stage halves
+            the resolution.
+        hyper_multipliers: channels of h_a's three convolutions as multiples of `width`.
+        context_channels: number of channels of the context map at full resolution.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Compressor(nn.Module):
                 for i, (a, b) in enumerate(zip(inputs, dims, strict=True))
             )
         )
-        # The last stage (i = 0) narrows in its upsampling, not in its residual block.
+        # The last stage (i = 0) reduces channels in its upsampling, not in its residual block.
         self.g_s = nn.ModuleList(
             Up(dims[i], outputs[i] if i else dims[0], outputs[i])
             for i in reversed(range(len(dims)))
@@ -115,7 +116,7 @@ class Compressor(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(hyper[0], 2 * dims[-1], 3, padding=1),
         )
-        # Neither ever holds entropy tables: `cdc.coder` builds them beside the module, so that a
+        # Neither module ever holds entropy tables: `cdc.coder` builds them outside, so that the
         # state dict has the same shapes before and after coding.
         self.entropy_bottleneck = EntropyBottleneck(hyper[2], filters=(3, 3, 3))
         self.gaussian_conditional = GaussianConditional(None, scale_bound=MIN_SCALE)
@@ -124,11 +125,11 @@ class Compressor(nn.Module):
         """Encode images.
 
         Args:
-            x: (B, 3, H, W) in [-1, 1], sides that are multiples of 64.
+            x: images (B, 3, H, W) in [-1, 1]; H and W are multiples of 64.
         """
         y = self.g_a(x)
         z = self.h_a(y)
-        # Probabilities and rounding need float32 whatever precision the network trains in.
+        # Likelihoods and rounding need float32, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             return self._quantize(y.float(), z.float())
 
@@ -140,7 +141,7 @@ class Compressor(nn.Module):
         z_hat = quantize_ste(z - medians) + medians
         means, scales = self.h_s(z_hat).chunk(2, dim=1)
         _, y_likelihoods = self.gaussian_conditional(y, scales, means)
-        # The decoder's loss reaches y, and reaches the means through the rate only.
+        # The decoder's loss has a gradient for y. The means get theirs from the rate only.
         y_hat = quantize_ste(y - means.detach()) + means.detach()
         return Latents(
             y=y,
@@ -153,17 +154,17 @@ class Compressor(nn.Module):
 
     @torch.no_grad()
     def widen(self, gain: float) -> None:
-        """Multiply y by a factor, its bias aside."""
+        """Multiply the weights of g_a's last convolution by a factor, but not its bias."""
         self.g_a[-1].resample.weight.mul_(gain)  # type: ignore[operator, union-attr]
 
     def medians(self) -> Tensor:
-        """Of the factorized prior, (C',): what z is rounded around."""
+        """Medians of the factorized prior, (C',); z is rounded relative to them."""
         return self.entropy_bottleneck.quantiles[:, 0, 1].detach()
 
     def contexts(self, y_hat: Tensor) -> list[Tensor]:
-        """Quantised latents (B, C, H / 16, W / 16) -> context maps, finest first.
+        """Quantized latents (B, C, H / 16, W / 16) -> context maps, finest first.
 
-        Map i is (B, C_i, H / 2^i, W / 2^i).
+        Map i has the shape (B, C_i, H / 2^i, W / 2^i).
         """
         maps = []
         for stage in self.g_s:

@@ -1,4 +1,4 @@
-"""Context maps for CDC's U-Net of what any codec decoded: its picture, its latents, its rate."""
+"""Context maps for CDC's U-Net from a base codec's reconstruction, latents and rate."""
 
 import math
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LATENT_STRIDE = 16  # of y_hat, in every learned codec here
-TYPICAL_LMBDA = 0.0130  # in the middle of the usual weights, which are 0.002 to 0.18
+LATENT_STRIDE = 16  # pixels per value of y_hat along a side, in all learned codecs here
+TYPICAL_LMBDA = 0.0130  # middle of the usual range, 0.002 to 0.18
 
 
 class ContextEmbedder(nn.Module):
-    """(x_hat, lmbda; y_hat) -> context maps, from 1 / patch of the size down to 1/8 or 1/16.
+    """(x_hat, lmbda, y_hat) -> context maps, from 1 / patch of the resolution to 1/8 or 1/16.
 
     Args:
-        channels: of the finest map; the others of x_hat have twice as many.
-        patch: pixels that a value of the finest map is for, a side: 1, 2, 4 or 8.
-        latent_channels: of y_hat, which makes the map at 1/16 of the size, with twice as many
-            channels as the finest; 0 leaves it out.
+        channels: number of channels of the finest map; all other maps have twice as many.
+        patch: pixels per value of the finest map, along a side: 1, 2, 4 or 8.
+        latent_channels: number of channels of y_hat, from which the map at 1/16 of the resolution
+            is computed; 0 omits that map.
     """
 
     def __init__(self, channels: int, *, patch: int = 1, latent_channels: int = 0) -> None:
@@ -39,12 +39,13 @@ class ContextEmbedder(nn.Module):
     def forward(
         self, x_hat: Tensor, lmbda: Tensor | None = None, y_hat: Tensor | None = None
     ) -> list[Tensor]:
-        """Context maps, finest first, `context_channels` of them.
+        """Compute the context maps, finest first; `context_channels` lists their channels.
 
         Args:
-            x_hat: the codec's pictures, (B, 3, H, W) in [-1, 1], sides that are multiples of 16.
-            lmbda: rate-distortion weights of the streams, (B,); None is no such knowledge.
-            y_hat: quantised latents, (B, C, H / 16, W / 16), where the embedder was made for some.
+            x_hat: reconstructions, (B, 3, H, W) in [-1, 1]; H and W are multiples of 16.
+            lmbda: rate-distortion weights of the streams, (B,); None if unknown.
+            y_hat: quantized latents, (B, C, H / 16, W / 16); required if `latent_channels` is not
+                0.
         """
         h = F.pixel_unshuffle(x_hat, self.patch)
         rate = h.new_zeros(len(h))
@@ -57,6 +58,6 @@ class ContextEmbedder(nn.Module):
             contexts.append(h)
         if self.latents is not None:
             assert y_hat is not None
-            # Values of y_hat reach the hundreds, and most are below one.
+            # asinh, because values of y_hat reach the hundreds while most are below one.
             contexts.append(self.latents(y_hat.asinh()))
         return contexts

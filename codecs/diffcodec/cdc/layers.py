@@ -1,15 +1,15 @@
-"""The blocks that CDC's encoder, embedder and U-Net are built of (paper, App. B)."""
+"""Building blocks of CDC's encoder, context decoder and U-Net (paper, App. B)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ContextTerms = tuple[Tensor, Tensor]
-"""What a context map adds inside a `ResBlock`: after its first convolution, and in its skip."""
+"""A context map's terms in a `ResBlock`: one after the first convolution, one in the skip."""
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel, (B, C, H, W) -> the same."""
+    """Layer normalization over the channels of each pixel, (B, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -24,16 +24,16 @@ class ChannelNorm(nn.Module):
 class ResBlock(nn.Module):
     """conv -> norm -> relu, + time, conv -> norm -> relu, + skip.
 
-    A context map c beside the input x is concatenated to it in the paper. As
-    conv([x, c]) = conv_x(x) + conv_c(c), the second term is what `context_terms` returns: it is the
-    same at every step of a decoder, and computed once.
+    The paper concatenates a context map c to the input x. Because
+    conv([x, c]) = conv_x(x) + conv_c(c), the term of c is the same at every decoding step.
+    `context_terms` computes it once.
 
     Args:
-        in_channels: channels of x.
-        out_channels: channels of the result.
-        time_channels: size of the time embedding, 0 where there is none.
-        context_channels: channels of the context map, 0 where there is none.
-        kernel_size: of the first convolution.
+        in_channels: number of channels of x.
+        out_channels: number of output channels.
+        time_channels: size of the time embedding; 0 for none.
+        context_channels: number of channels of the context map; 0 for none.
+        kernel_size: kernel size of the first convolution.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ResBlock(nn.Module):
         term = F.conv2d(context, self.conv1.weight[:, split:], padding=self.conv1.padding)
         if self.skip is not None:
             return term, F.conv2d(context, self.skip.weight[:, split:])
-        # In the precision of autocast, too: what it is added to at every step follows it.
+        # In autocast's dtype as well: the sum with a float32 term would be float32 at every step.
         return term, F.pad(context.to(term.dtype), (0, 0, 0, 0, split, 0))
 
     def forward(
@@ -86,11 +86,11 @@ class ResBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """x + linear attention of the normalised x, one head of all channels.
+    """Linear attention over the pixels of the normalized x, with one head and a skip connection.
 
-    With X the normalised input (N pixels, C) and W the four C x C matrices, the paper's
-    W_o (V^T softmax(K)) Q is X (W_o W_v (X^T softmax(X W_k^T)) W_q)^T: values and queries are never
-    computed, which halves the work.
+    With X the normalized input (N pixels, C) and W the four C x C matrices, the paper's
+    W_o (V^T softmax(K)) Q equals X (W_o W_v (X^T softmax(X W_k^T)) W_q)^T. This form does not
+    compute values and queries, which halves the work.
     """
 
     def __init__(self, channels: int) -> None:
@@ -103,7 +103,7 @@ class LinearAttention(nn.Module):
         w_q, w_k, w_v = self.qkv.weight.flatten(1).chunk(3)
         pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
         keys = F.linear(pixels, w_k).softmax(dim=1)
-        # Image by image: of a batch, the product would copy what is transposed.
+        # One image at a time: a batched product would copy the transposed operand.
         summary = torch.stack([x_i.T @ k_i for x_i, k_i in zip(pixels, keys, strict=True)])
         matrix = (self.out.weight.flatten(1) @ w_v) @ summary @ (w_q * x.shape[1] ** -0.5)
         assert self.out.bias is not None
@@ -112,11 +112,12 @@ class LinearAttention(nn.Module):
 
 
 class BlockConv2d(nn.Conv2d):
-    """A convolution to few channels, computed for blocks of 2x2 pixels: (B, C, H, W), even sides.
+    """A convolution to few channels, computed on blocks of 2x2 pixels; H and W must be even.
 
-    Convolutions are computed for 8 or 16 channels at a time, and three leave most of that idle. A
-    block's pixels are the channels of a convolution of stride 2 whose kernel is one larger, with
-    the same weights shifted and zeros around them: the same sums, and a third of the time.
+    Convolution kernels compute 8 or 16 output channels at a time, so three leave most of that idle.
+    Here the four pixels of a block become output channels of a convolution with stride 2. Its
+    kernel is larger by one and contains the same weights, shifted and padded with zeros. The sums
+    are the same, in a third of the time.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two diffusion processes that CDC is trained with, as the released models differ.
+"""The diffusion processes of CDC's two released models, x0- and eps-prediction.
 
              x0                              eps
 schedule     cosine, 8193 steps              linear, 20000 steps
@@ -6,9 +6,12 @@ loss         MSE of x0 * min(SNR, 5)         MAE of eps
 x0 clamped   to [-1, 1] while sampling       never
 time         t / N                           t / N; while sampling in S steps, step / S
 
-Where the paper says otherwise, the authors' released code is followed, with whose weights this must
-agree: the paper has a squared error for both (Eq. 6), the code the absolute error of eps; the paper
-weights x0's error by SNR, the code by SNR up to 5; the paper does not mention that x0 is clamped.
+Where paper and released code differ, this module follows the code, to be compatible with the
+released weights:
+
+- The paper has a squared error for both (Eq. 6); the code has the absolute error of eps.
+- The paper weights the error of x0 by SNR; the code by min(SNR, 5).
+- The paper does not mention that x0 is clamped.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,16 +32,16 @@ from diffcodec.diffusion.schedule import (
 )
 from diffcodec.points import Point, combine, listed
 
-MAX_SNR = 5.0  # that a noise level's weight grows to (Hang et al. 2023)
+MAX_SNR = 5.0  # upper limit of a noise level's weight (Hang et al. 2023)
 
 
 @dataclass(frozen=True)
 class Process:
-    """A diffusion process and what the network predicts in it.
+    """A diffusion process and the parameterization of its network.
 
     Args:
         prediction: `x0` or `eps`.
-        alphas_cumprod: abar, (N,) falling, float32: the released models' precision.
+        alphas_cumprod: abar, (N,) decreasing, in float32 as in the released models.
     """
 
     prediction: str
@@ -46,16 +49,16 @@ class Process:
 
     @property
     def num_timesteps(self) -> int:
-        """N, how many noise levels the network is trained at."""
+        """N, the number of noise levels in training."""
         return len(self.alphas_cumprod)
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """Noise levels, (N,) rising, float64."""
+        """Noise levels, (N,) increasing, float64."""
         return sigmas_of(self.alphas_cumprod)
 
     def has_schedule(self, alphas_cumprod: Tensor) -> bool:
-        """Whether abar, (N,) on the CPU, is this process's."""
+        """Whether abar, (N,) on the CPU, is that of this process."""
         return alphas_cumprod.shape == self.alphas_cumprod.shape and torch.allclose(
             sigmas_of(alphas_cumprod).log(), self.sigmas.log(), rtol=0, atol=0.02
         )
@@ -69,18 +72,17 @@ class Process:
         num_samples: int = 1,
         progress: float | Sequence[float] = 1.0,
     ) -> tuple[Point, ...]:
-        """The operating points: all combinations of what the decoder can do.
+        """The operating points: all combinations of the decoder's settings.
 
         Args:
-            steps: one or several; None is 17 (x0) or 200 (eps).
-            gamma: one or several.
-            lmbda: the weight of the rate that the model was trained with.
-            num_samples: decodings of a stream, with other starting noises.
-            progress: shares of the steps after which decoding stops, one or several.
+            steps: number of decoding steps, one or several; None selects 17 (x0) or 200 (eps).
+            gamma: standard deviation of the starting noise, one or several.
+            lmbda: weight of the rate that the model was trained with.
+            num_samples: number of decodings of a stream with different noise.
+            progress: fraction of the steps after which decoding stops, one or several.
 
         Raises:
-            ValueError: a number of steps that the process does not have, a negative gamma, a number
-                of samples or a share out of range, or one point twice.
+            ValueError: a value is out of range, or a point occurs twice.
         """
         if steps is None:
             steps = 17 if self.prediction == "x0" else 200
@@ -106,15 +108,15 @@ class Process:
         return combine(rate={"lmbda": lmbda}, decoding=decoding)
 
     def training_denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
-        """D around the network, told t / N."""
+        """The denoiser for training; the network's time is t / N."""
         times = torch.arange(self.num_timesteps) / self.num_timesteps
         return self._denoiser(network, self.sigmas, times, clip=False)
 
     def sampling(self, network: Callable[..., Tensor], num_steps: int) -> tuple[VPDenoiser, Tensor]:
-        """D around the network as it is used in sampling, and its S + 1 noise levels, falling to 0.
+        """The denoiser for sampling in S steps, and its S + 1 noise levels, decreasing to 0.
 
         Raises:
-            ValueError: more steps than the process has, or less than one.
+            ValueError: the number of steps is not in 1 to N.
         """
         t = spaced_timesteps(self.num_timesteps, num_steps)
         sigmas = self.sigmas[t]
@@ -133,13 +135,13 @@ class Process:
         t: Tensor,
         **condition: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Diffusion loss (Eq. 6) of what the network predicts at x0 + sigma_t eps.
+        """Diffusion loss (Eq. 6) of the network's prediction at x0 + sigma_t eps.
 
         Args:
-            network: that is told t / N.
+            network: network with t / N as its time.
             x0, eps: images in [-1, 1] and noise, (B, 3, H, W).
             t: timesteps, (B,) in 0 … N - 1.
-            condition: handed to the network.
+            condition: further arguments of the network.
 
         Returns:
             The loss of each image, (B,), and the estimate of x0, (B, 3, H, W).
@@ -158,7 +160,7 @@ class Process:
 
 
 def build_process(prediction: str, num_timesteps: int | None = None) -> Process:
-    """The released process of a parameterization, with N of its own if given.
+    """The released process of a parameterization; `num_timesteps` overrides its N.
 
     Raises:
         ValueError: the parameterization is neither `x0` nor `eps`.

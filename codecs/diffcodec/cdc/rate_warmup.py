@@ -7,12 +7,12 @@ from torch.optim.lr_scheduler import LambdaLR
 def warmed_up(
     lmbda: float, step: int, *, warmup_lmbda: float, warmup_steps: int, ramp_steps: int = 0
 ) -> float:
-    """The rate's weight: `warmup_lmbda` for the first `warmup_steps`, in the end `lmbda`.
+    """The weight of the rate at a step: `warmup_lmbda` for `warmup_steps`, `lmbda` in the end.
 
-    From the start with the full weight, y collapses to nothing and the pictures to grey. The paper
-    jumps from one to the other, at a learning rate of 5e-5. At higher ones the jump throws the
-    means so far off y that likelihoods underflow and training stands still: let the weight rise
-    geometrically over `ramp_steps`.
+    With the full weight from the start, y collapses to zero and reconstructions are gray. The paper
+    switches from one weight to the other in one step, at a learning rate of 5e-5. At higher
+    learning rates that moves the means so far from y that likelihoods underflow and training
+    stalls. Use `ramp_steps` to raise the weight geometrically instead.
     """
     share = (step - warmup_steps) / ramp_steps if ramp_steps else 1.0
     if step < warmup_steps:
@@ -21,5 +21,5 @@ def warmed_up(
 
 
 def floored_decay(optimizer: Optimizer, *, every: int, factor: float, floor: float) -> LambdaLR:
-    """Multiply the learning rates by `factor` every so many steps, down to a share `floor`."""
+    """Multiply learning rates by `factor` every `every` steps, down to `floor` of the initial."""
     return LambdaLR(optimizer, lambda step: max(factor ** (step // every), floor))

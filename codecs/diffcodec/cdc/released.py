@@ -1,8 +1,9 @@
-"""The checkpoints that CDC's authors released, in this project's names.
+"""Conversion of the checkpoints that CDC's authors released.
 
-xparam         {"ema": {"ema_model.denoise_fn.…": …, …}, "model": …}   the average is used
+xparam         {"ema": {"ema_model.denoise_fn.…": …, …}, "model": …}   the EMA weights are used
 epsilonparam   {"model": {"denoise_fn.…": …, …}}
-or the bare state dict of either, as a safetensors file holds it
+
+The state dict of either may also be given alone, as in a safetensors file.
 """
 
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ from torch.nn import functional as F
 
 from diffcodec.weights.loading import remap
 
-TAIL_MASS = 1e-9  # of the factorized prior, left to the escape code
+TAIL_MASS = 1e-9  # of the factorized prior; the escape code covers the tails
 
-# First where a block stands, then what is inside a block.
+# STAGES renames the position of a block, BLOCKS then renames its contents.
 STAGES: tuple[tuple[str, str | None], ...] = (
-    (r"loss_fn_vgg\.", None),  # LPIPS, only used in training
-    (r"train_", None),  # the noise schedule, which follows from the config
+    (r"loss_fn_vgg\.", None),  # LPIPS, used in training only
+    (r"train_", None),  # the noise schedule, which the config determines
     (r"denoise_fn\.time_mlp\.0\.", "unet.time1."),
     (r"denoise_fn\.time_mlp\.2\.", "unet.time2."),
     (r"denoise_fn\.(downs|ups)\.(\d+)\.0\.", r"unet.\1.\2.res1."),
@@ -60,7 +61,7 @@ BLOCKS: tuple[tuple[str, str | None], ...] = (
 
 
 def released_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The tensors of a released checkpoint in the released names, or None if it is not one."""
+    """The tensors of a released checkpoint under their released names; None for any other file."""
     if isinstance(checkpoint.get("ema"), Mapping):
         prefix = "ema_model."
         ema = checkpoint["ema"]
@@ -73,9 +74,9 @@ def released_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in the released names -> tensors in ours.
+    """Tensors under their released names -> tensors under this project's names.
 
-    A key that the tables do not know keeps its name, and makes a strict load fail.
+    A key that is not in the tables keeps its name, so that a strict load fails.
     """
     renamed = remap(remap(state, STAGES), BLOCKS)
     out = {name: _reshape(name, tensor) for name, tensor in renamed.items()}
@@ -97,10 +98,10 @@ def _reshape(name: str, tensor: Tensor) -> Tensor:
 
 
 def _quantiles(prior: Mapping[str, Tensor]) -> Tensor:
-    """The released medians, and whole steps from there to where the tails begin, (C, 1, 3).
+    """The quantiles (C, 1, 3): the released median, and both tails an integer distance from it.
 
-    The released prior has no tails. Only the number of whole steps matters to the coder, and unlike
-    the tail's exact place it is the same on every machine.
+    The released prior has no tail quantiles. The coder uses only their integer distances from the
+    median. Unlike the exact tail quantiles, these are the same on every machine.
     """
     median = prior["quantiles"].reshape(-1, 1, 1)
     target = torch.tensor(2 / TAIL_MASS - 1, dtype=torch.float64).log()
@@ -108,7 +109,7 @@ def _quantiles(prior: Mapping[str, Tensor]) -> Tensor:
     sides = []
     for sign in (-1, 1):
         low, high = torch.zeros_like(reach), torch.full_like(reach, 2.0**20)
-        for _ in range(21):  # down to one step
+        for _ in range(21):  # down to a distance of one
             middle = (low + high) / 2
             inside = sign * _logits(prior, median + sign * middle) < target
             low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)

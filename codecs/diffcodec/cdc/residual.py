@@ -1,4 +1,4 @@
-"""CDC over any codec: the diffusion of what that codec's picture leaves out.
+"""CDC over any base codec: diffusion of the residual of that codec's reconstruction.
 
 x -> base codec -> bytes
 bytes -> base codec -> x_hat, y_hat, lmbda -> contexts
@@ -37,20 +37,20 @@ from diffcodec.weights.loading import load_checkpoint, state_dict_of
 from diffcodec.weights.model_folder import load_saved
 
 WINDOW = 1024
-STRIDE = 64  # of the learned codecs' hyper-latents
+STRIDE = 64  # pixels per value of the learned codecs' hyper-latents, along a side
 PATCHES = (1, 2, 4, 8)
 VALIDATION_LEVELS = 4
 
 
 @dataclass
 class Conditions:
-    """What the decoder computes once for an image, whatever the operating point.
+    """The conditions of an image, which all decoding settings share.
 
     Attributes:
-        x_hat: the base codec's picture, padded, (1, 3, H, W) in [-1, 1].
-        y_hat, lmbda: of the base, as in `Decoded`.
-        terms: of the context maps, as `UNet.context_terms` makes them; None of an image larger than
-            the window, where they would take ten times the memory of its picture.
+        x_hat: the base codec's reconstruction, padded, (1, 3, H, W) in [-1, 1].
+        y_hat, lmbda: outputs of the base, as in `Decoded`.
+        terms: result of `UNet.context_terms`. None for an image larger than the window, where the
+            terms would take ten times the memory of the image.
     """
 
     x_hat: Tensor
@@ -62,47 +62,49 @@ class Conditions:
 class ResidualCDC(Codec):
     """CDC's conditional diffusion decoder over a base codec: one network for all its rates.
 
-    The stream is the base's, byte for byte, and each decodes what the other wrote. The decoder
-    samples the residual r = x - x_hat, in [-1, 1], from p(r | x_hat, y_hat, lmbda) with EDM's
-    preconditioning (Karras et al. 2022, Eq. 7 and Table 1), which around x_hat reads
+    The base codec and this codec write the same stream, and each decodes streams of the other. The
+    decoder samples the residual r = x - x_hat of images in [-1, 1] from p(r | x_hat, y_hat, lmbda).
+    EDM's preconditioning (Karras et al. 2022, Eq. 7 and Table 1), centered on x_hat, is
 
         D(x; sigma) = x_hat + c_skip r + c_out F(c_in r, ln(sigma) / 4; contexts),  r = x - x_hat
 
-    with F(u, …) = a + b u, where the U-Net makes a and b for every pixel and channel. Residuals are
-    small where the picture is flat and large where it has texture, and of a Gaussian residual of
-    any deviation the best estimate is a multiple of u, which the network need not pass through all
-    of its layers.
+    with F(u, …) = a + b u, where the U-Net predicts a and b for every pixel and channel. Residuals
+    are small in flat regions and large in texture. For a Gaussian residual of any standard
+    deviation, the best estimate is a multiple of u. With the factor b, the network need not carry u
+    through all its layers.
 
-    Steps and the strength of the starting noise are the decoder's choice, as with `CDC` (gamma 0:
-    faithful; 1: realistic), and share their bytes. It is close to DIRAC (Ghouse et al. 2023), a
+    As with `CDC`, the same bytes decode with any number of steps and any strength of the starting
+    noise (gamma 0: faithful; 1: realistic). The design is close to DIRAC (Ghouse et al. 2023), a
     residual diffusion over a base codec, which has no public code.
 
     Args:
-        compressor: the base, any codec; it is not trained here.
-        width: channels of the U-Net's first stage.
-        multipliers: channels of each of its resolutions, in widths.
-        patch: pixels a side that make one of the U-Net's, by the channel: 1, 2, 4 or 8. On a CPU 32
-            channels at 2 take 0.4 of the time of 16 channels at 1.
-        context_channels: channels of the finest context map.
-        latents: use the base's y_hat as a context, where it has one.
-        steps: decoding steps, one number or several.
+        compressor: the base codec, which stays frozen.
+        width: number of channels of the U-Net's first stage.
+        multipliers: channels of each resolution of the U-Net, as multiples of `width`.
+        patch: side in pixels of the blocks that become channels of the U-Net's input: 1, 2, 4 or 8.
+            On a CPU, 32 channels with patch 2 take 0.4 of the time of 16 channels with patch 1.
+        context_channels: number of channels of the finest context map.
+        latents: use the base's y_hat as a context, if it has one.
+        steps: number of decoding steps, one or several.
         gamma: standard deviation of the starting noise in units of sigma_max, one or several. The
-            operating points are the base's, at all pairs of a number of steps and a gamma.
-        sigma_max, sigma_min, rho: the sampler's noise levels, see `karras_sigmas`.
-        sampler: `ddim`, `dpmpp_2m` or `euler_sde`. Extrapolating between steps, the second needs a
-            network that was trained long: before, it leaves more noise.
+            operating points are all combinations of the base's points, `steps` and `gamma`.
+        sigma_max, sigma_min, rho: the sampler's noise levels; see `karras_sigmas`.
+        sampler: `ddim`, `dpmpp_2m` or `euler_sde`. `dpmpp_2m` extrapolates between steps and leaves
+            more noise unless the network was trained long.
         sigma_data: standard deviation of residuals in [-1, 1].
-        p_mean, p_std: of ln(sigma) in training; null is ln(sigma_data) for the first.
-        lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
-        decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        compile: `torch.compile` the U-Net: minutes once, then faster.
-        window: side in pixels, a multiple of 64, of what the U-Net sees at once: of larger images
-            it blends the estimates of overlapping tiles at every step. The base has its own.
-        weights: null (from scratch), or a source of `diffcodec.weights`, of the U-Net and the
-            embedder of contexts. The base has its own.
+        p_mean, p_std: mean and standard deviation of ln(sigma) in training; null selects
+            ln(sigma_data) as the mean.
+        lr, weight_decay, warmup_steps: settings of AdamW; the learning rate falls linearly to zero
+            after the warm-up.
+        decode_precision: precision of the U-Net in decoding, `32` or `bf16`.
+        compile: run `torch.compile` on the U-Net, which takes minutes once and speeds it up.
+        window: side of a tile of the U-Net in pixels, a multiple of 64. On larger images, the
+            estimates of overlapping tiles are blended at every step. The base has its own window.
+        weights: null to train from scratch, or a source of `diffcodec.weights`, for the U-Net and
+            the context embedder. The base has its own weights.
 
     Raises:
-        ValueError: one of these is not among its choices, or the weights do not fit.
+        ValueError: an argument is not among its choices, or the weights do not fit.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class ResidualCDC(Codec):
         weights: str | None = None,
     ) -> None:
         check_window(window, STRIDE)
-        find_sampler(sampler)  # is there
+        find_sampler(sampler)  # raises on an unknown name
         for name, value in {"width": width, "context_channels": context_channels}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -156,7 +158,7 @@ class ResidualCDC(Codec):
         self.compressor = compressor.requires_grad_(False).eval()
         self.num_sections = compressor.num_sections
         self.reads_annotations = compressor.reads_annotations
-        compressor.fingerprint()  # builds the entropy tables, before anything copies it
+        compressor.fingerprint()  # builds the entropy tables before the codec is copied
         self.patch = patch
         self.embedder = ContextEmbedder(
             context_channels,
@@ -171,7 +173,7 @@ class ResidualCDC(Codec):
             out_channels=2 * 3 * patch**2,
             kernel_size=7 if patch == 1 else 3,
         )
-        # An untrained decoder returns the base's picture, and training starts from there.
+        # An untrained decoder returns the base's reconstruction, the starting point of training.
         for parameter in self.unet.conv_out.parameters():
             nn.init.zeros_(parameter)
         self.sigma_max, self.sigma_min, self.rho = sigma_max, sigma_min, rho
@@ -189,13 +191,14 @@ class ResidualCDC(Codec):
             self.load_weights(weights)
 
     def load_weights(self, source: str) -> None:
-        """Load the U-Net and the embedder.
+        """Load the U-Net and the context embedder.
 
         Args:
-            source: as in `diffcodec.weights`. A base that it holds replaces this codec's.
+            source: the checkpoint, as in `diffcodec.weights`. If it contains a base codec, that
+                replaces the weights of this codec's base.
 
         Raises:
-            ValueError: it cannot be had, or does not fit this configuration.
+            ValueError: the checkpoint cannot be loaded, or does not fit this configuration.
         """
         state = state_dict_of(load_checkpoint(source))
         if not any(name.startswith("embedder.") for name in state):
@@ -206,7 +209,7 @@ class ResidualCDC(Codec):
         load_saved(self, state, source=source)
 
     def base_point(self, point: Point) -> Point:
-        """The base codec's operating point at one of this codec's."""
+        """The base codec's operating point for a point of this codec."""
         return self._base_points[point.name]
 
     def load_point(self, point: Point) -> None:
@@ -243,7 +246,7 @@ class ResidualCDC(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on its batch size.
         images, base_point = [], self.base_point(point)
         for payload, seed in zip(payloads, seeds, strict=True):
             make = partial(self._conditions, payload, height, width, seed, base_point)
@@ -255,7 +258,7 @@ class ResidualCDC(Codec):
     def _conditions(
         self, payload: list[bytes], height: int, width: int, seed: int, base_point: Point
     ) -> Conditions:
-        """What the base decodes of an image, and the contexts made of that."""
+        """Decode an image with the base, and compute the context terms."""
         decoded = self.compressor.decode([payload], height, width, [seed], base_point)
         decoded.x_hat = decoded.x_hat.clamp(0, 1)
         with decoding_in(self.decode_precision, decoded.x_hat.device):
@@ -267,19 +270,16 @@ class ResidualCDC(Codec):
             return Conditions(x_hat, decoded.y_hat, decoded.lmbda, terms)
 
     def contexts(self, decoded: Decoded) -> tuple[Tensor, list[Tensor]]:
-        """What a base decoded -> its pictures, padded and in [-1, 1], and their context maps."""
+        """The base's reconstructions, padded and in [-1, 1], and their context maps."""
         x_hat = padded_picture(decoded)
         return x_hat, self.embedder(x_hat, decoded.lmbda, decoded.y_hat)
 
     def sample(self, conditions: Conditions, seed: int, point: Point) -> Tensor:
-        """What an image may have been, (1, 3, H, W) in [-1, 1], given what was decoded of it.
-
-        At the point's number of steps and gamma.
-        """
+        """Sample an image (1, 3, H, W) in [-1, 1], with the point's number of steps and gamma."""
         settings: Any = point.decoding
         x_hat, known = conditions.x_hat, conditions.terms
         sigmas = self._sigmas(settings["steps"])
-        # Another stream of noise than the base's, which may have used this seed.
+        # The base may have used this seed, so derive another one from it.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
 
@@ -302,7 +302,7 @@ class ResidualCDC(Codec):
             return r_hat.add_(x_hat)
 
     def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
-        """Decode the images of a batch at a point, see `FewStepTraining`."""
+        """Decode the images of a batch at a point; see `FewStepTraining`."""
         x = batch["image"]
         x_hat, contexts = self.contexts(self.compressor.simulate(x, self.base_point(point)))
         settings: Any = point.decoding
@@ -319,7 +319,7 @@ class ResidualCDC(Codec):
         return karras_sigmas(self.sigma_max, steps, sigma_min=self.sigma_min, rho=self.rho)
 
     def denoiser(self) -> EDMDenoiser:
-        """D(r; sigma, terms) of residuals in [-1, 1]."""
+        """The denoiser D(r; sigma, terms) of residuals r at the scale of images in [-1, 1]."""
 
         def network(r: Tensor, time: Tensor, terms: Sequence[ContextTerms]) -> Tensor:
             blocks = F.pixel_unshuffle(r, self.patch)
@@ -329,13 +329,13 @@ class ResidualCDC(Codec):
         return EDMDenoiser(network, sigma_data=self.sigma_data)
 
     def losses(self, x: Tensor, noise: Tensor, sigma: Tensor, point: Point) -> Tensor:
-        """EDM's loss (Karras et al. 2022, Eq. 8) of the residuals of images, (B,).
+        """EDM's loss (Karras et al. 2022, Eq. 8) on the residual of each image, (B,).
 
         Args:
             x: images, (B, 3, H, W) in [0, 1].
-            noise: standard normal, (B, 3, H, W) of the padded images.
-            sigma: noise levels in [-1, 1], (B,).
-            point: of the base.
+            noise: standard normal noise, (B, 3, H', W') with the size of the padded images.
+            sigma: noise levels, (B,), at the scale of images in [-1, 1].
+            point: operating point of the base.
         """
         x_hat, contexts = self.contexts(self.compressor.simulate(x, point))
         residual = pad_around(x * 2 - 1, STRIDE) - x_hat
@@ -346,7 +346,7 @@ class ResidualCDC(Codec):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         x = batch["image"]
         base_points = self.compressor.points
-        # One for the batch: the base then takes all of it at once.
+        # One point for the whole batch, so that the base codes it in one call.
         point = base_points[int(torch.randint(len(base_points), ()))]
         sigma = (self.p_mean + self.p_std * torch.randn(len(x), device=x.device)).exp()
         noise = torch.randn_like(pad_around(x, STRIDE))
@@ -355,7 +355,7 @@ class ResidualCDC(Codec):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """As `Codec.validation_step`, and the loss at fixed noise levels, as `val/loss`."""
+        """Run `Codec.validation_step` and log the loss at fixed noise levels as `val/loss`."""
         if not len(batch["index"]):
             return super().validation_step(batch, batch_idx)
         base_points = self.compressor.points
@@ -381,18 +381,18 @@ class ResidualCDC(Codec):
 
 
 def padded_picture(decoded: Decoded) -> Tensor:
-    """The pictures of a base, padded around to multiples of 64 and in [-1, 1]."""
+    """The base's reconstructions in [-1, 1], padded on all sides to multiples of 64."""
     return pad_around(decoded.x_hat * 2 - 1, STRIDE)
 
 
 def _build_points(
     base_points: Sequence[Point], steps: int | Sequence[int], gamma: float | Sequence[float]
 ) -> list[tuple[Point, Point]]:
-    """All operating points, each with the base's that it starts from; the base's are outermost.
+    """All pairs of an operating point and its base's point; the base's points vary slowest.
 
     Raises:
-        ValueError: a number of steps below one, a negative gamma, one pair twice, or a base whose
-            own points are told apart by steps or gamma.
+        ValueError: a number of steps is below one, a gamma is negative, a combination occurs twice,
+            or the base has settings named `steps` or `gamma`.
     """
     for count in listed(steps):
         if count < 1:

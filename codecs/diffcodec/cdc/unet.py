@@ -1,4 +1,4 @@
-"""The denoising U-Net of CDC: six resolutions, conditioned on the first four by context maps.
+"""The denoising U-Net of CDC: six resolutions, with context maps at the first four.
 
 x_t, time --> down 1 .. down 6 --> middle --> up 5 .. up 1 --> 7x7 --> x0 or eps
               ^ contexts 1 .. 4
@@ -22,7 +22,10 @@ from diffcodec.cdc.layers import (
 
 
 class Stage(nn.Module):
-    """Two residual blocks and attention at one resolution, then a change of resolution."""
+    """Two residual blocks and attention at one resolution; `resample` then changes the resolution.
+
+    The caller applies `resample`.
+    """
 
     def __init__(
         self,
@@ -51,15 +54,16 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """(x_t, time; contexts) -> what the parameterization predicts.
+    """(x_t, time; contexts) -> the prediction of the parameterization.
 
     Args:
-        width: channels of the first resolution and size of the time embedding.
-        multipliers: channels of each resolution, in widths.
-        context_channels: channels of the context maps, finest first, fewer than resolutions.
-        channels: of x_t.
-        out_channels: of the result; null: as many.
-        kernel_size: of the first and the last convolution.
+        width: number of channels of the first resolution, and size of the time embedding.
+        multipliers: channels of each resolution as multiples of `width`.
+        context_channels: channels of the context maps, finest first; at most one map per
+            resolution.
+        channels: number of channels of x_t.
+        out_channels: number of output channels; null selects `channels`.
+        kernel_size: kernel size of the first and the last convolution.
     """
 
     def __init__(
@@ -107,10 +111,10 @@ class UNet(nn.Module):
         self.conv_out = conv(width, out_channels, kernel_size, padding=kernel_size // 2)
 
     def context_terms(self, contexts: Sequence[Tensor]) -> list[ContextTerms]:
-        """Context maps, finest first -> what they add to the first stages at every time.
+        """Context maps -> the terms that they add to the first stages at every time.
 
         Args:
-            contexts: (B, C_i, H / 2^i, W / 2^i).
+            contexts: context maps (B, C_i, H / 2^i, W / 2^i), finest first.
         """
         return [
             stage.res1.context_terms(context)  # type: ignore[union-attr, operator]
@@ -118,12 +122,13 @@ class UNet(nn.Module):
         ]
 
     def forward(self, x: Tensor, time: Tensor, terms: Sequence[ContextTerms]) -> Tensor:
-        """One call of the network.
+        """Run the network.
 
         Args:
-            x: (B, channels, H, W), sides that are multiples of 2^(resolutions - 1).
-            time: () or (B,), the share of the diffusion process that has passed, in [0, 1].
-            terms: of the context maps, from `context_terms`.
+            x: noisy input, (B, channels, H, W); H and W are multiples of 2^(resolutions - 1).
+            time: encoding of the noise level, () or (B,): t / N for `CDC`, ln(sigma) / 4 for
+                `ResidualCDC`.
+            terms: result of `context_terms`.
         """
         t = self.time2(F.gelu(self.time1(time.reshape(-1, 1))))
         skips = []

@@ -1,15 +1,15 @@
-"""Channel simulation: a vector that only the sender knows, sent as the number of a random draw.
+"""Reverse channel coding: a vector mu is sent as the index of a shared random candidate.
 
-Both sides share K candidates z_1 … z_K for each chunk of numbers. The sender, who knows mu, names
-one of them, and the receiver then holds about mu plus noise of unit variance, for far fewer bits
-than the numbers themselves would take (Theis et al. 2022, Sec. 3; "reverse channel coding").
+Both sides share K candidates z_1 … z_K for each chunk of numbers. The sender knows mu and sends the
+index of one candidate. The receiver thus gets approximately mu plus noise of unit variance, for far
+fewer bits than the numbers themselves would take (Theis et al. 2022, Sec. 3).
 
 Candidate k is the first d entries of row k of
 
     H D2 H D1 / sqrt(K)
 
-of `diffcodec.coding.hadamard`, whose matrix number c is that of chunk c. How the sender computes
-its scores does not matter to the receiver.
+of `diffcodec.coding.hadamard`, where chunk c has its own matrix, number c. The receiver does not
+depend on how the sender computes its scores.
 """
 
 import math
@@ -30,7 +30,7 @@ from diffcodec.coding.hadamard import (
 )
 
 MAX_LOG2_CANDIDATES = 20
-_VALUES_PER_BATCH = 1 << 21  # of float32, in each of a few temporary tensors
+_VALUES_PER_BATCH = 1 << 21  # float32 values in each of a few temporary tensors
 
 
 class Channel(ABC):
@@ -40,7 +40,7 @@ class Channel(ABC):
         log2_candidates: log2 K, in 1 to 20.
 
     Raises:
-        ValueError: it is not.
+        ValueError: log2 K is out of range.
     """
 
     def __init__(self, log2_candidates: int) -> None:
@@ -55,12 +55,12 @@ class Channel(ABC):
     @property
     @abstractmethod
     def num_indices(self) -> int:
-        """Indices are in [0, num_indices)."""
+        """The number of indices; they are in [0, num_indices)."""
 
     @property
     @abstractmethod
     def useful_bits(self) -> float:
-        """KL divergence in bits of chunks that the candidates are enough for, and not too many."""
+        """The KL divergence of a chunk, in bits, that suits the number of candidates."""
 
     @abstractmethod
     def choose(self, scores: Tensor, key: int, first: int) -> Tensor:
@@ -68,8 +68,8 @@ class Channel(ABC):
 
         Args:
             scores: inner products, (n, K).
-            key: of the shared randomness.
-            first: the number of the first of these chunks.
+            key: key of the shared randomness.
+            first: number of the first chunk.
 
         Returns:
             Indices, (n,).
@@ -77,18 +77,18 @@ class Channel(ABC):
 
     @abstractmethod
     def split(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices (n,) -> the rows of their candidates, (n,), and the signs +1 or -1 of these."""
+        """Indices (n,) -> the candidates' rows, (n,), and their signs, +1 or -1, (n,)."""
 
     def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
         """Choose a candidate for each chunk.
 
         Args:
-            mu: (n, d) with d in 1 to K; float32 or float64.
-            key: of the shared randomness; another one for each set of chunks.
+            mu: chunks, (n, d) with d in 1 to K; float32 or float64.
+            key: key of the shared randomness, different for each set of chunks.
 
         Returns:
-            Indices, (n,) int64 on the CPU, and what the receiver makes of them, (n, d) float32 on
-            the device of mu.
+            Indices, (n,) int64 on the CPU, and the samples that the receiver decodes from them,
+            (n, d) float32 on the device of mu.
         """
         self._check_length(mu.shape[1])
         indices, samples = [], []
@@ -102,12 +102,12 @@ class Channel(ABC):
         return torch.cat(indices), torch.cat(samples)
 
     def decode(self, indices: Tensor, length: int, key: int) -> Tensor:
-        """What `encode` returned for these chunks, the first of a set, (n, length) float32.
+        """The samples that `encode` returned for the first n chunks, (n, length) float32.
 
         Args:
-            indices: (n,) in [0, num_indices).
-            length: d, in 1 to K.
-            key: the encoder's.
+            indices: indices, (n,) in [0, num_indices).
+            length: length d of a chunk, in 1 to K.
+            key: key of the encoder.
         """
         self._check_length(length)
         samples = [
@@ -124,8 +124,8 @@ class Channel(ABC):
 
     def _rows(self, indices: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
         rows, sign = self.split(indices)
-        # Integers up to K in absolute value from here to the scaling. They would be exact in
-        # float32 would do, but autocast and fast float32 products leave float64 alone.
+        # Integers up to K in absolute value, until the scaling. float32 represents them exactly,
+        # but only float64 is safe from autocast and from fast float32 matrix products.
         whole = walsh_hadamard(signs_2.double() * hadamard_rows(rows, self.num_candidates))
         exact = whole[:, :length] * signs_1[:, :length] * sign[:, None]
         return (exact / math.sqrt(self.num_candidates)).float()
@@ -148,13 +148,14 @@ class Channel(ABC):
 
 
 class Nearest(Channel):
-    """The candidate, or its negative, whose inner product with mu is the largest.
+    """Choose the candidate, or its negative, with the largest inner product with mu.
 
-    A random codebook of 2K vectors at log2(2K) bits a chunk, all alike; the negatives double the
-    candidates for nothing. Across mu the sample has the distribution of N(mu, I); along it, it lies
-    at the largest of 2K standard normal numbers (4.3 for 16 bits), with a tenth of the variance.
-    For a KL of 14 bits it reaches 0.90 |mu| with 2^13 candidates in 14 bits, where the Poisson
-    functional representation reaches 0.87 |mu| with 2^16 candidates in 13.9.
+    This is a random codebook of 2K vectors with log2(2K) bits for every chunk. The negatives double
+    the number of candidates at no computational cost. Orthogonally to mu, the sample is distributed
+    like N(mu, I). Along mu, it lies at the largest of 2K standard normal numbers (4.3 for 16 bits),
+    with a tenth of the variance. For a KL of 14 bits, it reaches 0.90 |mu| with 2^13 candidates in
+    14 bits; the Poisson functional representation reaches 0.87 |mu| with 2^16 candidates in 13.9
+    bits.
     """
 
     @property
@@ -163,7 +164,7 @@ class Nearest(Channel):
 
     @property
     def useful_bits(self) -> float:
-        # That of a mu as long as the largest of N = 2K standard normal numbers is on average.
+        # The KL of a mu whose length is the mean of the largest of N = 2K standard normal numbers.
         root = math.sqrt(2 * math.log(self.num_indices))
         largest = root - (math.log(math.log(self.num_indices) * 4 * math.pi) / 2 - 0.5772) / root
         return max(largest, 0.5) ** 2 / (2 * math.log(2))
@@ -180,14 +181,14 @@ class Nearest(Channel):
 class Poisson(Channel):
     """The Poisson functional representation (Li & El Gamal 2018): a sample of N(mu, I).
 
-    With arrival times T_k of a Poisson process and w_k = exp(z_k mu - |mu|^2 / 2), the density
-    ratio of N(mu, I) and N(0, I) at z_k, it names the k that minimises T_k / w_k. With K well
-    above 2^KL, KL = |mu|^2 / (2 ln 2), the sample is one of N(mu, I); the index then costs about
-    KL + log2(KL + 1) + 1 bits by Zipf's law.
+    Let T_k be the arrival times of a Poisson process, and w_k = exp(z_k mu - |mu|^2 / 2) the
+    density ratio of N(mu, I) and N(0, I) at z_k. The chosen k minimizes T_k / w_k. If K is well
+    above 2^KL, KL = |mu|^2 / (2 ln 2), the sample is distributed as N(mu, I), and the index costs
+    about KL + log2(KL + 1) + 1 bits by Zipf's law.
 
-    Index k is the row whose number has the bits of k in reverse. Inner products with rows whose
-    numbers differ in the low bits alone are correlated where mu is short, and in the order of the
-    rows they would come first, where most of the choices fall.
+    Index k refers to the row whose number has the bits of k in reverse order. If mu is short, the
+    inner products with rows whose numbers differ only in the low bits are correlated. Without the
+    reversal, such rows would have the first indices, which are chosen most often.
     """
 
     @property
@@ -214,10 +215,10 @@ CHANNELS: dict[str, type[Channel]] = {"nearest": Nearest, "poisson": Poisson}
 
 
 def find_channel(name: str) -> type[Channel]:
-    """A channel by its name.
+    """The channel with this name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     if name not in CHANNELS:
         raise ValueError(f"unknown channel {name!r}, choose from {', '.join(CHANNELS)}")

@@ -1,8 +1,8 @@
-"""DiffC as a codec: a latent is sent with ever less noise, each time as numbers of random draws.
+"""DiffC as a codec: a latent is sent with less and less noise by reverse channel coding.
 
-x -> autoencoder -> x0;   x_s = noise at first, on both sides
-    D(x_s; s) on both sides -> the sender names the draw that leads towards x0 -> x_n, n < s -> …
-bytes, whole or cut short -> x_s -> the rest of the way by the model alone -> autoencoder -> x_hat
+x -> autoencoder -> x0;   x_s = shared noise at first
+    D(x_s; s) on both sides -> the sender sends indices of candidates near x0 -> x_n, n < s -> …
+any prefix of the stream -> x_s -> the model denoises x_s to x0_hat -> autoencoder -> x_hat
 """
 
 import math
@@ -29,11 +29,12 @@ from diffcodec.zero_shot.refinement import Refinement
 
 @dataclass(frozen=True)
 class Arrived(Message):
-    """What a stream, or the beginning of one, says.
+    """The contents of a stream or of a prefix.
 
     Attributes:
-        levels: each with the indices of those of its chunks that are whole.
-        ends: where chunks end, in bits, from the first place on where the stream may be cut.
+        levels: the levels, each with the indices of its complete chunks.
+        ends: positions in bits at which the stream may be cut: the end of the first level, then
+            the end of every chunk.
     """
 
     levels: list[tuple[Level, Tensor]]
@@ -46,28 +47,33 @@ class DiffC(ZeroShotCodec):
     Theis et al., "Lossy compression with Gaussian diffusion", 2022; Vonderfecht & Liu, "Lossy
     compression with pretrained diffusion models", ICLR 2025.
 
-    A stream holds, in bits: one that says whether a caption follows, 7 for the error of the first
-    estimate; the caption, after its length in 16; then for each level 2 bits for the error at it
-    and the indices of its chunks. Any beginning that holds the first level decodes.
+    A stream contains:
+
+    - 1 bit: whether there is a caption
+    - 7 bits: the error of the first estimate
+    - the caption, if any: 16 bits for its length in bytes, then the bytes
+    - for each level, 2 bits for the error and the indices of its chunks
+
+    Any prefix that contains the first level decodes.
 
     Args:
-        backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
-        bpp: one or several rates, in bits per pixel of the whole file: the stream is cut at the
+        backbone: the latent diffusion model, or a pixel model (`diffcodec.latent.pixel`).
+        bpp: rate in bits per pixel of the whole file, one or several. The stream is cut after the
             last chunk that fits, but never before the end of the first level.
         decoder: `flow` (DiffC-F), `ancestral` (DiffC-A) or `mean`.
-        channel: `nearest` or `poisson`, see `diffcodec.diffc.channel`.
+        channel: `nearest` or `poisson`; see `diffcodec.diffc.channel`.
         log2_candidates: log2 of the number of candidates of a chunk.
-        chunk_bits: KL divergence that a chunk is meant to have, see `diffcodec.diffc.schedule`;
-            null: what the candidates can tell.
-        growth: chunks of a level as a share of all before it.
-        weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
-            because it can be had nowhere else.
+        chunk_bits: target KL divergence of a chunk in bits; see `diffcodec.diffc.schedule`. null
+            selects the value that suits the number of candidates.
+        growth: number of chunks of a level, as a fraction of all chunks before it.
+        weights: null, or a source of `diffcodec.weights` with a backbone that `save` wrote because
+            it is not available elsewhere.
 
     The other arguments are those of `diffcodec.zero_shot.ZeroShotCodec`. decoder, steps, caption
-    and guidance may be lists: points are all combinations.
+    and guidance may be lists; the points are all combinations.
 
     Raises:
-        ValueError: one of these is not among its choices, or the weights do not fit.
+        ValueError: an argument is not among its choices, or the weights do not fit.
     """
 
     progressive = True
@@ -129,10 +135,7 @@ class DiffC(ZeroShotCodec):
         }
 
     def prefix(self, payload: bytes, height: int, width: int, point: Point) -> bytes:
-        """A payload up to the last chunk that a point's rate has room for.
-
-        Never less than the first level.
-        """
+        """The payload up to the last chunk that fits the point's rate; at least the first level."""
         room = 8 * _limit(height, width, point)
         ends = self._read(payload, height, width).ends
         end = max((end for end in ends if end <= room), default=ends[0])
@@ -145,11 +148,11 @@ class DiffC(ZeroShotCodec):
         captions: Sequence[str | None] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> list[list[bytes]]:
-        """As `Codec.encode`, with captions in place of the captioner's, if any."""
+        """See `Codec.encode`; `captions` override those of the captioner."""
         height, width = x.shape[-2:]
         limit = _limit(height, width, point)
         texts = self._captions(x, point, captions, about)
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on its batch size.
         sent = [
             self._send(image, caption, limit)
             for image, caption in zip(x.split(1), texts, strict=True)
@@ -157,7 +160,10 @@ class DiffC(ZeroShotCodec):
         return [[self.prefix(payload, height, width, point)] for payload in sent]
 
     def _send(self, x: Tensor, caption: str | None, limit: int) -> bytes:
-        """An image (1, 3, H, W) -> whole levels, the last of which ends beyond `limit` bytes."""
+        """An image (1, 3, H, W) -> complete levels, up to the first that ends beyond `limit` bytes.
+
+        If all levels fit, the payload contains all of them.
+        """
         height, width = x.shape[-2:]
         x0 = self._latent_of(x)
         text = b"" if caption is None else self._text_bytes(caption)
@@ -179,10 +185,10 @@ class DiffC(ZeroShotCodec):
         return writer.to_bytes()
 
     def _read(self, payload: bytes, height: int, width: int) -> Arrived:
-        """Read what arrived of a stream.
+        """Read a payload or a prefix of one.
 
         Raises:
-            BitstreamError: the first level is not whole, or more follows than an encoder writes.
+            BitstreamError: the first level is incomplete, or bytes follow the last level.
         """
         reader = BitReader(payload)
         levels: list[tuple[Level, list[int]]] = []
@@ -211,7 +217,7 @@ class DiffC(ZeroShotCodec):
         return Arrived(caption, whole, ends)
 
     def _receive(self, message: Arrived, height: int, width: int) -> Refinement:
-        """What arrived of a stream -> what the sender held then."""
+        """The contents of a stream or prefix -> the shared state at its end."""
         shared = self._refinement(height, width, message.caption, self.channel)
         for level, indices in message.levels:
             shared.receive(indices, level)
@@ -223,7 +229,7 @@ class DiffC(ZeroShotCodec):
 
 
 def _limit(height: int, width: int, point: Point) -> int:
-    """The most bytes of a payload that a point's rate has room for."""
+    """The largest payload in bytes that fits a point's rate."""
     rate: Any = point.rate["bpp"]
     num_bytes = math.floor(rate * height * width / 8)
     return fitting_payload(num_bytes, height=height, width=width)

@@ -1,7 +1,7 @@
-"""How many chunks are sent at each level: a share of all before it, which costs about alike.
+"""The number of chunks sent at each level: a fixed fraction of all chunks before it.
 
-The number of chunks of a level is fixed by the size of the image, the next level by that number and
-the error, see `diffcodec.zero_shot.ladder`.
+The number depends on the size of the image, not on its content. The next noise level follows from
+the number and the error; see `diffcodec.zero_shot.ladder`.
 """
 
 import math
@@ -14,12 +14,12 @@ class Schedule:
     """The number of chunks of each level.
 
     Args:
-        growth: chunks of a level as a share of all those before it.
-        bits: KL divergence that a chunk is meant to have.
-        max_length: numbers that a chunk may have.
+        growth: number of chunks of a level, as a fraction of all chunks before it.
+        bits: target KL divergence of a chunk in bits.
+        max_length: maximum length of a chunk.
 
     Raises:
-        ValueError: one of these is not positive.
+        ValueError: an argument is not positive.
     """
 
     growth: float
@@ -31,11 +31,15 @@ class Schedule:
             raise ValueError(f"growth, bits and max_length must be positive, got {self}")
 
     def chunk_counts(self, num_values: int) -> Iterator[int]:
-        """The number of chunks of level 0, 1, 2, …, without end, for so many numbers."""
+        """The numbers of chunks of levels 0, 1, 2, …, an infinite sequence.
+
+        Args:
+            num_values: number of values of the latent.
+        """
         least, total = -(-num_values // self.max_length), 0
         while True:
             count = min(num_values, max(least, math.floor(self.growth * total)))
-            # Chunks are equally long: as many of that length as are not empty.
+            # Chunks have equal lengths. Leave out those that would be empty.
             count = -(-num_values // -(-num_values // count))
             yield count
             total += count

@@ -1,7 +1,7 @@
-"""The codes of a chunk's index: a stream of them may end anywhere.
+"""Prefix codes of chunk indices.
 
-Both codes are prefix codes in whole bits, so that any beginning of the bits holds a beginning of
-the indices, and no arithmetic but that of integers decides where one ends.
+Each index has a code word of whole bits. Any prefix of the bits therefore contains a prefix of the
+indices, and decoding needs integer arithmetic only.
 """
 
 import heapq
@@ -24,16 +24,16 @@ class IndexCode(ABC):
 
     @abstractmethod
     def read(self, reader: BitReader) -> int:
-        """The next index.
+        """Read the next index.
 
         Raises:
-            EndOfBitsError: it is not whole.
-            BitstreamError: there is no such index.
+            EndOfBitsError: the bits end within the index.
+            BitstreamError: the index is out of range.
         """
 
 
 class FixedLengthCode(IndexCode):
-    """Indices in [0, 2^width), all alike."""
+    """Indices in [0, 2^width), each coded in `width` bits."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -48,25 +48,25 @@ class FixedLengthCode(IndexCode):
 class ZipfCode(IndexCode):
     """Indices that follow Zipf's law p(k) ~ (k + 1)^-s, s = 1 + 1 / (KL + log(e + 1) / e).
 
-    The law of an index of the Poisson functional representation (Li & El Gamal 2018). The octave
-    of k + 1 has a Huffman code by the law; within an octave all are coded alike, which costs 0.03
-    bits.
+    The indices of the Poisson functional representation follow this law (Li & El Gamal 2018). The
+    octave of k + 1 has a Huffman code for the law's probabilities. Within an octave, all indices
+    have equally long codes, which costs 0.03 bits.
 
     Args:
-        log2_size: indices are in [0, 2^log2_size).
-        divergence: KL in bits.
+        log2_size: log2 of the number of indices; they are in [0, 2^log2_size).
+        divergence: KL divergence of a chunk in bits.
     """
 
     def __init__(self, log2_size: int, divergence: float) -> None:
         self.size = 1 << log2_size
         exponent = 1 + 1 / (divergence + math.log(math.e + 1) / math.e)
-        # Octave e weighs 2^(-(s - 1) e): the integral of x^-s over it. In integers, so that no last
-        # digit decides between two codes.
+        # Octave e has the weight 2^(-(s - 1) e), the integral of x^-s over it. The weights are
+        # rounded to integers, so that the code does not depend on floating-point rounding.
         weights = [
             max(1, round(2.0 ** (_WEIGHT_BITS - (exponent - 1) * octave)))
             for octave in range(log2_size)
         ]
-        weights.append(1)  # of the last index alone
+        weights.append(1)  # the last octave, which has one index
         self._codes = _canonical_codes(_huffman_lengths(weights))
         self._octaves = {code: octave for octave, code in enumerate(self._codes)}
 
@@ -87,7 +87,7 @@ class ZipfCode(IndexCode):
 
 
 def code_for(channel: Channel, bits: float) -> IndexCode:
-    """The code of a channel's indices where a chunk has a KL divergence of so many bits."""
+    """The code of a channel's indices if a chunk has a KL divergence of `bits`."""
     if isinstance(channel, Poisson):
         return ZipfCode(channel.log2_candidates, bits)
     return FixedLengthCode(channel.num_indices.bit_length() - 1)
@@ -101,14 +101,14 @@ def _huffman_lengths(weights: list[int]) -> list[int]:
         first, second = heapq.heappop(heap), heapq.heappop(heap)
         for symbol in first[2] + second[2]:
             lengths[symbol] += 1
-        # The lowest symbol makes ties the same everywhere.
+        # The lowest symbol breaks ties, so that the code is the same everywhere.
         merged = (first[0] + second[0], min(first[1], second[1]), first[2] + second[2])
         heapq.heappush(heap, merged)
     return lengths
 
 
 def _canonical_codes(lengths: list[int]) -> list[tuple[int, int]]:
-    """Lengths in bits of a complete prefix code -> its code words and their lengths."""
+    """Lengths in bits of a complete prefix code -> (code word, length) of each symbol."""
     codes = [(0, 0)] * len(lengths)
     code = previous = 0
     for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths)):

@@ -1,10 +1,12 @@
-"""A codebook of K random atoms, of which a signed sum of M is one step's noise.
+"""A codebook of K random atoms; a signed sum of M atoms is the noise of one step.
 
-The sender names the M atoms with the largest |<z_i, x0 - D>| and the signs of these inner products
-(Vaisman et al. 2026, Sec. 3.2); the sum, scaled to unit standard deviation, is the noise on both
-sides. The atoms of level t are the rows of matrix number t of `diffcodec.coding.hadamard`, cut to
-the length of the latent: all inner products are two fast transforms, and a sum of atoms two more,
-exact in integers before its scaling.
+The sender sends the indices of the M atoms with the largest |<z_i, x0 - D>| and the signs of these
+inner products (Vaisman et al. 2026, Sec. 3.2). The signed sum, scaled to unit standard deviation,
+is the noise on both sides.
+
+The atoms of level t are the rows of matrix number t of `diffcodec.coding.hadamard`, cut to the
+length of the latent. Two fast transforms compute all inner products, and two more a sum of atoms,
+which is exact in integers before its scaling.
 """
 
 import math
@@ -18,20 +20,20 @@ from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.coding.combinations import num_bits, rank, unrank
 from diffcodec.coding.hadamard import inner_products, random_signs, walsh_hadamard
 
-_KEY = 0  # of the shared randomness
+_KEY = 0  # key of the shared randomness
 
 
 class Codebook:
     """Sends a vector as M of K atoms and their signs.
 
-    An atom with its sign has the number 2 i, or 2 i + 1 where the sign is -1.
+    Atom i has the number 2 i with the sign +1, and 2 i + 1 with the sign -1.
 
     Args:
-        size: K, a power of two, no less than the length of the vectors.
+        size: K, a power of two, at least the length of the vectors.
         atoms: M, in 1 to K / 2.
 
     Raises:
-        ValueError: it is not.
+        ValueError: M is out of range.
     """
 
     def __init__(self, size: int, atoms: int) -> None:
@@ -42,17 +44,17 @@ class Codebook:
 
     @property
     def num_bits(self) -> int:
-        """What a level costs: ceil(log2 C(K, M)) + M bits."""
+        """The number of bits of a level, ceil(log2 C(K, M)) + M."""
         return self._rank_bits + self.atoms
 
     def useful_bits(self, length: int) -> float:
-        """The KL divergence in bits that the sum of atoms stands for.
+        """The KL divergence, in bits, that the sum of atoms corresponds to.
 
-        That of a mu as long as the sum's projection on it is on average: m, the mean of the M
-        largest of K absolute values of standard normal numbers, for each atom.
+        It is the KL of a mu whose length equals the mean projection of the sum on mu. Each atom
+        contributes the mean of the M largest of K absolute values of standard normal numbers.
 
         Args:
-            length: d, of the vectors.
+            length: length d of the vectors.
         """
         normal, share = NormalDist(), self.atoms / self.size
         mean = 2 * normal.pdf(normal.inv_cdf(1 - share / 2)) / share
@@ -60,14 +62,15 @@ class Codebook:
         return squared * length / (length + squared) / (2 * math.log(2))
 
     def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """Choose the atoms that lead towards mu.
+        """Choose the M atoms with the largest absolute inner products with mu.
 
         Args:
-            mu: (1, d), float32 or float64.
-            key: the number of the level.
+            mu: vector (1, d), float32 or float64.
+            key: number of the level.
 
         Returns:
-            Their numbers, (M,) rising, on the CPU, and the noise (1, d) of unit standard deviation.
+            The atoms' numbers, (M,) increasing, on the CPU, and the noise (1, d) with unit standard
+            deviation.
         """
         signs = random_signs(_KEY, key, 1, self.size, mu.device)
         numbers = choose(inner_products(mu, *signs)[0], self.atoms)
@@ -88,8 +91,8 @@ class Codebook:
         """Inverse of `write`.
 
         Raises:
-            EndOfBitsError: it is not whole.
-            BitstreamError: there is no set of that rank.
+            EndOfBitsError: the bits end within the level.
+            BitstreamError: the rank is out of range.
         """
         number = reader.read(self._rank_bits)
         if number >= math.comb(self.size, self.atoms):
@@ -98,19 +101,19 @@ class Codebook:
         return 2 * chosen + torch.tensor([reader.read(1) for _ in range(self.atoms)])
 
     def _sum(self, numbers: Tensor, length: int, signs_1: Tensor, signs_2: Tensor) -> Tensor:
-        # Integers from here to the scaling; autocast and faster kinds of float32 products leave
-        # float64 alone.
+        # Integers until the scaling. float64, because autocast and fast float32 matrix products
+        # would round them.
         coefficients = torch.zeros(1, self.size, dtype=torch.float64, device=numbers.device)
         coefficients[0, numbers >> 1] = 1 - 2 * (numbers & 1).double()
         whole = walsh_hadamard(signs_2.double() * walsh_hadamard(coefficients))
         exact = whole[:, :length] * signs_1[:, :length]
-        # So are their sums: the deviation does not depend on the order of adding up.
+        # These sums are exact as well, so the standard deviation does not depend on their order.
         total, squares = float(exact.sum()), float(exact.square().sum())
         variance = (squares - total**2 / length) / max(1, length - 1)
-        return (exact / math.sqrt(max(variance, 1.0))).float()  # 0 where all are alike
+        return (exact / math.sqrt(max(variance, 1.0))).float()  # variance 0: all values are equal
 
 
 def choose(scores: Tensor, atoms: int) -> Tensor:
-    """Inner products (K,) -> the numbers of the M largest by absolute value, (M,) rising."""
+    """Inner products (K,) -> the numbers of the M largest by absolute value, (M,) increasing."""
     best = scores.abs().topk(atoms).indices.sort().values
     return 2 * best + (scores[best] < 0).long()

@@ -1,8 +1,8 @@
-"""DDCM as a codec: a latent is sent as the noise of the steps that lead to it.
+"""DDCM as a codec: a latent is sent as the noise of the sampling steps that lead to it.
 
-x -> autoencoder -> x0;   x_s = noise at first, on both sides
-    D(x_s; s) on both sides -> the sender names M atoms that add up to what is missing -> x_n, n < s
-bytes -> x_s -> the rest of the way by the model alone -> autoencoder -> x_hat
+x -> autoencoder -> x0;   x_s = shared noise at first
+    D(x_s; s) on both sides -> the sender sends M atoms whose sum approximates x0 - D -> x_n, n < s
+bytes -> x_s -> the model denoises x_s to x0_hat -> autoencoder -> x_hat
 """
 
 import math
@@ -30,19 +30,20 @@ from diffcodec.zero_shot.refinement import Refinement
 
 MAX_LEVELS = 256
 MIN_LOG2_ATOMS, MAX_LOG2_ATOMS = 8, 20
-_ATOMS_LENGTH_BITS = 5  # of the number of bits of M
+_ATOMS_LENGTH_BITS = 5  # bits for the number of bits of M
 _RATES = ("bpp", "M", "psnr")
-# What a target PSNR is given at most: over a bit per number of the latent there are faster codecs.
+# A target PSNR gets at most 1 atom per 8 latent values: above one bit per value, other codecs are
+# faster.
 _MAX_ATOMS_SHARE = 8
 
 
 @dataclass(frozen=True)
 class Sent(Message):
-    """What a stream says.
+    """The contents of a stream.
 
     Attributes:
-        codebook: of its levels.
-        levels: each with the numbers of its atoms.
+        codebook: codebook of its levels.
+        levels: the levels, each with the numbers of its atoms.
     """
 
     codebook: Codebook
@@ -55,35 +56,42 @@ class DDCM(ZeroShotCodec):
     Ohayon et al., "Compressed image generation with denoising diffusion codebook models", ICML
     2025; Vaisman et al., "Turbo-DDCM", ICLR 2026. Nothing is trained.
 
-    A stream holds, in bits: one that says whether a caption follows, 7 for the error of the first
-    estimate, 5 for the number of bits of M, the others of M; the caption, after its length in 16;
-    then for each level 2 bits for the error at it and the ceil(log2 C(K, M)) + M bits of its atoms.
-    The levels are chosen as DiffC's are: each goes as far as its atoms can tell the way (see
-    `diffcodec.zero_shot.ladder`), where the paper has a table of timesteps for Stable Diffusion.
+    A stream contains:
+
+    - 1 bit: whether there is a caption
+    - 7 bits: the error of the first estimate
+    - 5 bits for the number of bits of M, then the bits of M without the leading one
+    - the caption, if any: 16 bits for its length in bytes, then the bytes
+    - for each level, 2 bits for the error and ceil(log2 C(K, M)) + M bits for its atoms
+
+    The noise levels are chosen as in DiffC: each step goes as far as the information in its atoms
+    allows (see `diffcodec.zero_shot.ladder`). The paper uses a table of timesteps for Stable
+    Diffusion instead.
 
     Args:
-        backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
-        bpp: one or several rates, in bits per pixel of the whole file, from which M follows: the
-            most atoms with which T levels fit, and then as many levels as fit. Where one atom is
-            too many, there are fewer levels, but at least one.
-        M: in place of `bpp`: atoms of each level.
-        psnr: in place of `bpp`: for each image the least M, by bisection, with which its picture at
-            the selected point reaches so many dB (Sec. 3.5), or what comes closest up to an eighth
-            of the latent's numbers. It encodes about ten times.
-        T: levels that carry bits, in 1 to 256, one evaluation of the network each; with `bpp`
-            about so many. The paper's T includes the steps after them.
-        log2_atoms: log2 of K, in 8 to 20. It is never less than the numbers of a latent.
-        priority: a folder of maps for the images of a data set, see `diffcodec.ddcm.priority`; a
-            map may also be given to `compress`.
+        backbone: the latent diffusion model, or a pixel model (`diffcodec.latent.pixel`).
+        bpp: rate in bits per pixel of the whole file, one or several. M is the largest with which T
+            levels fit; then as many levels are sent as fit. If T levels do not fit with M = 1,
+            there are fewer levels, but at least one.
+        M: number of atoms per level, instead of `bpp`.
+        psnr: target PSNR in dB, instead of `bpp`. For each image, bisection finds the smallest M
+            with which the reconstruction at the selected point reaches it (Sec. 3.5). M is at most
+            an eighth of the number of latent values. Each image is encoded about ten times.
+        T: number of levels that carry bits, in 1 to 256; approximate with `bpp`. Each takes one
+            network evaluation. The paper's T includes the steps after them.
+        log2_atoms: log2 of the number of atoms K, in 8 to 20. K is raised to at least the number of
+            latent values.
+        priority: folder of priority maps for the images of a dataset; see
+            `diffcodec.ddcm.priority`. `compress` takes a map as well.
         decoder: `flow`, `ancestral` or `mean`.
-        weights: null, or a source of `diffcodec.weights`: of the backbone, where `save` wrote it
-            because it can be had nowhere else.
+        weights: null, or a source of `diffcodec.weights` with a backbone that `save` wrote because
+            it is not available elsewhere.
 
     The other arguments are those of `diffcodec.zero_shot.ZeroShotCodec`. T, decoder, steps, caption
-    and guidance may be lists: points are all combinations.
+    and guidance may be lists; the points are all combinations.
 
     Raises:
-        ValueError: one of these is not among its choices, or the weights do not fit.
+        ValueError: an argument is not among its choices, or the weights do not fit.
     """
 
     def __init__(
@@ -156,22 +164,22 @@ class DDCM(ZeroShotCodec):
         about: Mapping[str, Any] | None = None,
         priority: Tensor | None = None,
     ) -> list[list[bytes]]:
-        """As `Codec.encode`.
+        """See `Codec.encode`.
 
         Args:
             x: images (B, 3, H, W) in [0, 1].
             point: the operating point.
-            captions: in place of the captioner's.
-            about: the batch that the images are of, whose names are those of the maps.
-            priority: weights of pixels, (B, 1, H, W), at least 0, of which only the proportions
-                count: where an error is to weigh more. The decoder need not know them.
+            captions: captions that override those of the captioner.
+            about: batch of the images, whose names select the priority maps.
+            priority: weights of the errors of pixels, (B, 1, H, W), at least 0. Only their
+                proportions matter. The decoder does not need them.
 
         Raises:
-            ValueError: the weights are not such.
+            ValueError: the weights have another shape or are negative.
         """
         texts = self._captions(x, point, captions, about)
         maps = self._maps(x, about, priority)
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on its batch size.
         return [
             [self._send_at_the_rate(image, caption, weights, point)]
             for image, caption, weights in zip(x.split(1), texts, maps, strict=True)
@@ -180,7 +188,7 @@ class DDCM(ZeroShotCodec):
     def _maps(
         self, x: Tensor, about: Mapping[str, Any] | None, priority: Tensor | None
     ) -> Sequence[Tensor | None]:
-        """The weights of the pixels of each image."""
+        """The pixel weights of each image, or None."""
         size = (int(x.shape[-2]), int(x.shape[-1]))
         if priority is not None:
             expected = (len(x), 1, *size)
@@ -224,7 +232,7 @@ class DDCM(ZeroShotCodec):
         return best
 
     def _psnr(self, payload: bytes, x: Tensor, point: Point) -> float:
-        """PSNR in dB of the picture of a payload."""
+        """PSNR in dB of the reconstruction from a payload."""
         height, width = x.shape[-2:]
         x_hat = self.decode([[payload]], height, width, [derive_seed([payload])], point).x_hat
         error = (to_uint8(x_hat).double() - to_uint8(x).double()).square().mean()
@@ -233,7 +241,7 @@ class DDCM(ZeroShotCodec):
     def _fit(
         self, bpp: float, caption: str | None, height: int, width: int, T: int
     ) -> tuple[Codebook, int]:
-        """The codebook, and how many of T levels, that a rate has room for."""
+        """The codebook and the number of levels for a rate; see the argument `bpp`."""
         size = self._num_atoms(height, width)
         container = pack([b""], height=height, width=width, fingerprint=bytes(FINGERPRINT_BYTES))
         room = 8 * (math.floor(bpp * height * width / 8) - len(container)) - 1 - FIRST_BITS
@@ -243,7 +251,7 @@ class DDCM(ZeroShotCodec):
         def fits(atoms: int) -> bool:
             left = room - _ATOMS_LENGTH_BITS - (atoms.bit_length() - 1)
             if T * (STEP_BITS + atoms + least_bits(size, atoms)) > left:
-                return False  # without large integers
+                return False  # a lower bound, which avoids large integers
             return T * (STEP_BITS + Codebook(size, atoms).num_bits) <= left
 
         low, high = 1, 2
@@ -265,7 +273,7 @@ class DDCM(ZeroShotCodec):
         codebook: Codebook,
         num_levels: int,
     ) -> bytes:
-        """A latent (1, C, h, w) of a picture of a size -> a payload of so many levels."""
+        """A latent (1, C, h, w) of an image of `size` -> a payload of up to `num_levels` levels."""
         shared = self._walk(*size, caption, codebook)
         writer = BitWriter()
         writer.write(caption is not None, 1)
@@ -294,7 +302,7 @@ class DDCM(ZeroShotCodec):
         """Read a payload.
 
         Raises:
-            BitstreamError: it is not what an encoder writes for a picture of that size.
+            BitstreamError: no encoder writes this payload for an image of that size.
         """
         reader = BitReader(payload)
         size = self._num_atoms(height, width)
@@ -307,7 +315,8 @@ class DDCM(ZeroShotCodec):
             raise BitstreamError("the stream ends before its first level") from None
         if not 1 <= atoms <= size // 2:
             raise BitstreamError(f"a level of {atoms} atoms, of {size}")
-        if atoms + least_bits(size, atoms) > reader.num_left:  # before it takes long to find out
+        # A lower bound: building the codebook of a hostile stream could take long.
+        if atoms + least_bits(size, atoms) > reader.num_left:
             raise BitstreamError("the stream ends before its first level")
         codebook = Codebook(size, atoms)
         ladder = self._ladder(height, width, first, codebook)
@@ -324,7 +333,7 @@ class DDCM(ZeroShotCodec):
         return Sent(caption, codebook, levels)
 
     def _receive(self, message: Sent, height: int, width: int) -> Refinement:
-        """What a stream says -> what the sender held at its end."""
+        """The contents of a stream -> the shared state at its end."""
         shared = self._walk(height, width, message.caption, message.codebook)
         for level, numbers in message.levels:
             shared.receive(numbers, level)
@@ -338,5 +347,5 @@ class DDCM(ZeroShotCodec):
         return self._levels(repeat(1), bits, height, width, first)
 
     def _num_atoms(self, height: int, width: int) -> int:
-        """K for a picture of a size: a power of two, no less than its latent has numbers."""
+        """K for an image size: a power of two, at least the number of latent values."""
         return 1 << max(self.log2_atoms, (self._num_values(height, width) - 1).bit_length())

@@ -1,4 +1,4 @@
-"""Priority maps: weights of pixels that the encoder alone knows (Vaisman et al. 2026, Sec. 3.4)."""
+"""Priority maps: pixel weights that only the encoder uses (Vaisman et al. 2026, Sec. 3.4)."""
 
 from pathlib import Path, PurePath
 
@@ -10,18 +10,18 @@ from diffcodec.networks.padding import pad_to_multiple
 
 
 def read_map(folder: str | Path, name: str, size: tuple[int, int]) -> Tensor:
-    """The map of an image, an 8-bit greyscale picture `NAME.png` in a folder.
+    """Read the priority map of an image: an 8-bit grayscale image `NAME.png` in a folder.
 
     Args:
-        folder: of the maps.
-        name: of the image; its own folder and suffix do not count.
-        size: its height and width.
+        folder: folder of the maps.
+        name: name of the image; its folder and suffix are ignored.
+        size: height and width of the image.
 
     Returns:
-        Weights (1, 1, H, W) in [0, 1]; those of a pixel count as a share of the largest.
+        Weights (1, 1, H, W) in [0, 1].
 
     Raises:
-        ValueError: there is no such picture, or it has another size.
+        ValueError: the file does not exist or has another size.
     """
     import numpy as np
     from PIL import Image
@@ -37,12 +37,12 @@ def read_map(folder: str | Path, name: str, size: tuple[int, int]) -> Tensor:
 
 
 def weights_of_latents(weights: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Weights of pixels (1, 1, H, W) -> their means for each latent, (1, 1, h, w).
+    """Pixel weights (1, 1, H, W) -> their mean over each latent's pixels, (1, 1, h, w).
 
     Args:
-        weights: in [0, inf).
-        stride: pixels of a latent along a side.
-        size: h and w, of which those beyond the picture have weight 0.
+        weights: pixel weights in [0, inf).
+        stride: pixels per latent, along a side.
+        size: h and w; latents beyond the image have weight 0.
     """
     means = F.avg_pool2d(pad_to_multiple(weights, stride), stride)
     return F.pad(means, (0, size[1] - means.shape[-1], 0, size[0] - means.shape[-2]))

@@ -1,4 +1,4 @@
-"""Pretrained diffusion models as codecs, without training: what DiffC and DDCM have in common."""
+"""Zero-shot codecs from pretrained diffusion models: the common part of DiffC and DDCM."""
 
 from diffcodec.zero_shot.codec import CAPTION_LENGTH_BITS, Message, ZeroShotCodec
 

@@ -1,8 +1,8 @@
-"""A pretrained diffusion model as a codec, without training: what DiffC and DDCM have in common.
+"""A pretrained diffusion model as a zero-shot codec: the common part of DiffC and DDCM.
 
-x -> autoencoder -> x0;   x_s = the same noise on both sides
-    D(x_s; s) on both sides -> what the method sends of x0 -> x_n, n < s -> …
-    x_s -> the rest of the way by the model alone -> autoencoder -> x_hat
+x -> autoencoder -> x0;   x_s = shared noise at first
+    D(x_s; s) on both sides -> the method sends bits about x0 -> x_n, n < s -> …
+    x_s -> the model denoises x_s to x0_hat -> autoencoder -> x_hat
 """
 
 import hashlib
@@ -41,45 +41,48 @@ DECODERS = ("flow", "ancestral", "mean")
 FLOW_SAMPLERS = ("ddim", "dpmpp_2m")
 CAPTION_LENGTH_BITS = 16
 MAX_CAPTION_BYTES = (1 << CAPTION_LENGTH_BITS) - 1
-_RHO = 1.0  # of the noise levels of the decoder's last part: evenly spaced
-_START_SEED = 0  # of the noise that both sides start from
+_RHO = 1.0  # evenly spaced noise levels from the last received level on
+_START_SEED = 0  # seed of the shared starting noise
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a stream says; a codec adds what it sends of the image.
+    """The contents of a stream; a codec adds its own fields.
 
     Attributes:
-        caption: None where there is none.
+        caption: the caption, or None.
     """
 
     caption: str | None
 
 
 class ZeroShotCodec(Codec):
-    """A codec that walks a pretrained diffusion model from shared noise to an image.
+    """A codec in which encoder and decoder sample the same image with a pretrained diffusion model.
+
+    Both start from shared noise. The encoder sends bits that steer the sampling to the image.
 
     Args:
-        backbone: the latent diffusion model, or a model of pixels (`diffcodec.latent.pixel`).
-        rate, encoding: the settings that choose the rate, and others of the encoder, as of
+        backbone: the latent diffusion model, or a pixel model (`diffcodec.latent.pixel`).
+        rate, encoding: settings of the encoder: those that choose the rate, and all others; see
             `diffcodec.points.combine`.
-        decoder: from the last level that arrived, `flow` follows the probability-flow ODE,
-            `ancestral` samples what would have been sent, and `mean` shows the denoiser's estimate,
-            with the least squared error.
-        steps: of the flow or of ancestral sampling, one evaluation of the network each.
-        captioner: images -> captions that the network is told of; null sends none.
-        caption: is sent in place of the captioner's; null is the captioner's own.
-        guidance: scale of the classifier-free guidance on the caption, in the decoder's last part.
-        sampler: of the flow: `ddim` or `dpmpp_2m`.
-        grid_steps: timesteps that the network is told of, evenly spaced; null is all of them.
-        text_coder: of captions: `dictionary` or `zlib`.
-        window: side in latents, up to which the network sees latents whole; others in overlapping
-            tiles of that side. null: all of them whole.
-        decode_precision: `32` or `bf16`, of the network in decoding.
-        compile: `torch.compile` the network: minutes once, then faster.
+        decoder: how to decode from the last received level: `flow` follows the probability-flow
+            ODE, `ancestral` samples at random, and `mean` returns the denoiser's estimate, which
+            has the least squared error.
+        steps: number of steps of `flow` or `ancestral`, with one network evaluation each.
+        captioner: images -> captions that condition the network; null sends no caption.
+        caption: caption to send instead of the captioner's; null uses the captioner.
+        guidance: scale of classifier-free guidance on the caption, after the last received level.
+        sampler: sampler of `flow`: `ddim` or `dpmpp_2m`.
+        grid_steps: number of evenly spaced timesteps to which the network's time is rounded; null
+            selects all timesteps.
+        text_coder: coder of captions: `dictionary` or `zlib`.
+        window: largest side, in latents, that the network processes whole. Larger latents are
+            processed in overlapping tiles of that side. null disables tiling.
+        decode_precision: precision of the network in decoding, `32` or `bf16`.
+        compile: run `torch.compile` on the network, which takes minutes once and speeds it up.
 
     Raises:
-        ValueError: one of these is not among its choices.
+        ValueError: an argument is not among its choices.
     """
 
     requires_weights = True
@@ -104,7 +107,7 @@ class ZeroShotCodec(Codec):
         compile: bool,
     ) -> None:
         decode_precision = check_precision(decode_precision)
-        find_sampler(sampler)  # is there
+        find_sampler(sampler)  # raises on an unknown name
         if sampler not in FLOW_SAMPLERS:
             raise ValueError(
                 f"sampler={sampler} does not follow the flow, choose from "
@@ -179,10 +182,10 @@ class ZeroShotCodec(Codec):
         captions: Sequence[str | None] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Sequence[str | None]:
-        """What is sent with images (B, 3, H, W), a caption each.
+        """The caption to send with each of the images (B, 3, H, W), or None.
 
         Raises:
-            ValueError: there are captions, and the network takes none.
+            ValueError: there is a caption, but the network takes none.
         """
         fixed = point.encoding["caption"]
         captions = choose_captions(x, fixed, self.captioner, captions=captions, about=about)
@@ -191,10 +194,10 @@ class ZeroShotCodec(Codec):
         return captions
 
     def _text_bytes(self, caption: str) -> bytes:
-        """A caption as it is sent.
+        """Encode a caption.
 
         Raises:
-            ValueError: it is too long.
+            ValueError: the caption is too long.
         """
         text = self._encode_text(caption)
         if len(text) > MAX_CAPTION_BYTES:
@@ -202,7 +205,7 @@ class ZeroShotCodec(Codec):
         return text
 
     def _write_caption(self, text: bytes, writer: BitWriter) -> None:
-        """Write a caption, as `_text_bytes` gives it, after its length."""
+        """Write the length of an encoded caption, then its bytes."""
         writer.write(len(text), CAPTION_LENGTH_BITS)
         for byte in text:
             writer.write(byte, 8)
@@ -211,8 +214,8 @@ class ZeroShotCodec(Codec):
         """Inverse of `_write_caption`.
 
         Raises:
-            EndOfBitsError: the stream ends before.
-            BitstreamError: it is not a text.
+            EndOfBitsError: the stream ends within the caption.
+            BitstreamError: the bytes are not an encoded text.
         """
         num_bytes = reader.read(CAPTION_LENGTH_BITS)
         return self._decode_text(bytes(reader.read(8) for _ in range(num_bytes)))
@@ -222,12 +225,12 @@ class ZeroShotCodec(Codec):
         """Read a payload.
 
         Raises:
-            BitstreamError: it is not what an encoder writes for a picture of that size.
+            BitstreamError: no encoder writes this payload for an image of that size.
         """
 
     @abstractmethod
     def _receive(self, message: Any, height: int, width: int) -> Refinement:
-        """What a stream says -> what the sender held at its end."""
+        """The contents of a stream -> the shared state at its end."""
 
     def decode(
         self,
@@ -237,7 +240,7 @@ class ZeroShotCodec(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        # All streams are read before the first picture is made: a bad one is known at once.
+        # Parse all streams first, so that a malformed one raises before any image is decoded.
         messages = [self._read(payload, height, width) for (payload,) in payloads]
         guidance: Any = point.decoding["guidance"]
         images = []
@@ -250,7 +253,7 @@ class ZeroShotCodec(Codec):
         return Decoded(torch.cat(images))
 
     def _latent_of(self, x: Tensor) -> Tensor:
-        """An image (1, 3, H, W) -> x0 (1, C, h, w), padded as `_start` is."""
+        """An image (1, 3, H, W) -> x0 (1, C, h, w), padded to the size of `_start`."""
         height, width = x.shape[-2:]
         stride = self.backbone.latents.stride
         min_side = self._min_side(height, width) * stride
@@ -259,11 +262,11 @@ class ZeroShotCodec(Codec):
         )
 
     def _image_of(self, latent: Tensor, height: int, width: int) -> Tensor:
-        """Inverse of `_latent_of`, to rounding and what the autoencoder loses."""
+        """Inverse of `_latent_of`, up to the autoencoder's loss and rounding."""
         return self.backbone.latents.decode(latent)[..., :height, :width]
 
     def _start(self, height: int, width: int) -> tuple[Tensor, float]:
-        """The noise (1, C, h, w) that both sides start from for a picture, and its level."""
+        """The shared starting noise (1, C, h, w) for an image size, and its noise level."""
         least, multiple = self._min_side(height, width), self.backbone.stride
         padded = [
             max(least, -(-side // multiple) * multiple) for side in self._latent_size(height, width)
@@ -282,7 +285,7 @@ class ZeroShotCodec(Codec):
         *,
         shuffled: bool = True,
     ) -> Refinement:
-        """The start of both sides."""
+        """The shared state before the first level."""
         estimate = self._estimate(caption, (height, width))
         x, sigma = self._start(height, width)
         size = self._latent_size(height, width)
@@ -291,7 +294,7 @@ class ZeroShotCodec(Codec):
     def _levels(
         self, counts: Iterator[int], bits: float, height: int, width: int, first: int
     ) -> Ladder:
-        """The levels of a picture of a size, of so many chunks of so many bits each."""
+        """The levels for an image size, with `counts` chunks of `bits` bits each."""
         return Ladder(
             counts,
             bits,
@@ -302,12 +305,12 @@ class ZeroShotCodec(Codec):
         )
 
     def _show(self, shared: Refinement, guided: Estimate, seed: int, point: Point) -> Tensor:
-        """The latent to show at a point, (1, C, h, w).
+        """The decoded latent at a point, (1, C, h, w).
 
         Args:
-            shared: what both sides hold.
-            guided: the denoiser for the rest of the way.
-            seed: of the noise of ancestral sampling.
+            shared: shared state after the last received level.
+            guided: denoiser for the remaining steps.
+            seed: seed of the noise of ancestral sampling.
             point: the operating point.
         """
         settings: Any = point.decoding
@@ -318,16 +321,16 @@ class ZeroShotCodec(Codec):
         return find_sampler(name)(guided, shared.x, sigmas, noise=seeded_noise(seed))
 
     def _latent_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the latents that a picture lies on."""
+        """Height and width of an image's latent, without padding to the network's multiple."""
         stride = self.backbone.latents.stride
         return -(-height // stride), -(-width // stride)
 
     def _num_values(self, height: int, width: int) -> int:
-        """Numbers of the latent that a picture lies on."""
+        """The number of values of an image's latent."""
         return self.backbone.latents.channels * math.prod(self._latent_size(height, width))
 
     def _min_side(self, height: int, width: int) -> int:
-        """Of the latents of a picture: of those that are cut into tiles, a tile's."""
+        """The minimum side of an image's latent: that of a tile if it is tiled, else 0."""
         window = self.window or 0
         return window if max(self._latent_size(height, width)) > window else 0
 
@@ -338,12 +341,12 @@ class ZeroShotCodec(Codec):
     def _estimate(
         self, caption: str | None, size: tuple[int, int], guidance: float = 1.0
     ) -> Estimate:
-        """The denoiser with the caption, or without.
+        """The denoiser with a caption and the other conditions.
 
         Args:
-            caption: None where there is none.
-            size: height and width of the picture.
-            guidance: scale of the guidance on the caption.
+            caption: the caption, or None.
+            size: height and width of the image.
+            guidance: scale of classifier-free guidance on the caption.
         """
         denoiser: Denoiser = self.process.denoiser(
             lambda *args, **condition: self.backbone.network(*args, **condition).float()

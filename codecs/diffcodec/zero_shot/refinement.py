@@ -1,14 +1,14 @@
-"""The state that sender and receiver share: a noisy latent, and how it is refined level by level.
+"""The shared state of sender and receiver: a noisy latent that is refined level by level.
 
-At the level s both hold x_s. From there to n, with r = n^2 / s^2 and v = (1 - r) n^2,
+At noise level s, both have x_s. A step to noise level n, with r = n^2 / s^2 and v = (1 - r) n^2, is
 
-    x_n = r x_s + (1 - r) D(x_s; s) + sqrt(v) z,    z about N(mu, I),
+    x_n = r x_s + (1 - r) D(x_s; s) + sqrt(v) z,    z approximately N(mu, I),
     mu  = (1 - r) (x0 - D(x_s; s)) / sqrt(v),
 
-where z is sent by a channel (Theis et al. 2022, Sec. 3; Ho et al. 2020, Sec. 4.3). The sender goes
-on from the z that the receiver has. Where their networks round otherwise, their x differ by as
-much: a step multiplies a difference by r + (1 - r) dD/dx, which is below 1 where D is a posterior
-mean, so that differences do not grow.
+where a channel sends z (Theis et al. 2022, Sec. 3; Ho et al. 2020, Sec. 4.3). The sender continues
+from the z that the receiver decodes. If their networks round differently, their x differ slightly.
+A step multiplies the difference by r + (1 - r) dD/dx, which is below 1 if D is a posterior mean, so
+differences do not grow.
 """
 
 import math
@@ -22,34 +22,34 @@ from diffcodec.coding.hadamard import permutation
 from diffcodec.zero_shot.ladder import Level
 
 Estimate = Callable[[Tensor, Tensor], Tensor]
-"""x (1, C, H, W) and its noise level, () -> x0_hat: a denoiser with all its conditions."""
+"""A denoiser with all its conditions: x (1, C, H, W) and its noise level, () -> x0_hat."""
 
 
 class Channel(Protocol):
     """Sends numbers mu (n, d) as indices of shared random numbers."""
 
     def encode(self, mu: Tensor, key: int) -> tuple[Tensor, Tensor]:
-        """The indices, and the samples (n, d) that `decode` makes of them."""
+        """The indices, and the samples (n, d) that `decode` returns for them."""
 
     def decode(self, indices: Tensor, length: int, key: int) -> Tensor:
-        """Samples (n, length) of the first chunks."""
+        """The samples (n, length) of the first n chunks."""
 
 
 class Refinement:
-    """A noisy latent on its way from noise to an image.
+    """A noisy latent that is denoised level by level, on the sender's or the receiver's side.
 
     Args:
         estimate: the denoiser.
-        x: the start, pure noise, (1, C, H, W).
-        sigma: its noise level.
-        size: height and width of what is sent of it, from the upper left; the rest, padding, goes
-            along as the probability flow takes it.
-        channel: sends the numbers.
-        shuffled: whether chunks are made of numbers from everywhere, by a shared order.
+        x: starting noise, (1, C, H, W).
+        sigma: noise level of x.
+        size: height and width of the part that is sent, at the upper left. The rest is padding and
+            follows the probability flow.
+        channel: channel that sends the values.
+        shuffled: split the values into chunks in a shared random order instead of their own.
 
     Attributes:
-        x, sigma: what both sides hold, and its noise level.
-        x0: D(x; sigma).
+        x, sigma: the noisy latent and its noise level.
+        x0: the estimate D(x; sigma).
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Refinement:
         self.x0 = self._estimate(x, torch.tensor(sigma, dtype=torch.float64))
 
     def error(self, x0: Tensor) -> float:
-        """Mean squared error of D(x; sigma), where it is sent."""
+        """Mean squared error of D(x; sigma) over the part that is sent."""
         return float(self._sent(x0 - self.x0).double().square().mean())
 
     def send(self, x0: Tensor, level: Level) -> Tensor:
-        """Go to the next level, knowing x0 (1, C, H, W) -> the indices of its chunks, (count,)."""
+        """Encode x0 (1, C, H, W) at a level and take its step -> its chunks' indices, (count,)."""
         _, gain, scale = _coefficients(level)
         mu = self._sent(x0 - self.x0).flatten() * (gain / scale)
         filled = mu.new_zeros(level.count, -(-len(mu) // level.count))
@@ -87,16 +87,16 @@ class Refinement:
         return indices
 
     def receive(self, indices: Tensor, level: Level) -> None:
-        """Go to the next level, with the indices of its first chunks, (n,) with n <= count."""
+        """Take the step of a level from the indices of its first n <= count chunks, (n,)."""
         length = -(-self._sent(self.x).numel() // level.count)
         samples = self._channel.decode(indices.to(self.x.device), length, level.number)
         self._go_on(samples, level)
 
     def _go_on(self, samples: Tensor, level: Level) -> None:
-        """Go to the next level, with samples (n, length) of its first chunks."""
+        """Take the step of a level from the samples (n, length) of its first n chunks."""
         ratio, gain, scale = _coefficients(level)
-        # What did not arrive goes along as the probability flow takes it, the step of DDIM: of the
-        # right noise level, and without noise that nobody sent.
+        # Missing chunks take a DDIM step along the probability flow, which reaches the right noise
+        # level without new noise.
         x = self.x0 + (level.next_sigma / level.sigma) * (self.x - self.x0)
         mean = self._sent(ratio * self.x + gain * self.x0).flatten()
         values = self._sent(x).flatten()
@@ -109,7 +109,7 @@ class Refinement:
         self._hold(x, level.next_sigma)
 
     def _order(self, values: Tensor, level: Level) -> Tensor:
-        """In which the numbers (N,) are cut into chunks."""
+        """The order in which values (N,) are split into chunks."""
         if not self._shuffled:
             return torch.arange(len(values), device=values.device)
         return permutation(len(values), level.number).to(values.device)
@@ -119,6 +119,6 @@ class Refinement:
 
 
 def _coefficients(level: Level) -> tuple[float, float, float]:
-    """r, 1 - r and sqrt(v) of a step."""
+    """r, 1 - r and sqrt(v) of a level's step."""
     ratio = (level.next_sigma / level.sigma) ** 2
     return ratio, 1 - ratio, level.next_sigma * math.sqrt(1 - ratio)

@@ -1,5 +1,4 @@
-"""StableCodec: one step of a distilled diffusion model over a learned latent codec (Zhang et al.,
-ICCV 2025)."""
+"""StableCodec: a learned latent codec with one-step diffusion (Zhang et al., ICCV 2025)."""
 
 from diffcodec.stablecodec.codec import StableCodec
 

@@ -1,4 +1,4 @@
-"""StableCodec: a latent that is coded with a few bits, and one step of a distilled U-Net.
+"""StableCodec: a latent coded with few bits, then one step of a distilled U-Net.
 
 x -> autoencoder, ELIC's analysis -> latent codec -> bytes -> y_hat
 y_hat -> g_s -> U-Net at the last timestep -> its estimate of x0 + auxiliary decoder of y_hat
@@ -33,43 +33,45 @@ PROMPT = (
     "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural "
     "lighting."
 )
-STRIDE = 256  # pixels of a value of z
+STRIDE = 256  # pixels per value of z, along a side
 WINDOW = 1024
-_OF_ELIC = 16  # pixels of a latent of ELIC's
-# Tiles of networks of convolutions, which change nothing: ELIC's in pixels, the synthesis's in
-# values of y. They see 144 pixels and 14 values far.
+_OF_ELIC = 16  # pixels per value of ELIC's latent, along a side
+# Tile sizes of the convolutional networks, ELIC's analysis in pixels and the synthesis in values of
+# y. Their receptive fields reach 144 pixels and 14 values, so tiles do not change the result.
 _ELIC_WINDOW, _Y_WINDOW = 1024, 64
 
 
 class StableCodec(Codec):
     """Extreme compression by one-step diffusion (Zhang et al., ICCV 2025).
 
-    The published checkpoints are of Stable Diffusion Turbo, one for each rate. Networks are those
-    of the authors, bytes are this project's: real streams with a checksum, whose entropy parameters
-    are computed in float64 on the CPU. Nothing is trained here.
+    The published checkpoints use Stable Diffusion Turbo, with one checkpoint per rate. The networks
+    are those of the authors. The bitstream is this project's: real bytes with a checksum, whose
+    entropy parameters are computed in float64 on the CPU. The codec has no training step.
 
-    Images are padded to 256 pixels on the right and below, mirrored where they are large enough.
-    Of larger images than a window the autoencoder and the U-Net see overlapping tiles, which are
-    blended, where the authors' tiles have weights of their own.
+    Images are padded at the right and bottom to multiples of 256 pixels, by reflection if they are
+    large enough. In images larger than a window, the autoencoder and the U-Net process overlapping
+    tiles, whose results are blended. The authors' implementation blends with other weights.
 
     Args:
-        backbone: Stable Diffusion Turbo, or any Stable Diffusion of the same sizes. It is changed.
-        lmbda: weight of the rate that a checkpoint was trained with, its `ft` number: the name of
-            its operating point.
-        prompt: what the U-Net is told, of every image.
-        M: channels of y.
+        backbone: Stable Diffusion Turbo, or another Stable Diffusion of the same sizes. Its U-Net
+            is modified in place.
+        lmbda: weight of the rate in the training of a checkpoint, its `ft` number. It names the
+            operating point.
+        prompt: text condition of the U-Net for all images.
+        M: number of channels of y.
         widths: channels of the two stages of the latent codec's analysis.
-        elic_N, elic_M: channels of ELIC's analysis.
-        window: side in pixels, a multiple of 256, up to which the autoencoder sees images whole.
-        unet_window: side in latents, a multiple of the U-Net's coarsest grid, up to which it does.
-        decode_precision: `32` or `bf16`, of the networks behind y_hat.
-        compile: `torch.compile` the U-Net: minutes once, then faster.
-        elic_weights: the file `elic_official.pth`, of which the analysis is used.
-        weights: null (random), or a source of `diffcodec.weights`: a published checkpoint
-            (`stablecodec_ft*.pkl`), which needs `elic_weights`, or what was saved here.
+        elic_N, elic_M: channels of ELIC's analysis and of its latents.
+        window: largest side in pixels, a multiple of 256, that the autoencoder processes whole.
+        unet_window: largest side in latents, a multiple of the U-Net's coarsest grid, that the
+            U-Net processes whole.
+        decode_precision: precision of the networks that decode y_hat, `32` or `bf16`.
+        compile: run `torch.compile` on the U-Net, which takes minutes once and speeds it up.
+        elic_weights: file `elic_official.pth`, whose analysis is used.
+        weights: null for random weights, or a source of `diffcodec.weights`: a published checkpoint
+            (`stablecodec_ft*.pkl`), which needs `elic_weights`, or a model saved by this project.
 
     Raises:
-        ValueError: one of these is not among its choices, or weights do not fit.
+        ValueError: an argument is not among its choices, or weights do not fit.
     """
 
     num_sections = 2  # z and y
@@ -101,7 +103,7 @@ class StableCodec(Codec):
         check_window(unet_window, backbone.stride)
         super().__init__(combine(rate={"lmbda": lmbda}))
         given = backbone.latents
-        # Not the given one, whose weights a saved folder would take from where it is from.
+        # A new LatentSpace: a saved folder would store the given one by its source only.
         self.latents = LatentSpace(given.vae, patch=given.patch, window=window)
         self.latents.shift.copy_(given.shift)
         self.latents.scale.copy_(given.scale)
@@ -129,14 +131,14 @@ class StableCodec(Codec):
             self.unet.compile()
 
     def load_weights(self, source: str, elic: str | None = None) -> None:
-        """Load a published checkpoint, or what was saved here.
+        """Load a published checkpoint, or a model saved by this project.
 
         Args:
-            source: as in `diffcodec.weights`.
-            elic: of a published one, the file of ELIC.
+            source: the checkpoint, as in `diffcodec.weights`.
+            elic: the file of ELIC, required for a published checkpoint.
 
         Raises:
-            ValueError: it cannot be had or does not fit, or ELIC's is missing.
+            ValueError: the checkpoint cannot be loaded or does not fit, or ELIC's is missing.
         """
         checkpoint = load_checkpoint(source)
         if not is_released(checkpoint):
@@ -185,7 +187,7 @@ class StableCodec(Codec):
     def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
         coder, context = self._prepared()
         payloads = []
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on its batch size.
         for image in x.split(1):
             y = self.analyse(image)
             payloads.append(coder.encode(y, self.codec.h_a(y), context))
@@ -210,14 +212,14 @@ class StableCodec(Codec):
         return self.latents.round_trip(x)
 
     def analyse(self, x: Tensor) -> Tensor:
-        """An image (1, 3, H, W) in [0, 1] -> y (1, M, h, w), of the image padded to 256 pixels."""
+        """An image (1, 3, H, W) in [0, 1], padded to multiples of 256 -> y (1, M, h, w)."""
         x = _padded(x)
         of_elic = by_tiles(self.elic, x, window=_ELIC_WINDOW, down=_OF_ELIC)
         y: Tensor = self.codec.g_a(self.latents.encode(x), of_elic)
         return y
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
-        """y_hat (1, M, h, w) -> an image (1, 3, 64 h, 64 w), around [0, 1]."""
+        """y_hat (1, M, h, w) -> an image (1, 3, 64 h, 64 w) in about [0, 1], not clamped."""
         up = STRIDE // 4 // self.latents.stride
         seen, added = (
             by_tiles(network, y_hat, window=_Y_WINDOW, up=up)
@@ -232,7 +234,7 @@ class StableCodec(Codec):
         return self.latents.decode((latent + added).float())
 
     def _estimate(self, seen: Tensor, rows: slice, columns: slice) -> Tensor:
-        """The U-Net's estimate of x0 from a part of what it sees, at the last timestep."""
+        """The U-Net's estimate of x0 from a tile of its input, at the last timestep."""
         part = seen[..., rows, columns]
         time = torch.tensor(len(self.alphas_cumprod) - 1, device=part.device)
         out: Tensor = self.unet(part, time, encoder_hidden_states=self.text).sample
@@ -244,7 +246,7 @@ class StableCodec(Codec):
 
 
 def _padded(x: Tensor) -> Tensor:
-    """An image on multiples of 256 pixels, mirrored to the right and below as the authors do."""
+    """Pad an image to multiples of 256 pixels, at the right and bottom as the authors do."""
     down, right = (-side % STRIDE for side in x.shape[-2:])
     mirrored = down < x.shape[-2] and right < x.shape[-1]
     return F.pad(x, (0, right, 0, down), mode="reflect" if mirrored else "replicate")

@@ -1,10 +1,11 @@
-"""The latent codec: y in four parts, each predicted from those before it.
+"""The latent codec: y is coded in four parts, each predicted from those before it.
 
 latents, ELIC's latents -> g_a -> y -> h_a -> z -> factorized prior -> section z
-h_s(z_hat) -> context of parts 0 … i - 1 -> scales and means of part i -> section y
-y_hat -> g_s -> what the U-Net sees;  y_hat -> auxiliary decoder -> what is added to its latents
+h_s(z_hat), parts 0 … i - 1 -> context model -> scales and means of part i -> section y
+y_hat -> g_s -> input of the U-Net;  y_hat -> auxiliary decoder -> term added to its estimate
 
-A part has every fourth place of each channel; which one differs between quarters of the channels.
+A part contains one position of every 2x2 block. The position differs between the four quarters of
+the channels.
 """
 
 import copy
@@ -28,21 +29,21 @@ from diffcodec.stablecodec.layers import (
     synthesis,
 )
 
-# Of each part, the places (row, column) mod 2 that it has of each quarter of the channels.
+# For each part, its position in a 2x2 block, 2 row + column, in each quarter of the channels.
 _PLACES = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
 
 
 class LatentCodec(nn.Module):
-    """The networks between the autoencoder's latents and what the U-Net sees.
+    """The networks between the autoencoder's latents and the input of the U-Net.
 
     Args:
-        latent_channels: C, of the autoencoder's latents.
-        elic_M: channels of ELIC's latents.
-        M: of y, a multiple of 16.
-        widths: of the two stages of g_a, and backwards of the auxiliary decoder.
+        latent_channels: number of channels C of the autoencoder's latents.
+        elic_M: number of channels of ELIC's latents.
+        M: number of channels of y, a multiple of 16.
+        widths: channels of the two stages of g_a, and in reverse order of the auxiliary decoder.
 
     Raises:
-        ValueError: M is no such multiple.
+        ValueError: M is not a multiple of 16.
     """
 
     def __init__(self, latent_channels: int, elic_M: int, M: int, widths: Sequence[int]) -> None:
@@ -67,10 +68,10 @@ class LatentCodec(nn.Module):
 
 
 class FourParts:
-    """The context model, in float64 on the CPU, where machines differ by less than matters.
+    """The context model, in float64 on the CPU, where differences between machines are negligible.
 
     Args:
-        codec: whose weights it copies.
+        codec: network whose weights are copied.
     """
 
     def __init__(self, codec: LatentCodec) -> None:
@@ -82,7 +83,7 @@ class FourParts:
         self._context, self._residual = exact(codec.g_c), exact(codec.LRP)
 
     def __call__(self, parameters: Tensor, code: Code) -> Tensor:
-        """See `diffcodec.coding.latent_coder.ContextModel`; parameters are h_s(z_hat)."""
+        """See `diffcodec.coding.latent_coder.ContextModel`; `parameters` are h_s(z_hat)."""
         base = parameters
         y_hat = torch.zeros_like(base)
         for i in range(len(_PLACES)):
@@ -91,7 +92,8 @@ class FourParts:
             means, scales = self._adapter_out[i](context).chunk(2, dim=1)
             symbols = code(partial(squeezed, i), squeezed(i, scales), squeezed(i, means))
             part = mask * spread(i, symbols.to(means) + squeezed(i, means), mask)
-            # What rounding lost, as far as it can be predicted (Minnen & Singh, ICIP 2020).
+            # Latent residual prediction: an estimate of the rounding error (Minnen & Singh, ICIP
+            # 2020).
             part = part + 0.5 * torch.tanh(mask * self._residual[i](torch.cat([part, base], dim=1)))
             y_hat = y_hat + part
             base = base * (1 - mask) + part
@@ -99,7 +101,7 @@ class FourParts:
 
 
 def part_mask(i: int, like: Tensor) -> Tensor:
-    """1 where y (1, C, H, W) belongs to part i, else 0; C a multiple of 4, H and W of 2."""
+    """Mask of part i in y (1, C, H, W): 1 inside, 0 outside; C a multiple of 4, H and W even."""
     mask = torch.zeros_like(like)
     for quarter, place in zip(mask.chunk(4, dim=1), _PLACES[i], strict=True):
         quarter[..., place // 2 :: 2, place % 2 :: 2] = 1
@@ -113,7 +115,7 @@ def squeezed(i: int, y: Tensor) -> Tensor:
 
 
 def spread(i: int, part: Tensor, like: Tensor) -> Tensor:
-    """Inverse of `squeezed`: 0 where y (1, C, H, W), of the shape of `like`, is of another part."""
+    """Inverse of `squeezed`: part i in y (1, C, H, W), shaped as `like`, with 0 elsewhere."""
     y = torch.zeros_like(like)
     for quarter, place, own in zip(
         y.chunk(4, dim=1), _PLACES[i], part.chunk(4, dim=1), strict=True

@@ -1,4 +1,4 @@
-"""The networks of StableCodec's latent codec; names and shapes are those of its checkpoints."""
+"""The networks of StableCodec's latent codec, with the names and shapes of its checkpoints."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ _BAND = 11  # length of the band kernels
 
 
 class InceptionDepthwise(nn.Module):
-    """Depthwise convolutions of three shapes, on an eighth of the channels each."""
+    """Depthwise convolutions with three kernel shapes, each on an eighth of the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class InceptionDepthwise(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """x + a perceptron of each place on `InceptionDepthwise` (Yu et al., InceptionNeXt, 2024)."""
+    """x + a pointwise MLP on `InceptionDepthwise` (Yu et al., InceptionNeXt, 2024)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class GatedBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """An inception block and a gated one."""
+    """An `InceptionBlock` and a `GatedBlock`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class TwoBranches(nn.Module):
 
 
 def downsample(before: int, after: int) -> TwoBranches:
-    """Half the resolution."""
+    """Halve height and width."""
     return TwoBranches(
         nn.Sequential(
             nn.Conv2d(before, after, 1),
@@ -102,7 +102,7 @@ def downsample(before: int, after: int) -> TwoBranches:
 
 
 def upsample(before: int, after: int) -> TwoBranches:
-    """Twice the resolution."""
+    """Double height and width."""
 
     def end() -> tuple[nn.Module, ...]:
         return nn.GELU(), nn.Conv2d(before, 4 * after, 1), nn.PixelShuffle(2)
@@ -114,7 +114,7 @@ def upsample(before: int, after: int) -> TwoBranches:
 
 
 def adapter(before: int, after: int) -> TwoBranches:
-    """Another number of channels."""
+    """Change the number of channels."""
     middle = (before + after) // 2
     return TwoBranches(
         nn.Sequential(
@@ -151,7 +151,7 @@ class Analysis(nn.Module):
 
 
 class Chain(nn.Module):
-    """Layers in a row, under the name that the checkpoints have for them."""
+    """A sequence of layers under the name that it has in the checkpoints."""
 
     def __init__(self, name: str, *layers: nn.Module) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Chain(nn.Module):
 
 
 def synthesis(M: int) -> Chain:
-    """g_s: y_hat (B, M, h, w) -> what the U-Net sees, (B, M, 8h, 8w)."""
+    """g_s: y_hat (B, M, h, w) -> input of the U-Net, (B, M, 8h, 8w)."""
     return Chain(
         "synthesis_transform",
         *(layer for _ in range(3) for layer in (Block(M), upsample(M, M))),
@@ -172,7 +172,7 @@ def synthesis(M: int) -> Chain:
 
 
 def auxiliary_decoder(latent_channels: int, M: int, widths: Sequence[int]) -> Chain:
-    """y_hat (B, M, h, w) -> what is added to the U-Net's latents, (B, C, 8h, 8w)."""
+    """The auxiliary decoder: y_hat (B, M, h, w) -> a term for the latents, (B, C, 8h, 8w)."""
     first, second = widths
     return Chain(
         "block",
@@ -192,7 +192,7 @@ def hyper_analysis(M: int) -> Chain:
 
 
 def hyper_synthesis(M: int) -> Chain:
-    """h_s: z_hat (B, M / 2, h, w) -> a first guess of y, (B, M, 4h, 4w)."""
+    """h_s: z_hat (B, M / 2, h, w) -> a first estimate of y, (B, M, 4h, 4w)."""
     return Chain(
         "increase",
         *(nn.Conv2d(M // 2, 2 * M, 1), nn.PixelShuffle(2)),
@@ -202,7 +202,7 @@ def hyper_synthesis(M: int) -> Chain:
 
 
 class Bottleneck(nn.Module):
-    """x + a bottleneck of half the channels, with ReLUs."""
+    """x + a bottleneck with half the channels and ReLUs."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""The published checkpoints: low-rank changes of the networks, merged into their weights.
+"""Loading of the published checkpoints, whose LoRA weights are merged into the networks.
 
-A checkpoint holds `state_dict_codec`, `state_dict_vae` and `state_dict_unet`; of the last two what
-was trained alone: the changes W + (alpha / r) B A of their layers (Hu et al. 2022) as peft names
-them, and the U-Net's first convolution. ELIC's file is another one.
+A checkpoint contains `state_dict_codec`, `state_dict_vae` and `state_dict_unet`. The last two
+contain only trained weights: the LoRA updates W + (alpha / r) B A of the layers (Hu et al. 2022),
+under peft's names, and the U-Net's first convolution. ELIC's weights are in a separate file.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from diffcodec.weights.loading import remap
 
 PARTS = ("state_dict_codec", "state_dict_vae", "state_dict_unet")
-_ALPHA = 8  # peft's default, which the authors leave as it is
+_ALPHA = 8  # peft's default, which the authors use
 _A, _B = ".lora_A.", ".lora_B."
 
-# From the names of CompressAI 1.2.6 to those of today; tables that follow from the rest are left.
+# From CompressAI 1.2.6's names to the current ones. Entropy tables are dropped and rebuilt.
 KEY_TABLE: list[tuple[str, str | None]] = [
     (r"gaussian_conditional\.", None),
     (r"entropy_bottleneck\._(offset|quantized_cdf|cdf_length)$", None),
@@ -34,7 +34,7 @@ def is_released(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def codec_state(checkpoint: Mapping[str, Any], codec: nn.Module) -> dict[str, Tensor]:
-    """The state dict of the latent codec, with the derived tensors that it has already."""
+    """The latent codec's state dict in a checkpoint, with the codec's own derived tensors."""
     derived = {
         key: value
         for key, value in codec.state_dict().items()
@@ -45,13 +45,13 @@ def codec_state(checkpoint: Mapping[str, Any], codec: nn.Module) -> dict[str, Te
 
 @torch.no_grad()
 def merge(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Add low-rank changes to a network's weights; other tensors of the state replace its own.
+    """Add LoRA updates to a network's weights, and copy all other tensors of the state.
 
     Args:
-        network: changed in place.
+        network: network that is modified in place.
         state: `NAME.lora_A.ADAPTER.weight` (r, …) and `NAME.lora_B.ADAPTER.weight` (…, r) of
-            linear layers and convolutions, and tensors by the network's names.
-        source: for messages.
+            linear layers and convolutions, and other tensors under the network's names.
+        source: source of the weights, for error messages.
 
     Raises:
         ValueError: the network has no such layer, or one of another shape.
@@ -72,7 +72,7 @@ def merge(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> No
 
 
 def _product(a: Tensor, b: Tensor | None) -> Tensor | None:
-    """B A of a linear layer or a convolution, in the shape of its weight."""
+    """The product B A for a linear layer or a convolution, in the shape of its weight."""
     if b is None:
         return None
     return (b.flatten(1).double() @ a.flatten(1).double()).view(len(b), *a.shape[1:])

@@ -1,1 +1,1 @@
-"""Base codecs: the ones that are enhanced and compared with."""
+"""Base codecs: the inputs of the enhancers, and baselines for comparison."""

@@ -1,4 +1,4 @@
-"""JPEG, WebP, JPEG 2000 and AVIF by Pillow: the stream holds the plain file."""
+"""JPEG, WebP, JPEG 2000 and AVIF by Pillow; the stream contains the plain file."""
 
 import io
 import warnings
@@ -18,15 +18,15 @@ from diffcodec.points import Point, Setting, combine, listed
 
 @dataclass(frozen=True)
 class Format:
-    """How Pillow writes a format.
+    """Settings and limits of one of Pillow's formats.
 
     Attributes:
-        parameter: what an operating point sets, as it is called in the point's name.
-        low, high: its range.
-        max_side: the longest side in pixels that Pillow both encodes and decodes: 65500 is
-            libjpeg's limit, 16383 the format's, 65536 the container's, and 32768 that of libavif's
-            decoder.
-        rising: whether the rate rises with the parameter.
+        parameter: name of the setting that varies between operating points.
+        low, high: range of that setting.
+        max_side: largest side in pixels that Pillow both encodes and decodes. 65500 is the limit of
+            libjpeg, 16383 that of the format WebP, 65536 that of this project's container, and
+            32768 that of libavif's decoder.
+        rising: whether the rate increases with the parameter.
     """
 
     parameter: str
@@ -36,7 +36,7 @@ class Format:
     rising: bool = True
 
     def save_options(self, value: Setting) -> dict[str, Any]:
-        """Pillow's arguments for one operating point; all others are Pillow's defaults."""
+        """Arguments of Pillow's `save` for an operating point; all others keep their defaults."""
         if self.parameter == "ratio":
             return {"quality_mode": "rates", "quality_layers": [value], "irreversible": True}
         return {"quality": value}
@@ -56,13 +56,13 @@ class PillowCodec(Codec):
 
     Args:
         format: `JPEG`, `WEBP`, `JPEG2000` or `AVIF`.
-        quality: operating points of all but JPEG 2000, one or several of the format's qualities.
-        ratio: operating points of JPEG 2000: the compression ratio against 24-bit RGB (irreversible
-            wavelet, one layer).
+        quality: operating points of all but JPEG 2000: one or several of the format's qualities.
+        ratio: operating points of JPEG 2000: one or several compression ratios relative to 24-bit
+            RGB (irreversible wavelet, one layer).
 
     Raises:
-        ValueError: an unknown format, one that this Pillow was built without, the other format's
-            parameter, or a value out of range.
+        ValueError: the format is unknown or missing in this build of Pillow, it takes the other
+            parameter, or a value is out of range.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class PillowCodec(Codec):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(file), formats=[self._format]) as image:
-                    # Before the pixels are read: a hostile file may claim any size.
+                    # Check before reading the pixels: a hostile file may claim any size.
                     if image.size != (width, height):
                         raise BitstreamError(
                             f"the {self._format} file is {image.size[1]}x{image.size[0]}, "
@@ -139,6 +139,6 @@ class PillowCodec(Codec):
                     return from_pil(image)
         except BitstreamError:
             raise
-        # Pillow has no common error: its decoders also raise RuntimeError, SyntaxError, EOFError, …
+        # Pillow's decoders raise RuntimeError, SyntaxError, EOFError and others.
         except Exception as error:
             raise BitstreamError(f"not a readable {self._format} file: {error}") from error

@@ -1,4 +1,4 @@
-"""CompressAI's model zoo as codecs: one network per quality, a rate-distortion loss."""
+"""CompressAI's model zoo as codecs, with one network per quality."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,13 +20,13 @@ from diffcodec.points import Point, combine, listed
 from diffcodec.weights.loading import load_strict
 from diffcodec.weights.sources import ZOO, one_at_a_time
 
-# The rate-distortion weights of CompressAI's zoo for quality 1 to 8.
+# Rate-distortion weights of CompressAI's zoo for qualities 1 to 8.
 LAMBDAS = {
     "mse": (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800),
     "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
 }
 
-# Keys of older checkpoints, which CompressAI's own loader takes.
+# Keys of older checkpoints, which CompressAI's own loader accepts.
 OLDER_KEYS = [
     (r"(.*\.)downsample\.", r"\1skip."),
     (r"entropy_bottleneck\._biases\.(\d)", r"entropy_bottleneck._bias\1"),
@@ -41,16 +41,18 @@ class CompressAICodec(LearnedCodec):
     Args:
         architecture: `bmshj2018-hyperprior`, `mbt2018-mean`, `mbt2018`, `cheng2020-anchor` or
             `cheng2020-attn`.
-        quality: 1 to 8 (6 for cheng2020): the rate-distortion weight in training, and which
-            weights of the zoo. A list makes a curve of several pretrained networks.
+        quality: 1 to 8 (to 6 for cheng2020), which selects the rate-distortion weight in training
+            and the weights in the zoo. A list selects several pretrained networks for a curve.
         metric: `mse` or `ms-ssim`.
-        size: `paper` (the zoo's channels for that quality) or the channels themselves, as in
-            `[64, 96]` for N and M.
-        weights: null (from scratch), `zoo` (CompressAI's), or a source of `diffcodec.weights`.
-        lr, aux_lr, window: of `LearnedCodec`.
+        size: `paper` for the zoo's numbers of channels at that quality, or the numbers themselves,
+            as in `[64, 96]` for N and M.
+        weights: null to train from scratch, `zoo` for CompressAI's weights, or a source of
+            `diffcodec.weights`.
+        lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
+        window: side of a tile in pixels, a multiple of 64; see `LearnedCodec`.
 
     Raises:
-        ValueError: one of these is not among its choices.
+        ValueError: an argument is not among its choices.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class CompressAICodec(LearnedCodec):
             self.model.to(device)
 
     def hyper_analysis(self, y: Tensor) -> Tensor:
-        # The scale hyperprior has zero means, whose sign says nothing of the scale.
+        # The scale hyperprior has zero means, so the sign of y carries no information on its scale.
         return super().hyper_analysis(y if isinstance(self.model, MeanScaleHyperprior) else y.abs())
 
     def hyper_synthesis(self) -> Network:

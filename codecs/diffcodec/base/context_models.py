@@ -1,4 +1,4 @@
-"""The context models of CompressAI's networks: what predicts y from what was coded of it before."""
+"""Context models of CompressAI's networks, which predict y from its parts coded before."""
 
 from functools import partial
 from itertools import product
@@ -15,10 +15,10 @@ from diffcodec.coding.latent_coder import Code
 
 
 class RasterScan:
-    """Predicts each place of y from those above it and to its left (Minnen et al., NeurIPS 2018).
+    """Autoregressive context model: positions above and to the left (Minnen et al., NeurIPS 2018).
 
     Args:
-        model: `mbt2018`, or `cheng2020_*`, which have its context model.
+        model: `mbt2018` or `cheng2020_*`, which share this context model.
     """
 
     def __init__(self, model: JointAutoregressiveHierarchicalPriors) -> None:
@@ -45,10 +45,10 @@ class RasterScan:
 
 
 class ChannelGroups:
-    """Predicts groups of channels from earlier ones, each in two passes (He et al., CVPR 2022).
+    """Space-channel context model: channel groups, each in two passes (He et al., CVPR 2022).
 
-    Half of the places, as on a checkerboard, are predicted without the group's own channels, and
-    the others from those.
+    Each group is predicted from the groups before it. The first pass codes half of the positions,
+    in a checkerboard pattern. The second pass codes the other half, with the first as its context.
 
     Args:
         groups: ELIC's `latent_codec["y"]`.
@@ -75,14 +75,14 @@ class ChannelGroups:
 def _in_two_passes(
     checkerboard: CheckerboardLatentCodec, channels: slice, side: Tensor, code: Code
 ) -> Tensor:
-    """y_hat of a group's channels, given all else that predicts them."""
+    """Code the channels of a group with their side information -> their y_hat."""
     sides = checkerboard.unembed(side)
     halves = sides.new_zeros(2, 1, channels.stop - channels.start, *sides.shape[-2:])
     for i in range(2):
         context = checkerboard.unembed(checkerboard.context_prediction(checkerboard.embed(halves)))[
             i
         ]
-        if i == 0:  # nothing of the group is known yet
+        if i == 0:  # no position of the group is coded yet
             context = torch.zeros_like(context)
         out = checkerboard.entropy_parameters(checkerboard.merge(context, sides[i]))
         gaussian: Any = checkerboard.latent_codec["y"]

@@ -17,7 +17,7 @@ from diffcodec.points import combine
 VARIANTS = {"chandelier": Elic2022Chandelier, "official": Elic2022Official}
 
 _Y = "latent_codec.y.latent_codec."
-# From the layout of the public checkpoints to that of CompressAI's model: first match applies.
+# From the keys of the public checkpoints to those of CompressAI's model; the first match applies.
 KEY_TABLE: list[tuple[str, str | None]] = [
     (r"gaussian_conditional\.", None),
     (r"entropy_bottleneck\._matrix(\d)$", r"latent_codec.hyper.entropy_bottleneck.matrices.\1"),
@@ -31,21 +31,21 @@ KEY_TABLE: list[tuple[str, str | None]] = [
 
 
 class Elic(LearnedCodec):
-    """ELIC as CompressAI builds it.
+    """ELIC with CompressAI's networks.
 
     Args:
-        variant: `chandelier` (the reimplementation that the public checkpoints are of) or
-            `official` (the paper's context model).
-        N, M: channels of the transforms and of y.
-        groups: channels of the groups of y, which are coded one after the other; they sum to M.
-        lmbda: weight of 255^2 * MSE against the rate in training.
-        weights: null (from scratch), or a source of `diffcodec.weights`, in CompressAI's layout or
-            in that of the public ELIC checkpoints.
+        variant: `chandelier` (the reimplementation of the public checkpoints) or `official` (the
+            paper's context model).
+        N, M: numbers of channels of the transforms and of y.
+        groups: numbers of channels of the groups of y, in coding order; they sum to M.
+        lmbda: weight of 255^2 * MSE relative to the rate in training.
+        weights: null to train from scratch, or a source of `diffcodec.weights`, with the keys of
+            CompressAI or of the public ELIC checkpoints.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
-        window: of `LearnedCodec`.
+        window: side of a tile in pixels, a multiple of 64; see `LearnedCodec`.
 
     Raises:
-        ValueError: an unknown variant, groups that do not sum to M, or weights that do not fit.
+        ValueError: the variant is unknown, the groups do not sum to M, or the weights do not fit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""BPG and VTM: codecs that are run as programs on temporary files."""
+"""BPG and VTM, which run as external programs on temporary files."""
 
 import math
 import shutil
@@ -37,7 +37,7 @@ def find_program(path: str, *, install: str) -> str:
     """The full path of a program given by name (searched on PATH) or by path.
 
     Raises:
-        ValueError: it is not there; the message says what to install.
+        ValueError: the program does not exist; the message says what to install.
     """
     found = shutil.which(str(local_path(path)))
     if found is None:
@@ -47,19 +47,19 @@ def find_program(path: str, *, install: str) -> str:
 
 @dataclass(frozen=True)
 class PictureLimit:
-    """The largest picture that a standard's highest numbered level lets a decoder expect.
+    """The picture size limit of a standard's highest numbered level.
 
     Attributes:
-        level: the standard and the level.
-        samples: luma samples of a picture (`MaxLumaPs`); a side has at most the root of 8 times
-            as many.
+        level: names of the standard and the level.
+        samples: maximum number of luma samples of a picture (`MaxLumaPs`). A side has at most
+            sqrt(8 samples) samples.
     """
 
     level: str
     samples: int
 
     def problem(self, height: int, width: int) -> str | None:
-        """Why a picture is too large, or None."""
+        """The reason why a picture of this size is too large, or None."""
         side = math.isqrt(8 * self.samples)
         if max(height, width) <= side and height * width <= self.samples:
             return None
@@ -75,11 +75,13 @@ VVC = PictureLimit("VVC level 6.3", 80_216_064)
 
 
 class ExternalCodec(Codec):
-    """A codec that is a pair of programs; the stream holds the file that the encoder wrote.
+    """A codec that runs two programs; the stream contains the encoder's file.
 
     Args:
-        qp: operating points, one or several quantization parameters (a lower one is a higher rate).
-        timeout: seconds after which a program is stopped, per image.
+        qp: quantization parameter, one or several; each is an operating point, and a lower one has
+            a higher rate.
+        low, high: range of the quantization parameter.
+        timeout: seconds per image after which a program is stopped.
     """
 
     limit: PictureLimit
@@ -142,12 +144,12 @@ class ExternalCodec(Codec):
 
 
 class Bpg(ExternalCodec):
-    """BPG (Bellard), which is HEVC intra coding in a container.
+    """BPG (Bellard): HEVC intra coding in a container.
 
     Args:
-        qp: one or several, 0 to 51.
-        chroma: `420` (the program's default), `422` or `444`.
-        encoder: HEVC encoder inside the program, `x265` or `jctvc`.
+        qp: quantization parameter, 0 to 51, one or several.
+        chroma: chroma format, `420` (the program's default), `422` or `444`.
+        encoder: HEVC encoder in the program, `x265` or `jctvc`.
         bpgenc, bpgdec: the programs, by name on PATH or by path.
     """
 
@@ -194,15 +196,15 @@ class Bpg(ExternalCodec):
 
 
 class Vtm(ExternalCodec):
-    """VTM, the VVC reference software, intra, on RGB images converted to BT.709 YCbCr 4:4:4.
+    """VTM, the VVC reference software, in intra mode on BT.709 YCbCr 4:4:4.
 
-    The conversion is done in float and rounded once each way; truncating it to 8 bits, as some
-    wrappers do, puts a ceiling of 43.7 dB on Kodak.
+    The conversions from and to RGB are computed in float, and each is rounded once. Some wrappers
+    truncate to 8 bits instead, which limits the PSNR on Kodak to 43.7 dB.
 
     Args:
-        qp: one or several, 0 to 63.
-        config: VTM's `encoder_intra_vtm.cfg`.
-        bit_depth: of the YCbCr samples, 8 or 10.
+        qp: quantization parameter, 0 to 63, one or several.
+        config: path of VTM's `encoder_intra_vtm.cfg`.
+        bit_depth: bit depth of the YCbCr samples, 8 or 10.
         encoder, decoder: the programs, by name on PATH or by path.
     """
 
@@ -271,7 +273,7 @@ def rgb_to_ycbcr(x: Tensor, bit_depth: int) -> Tensor:
 
 
 def ycbcr_to_rgb(planes: Tensor, bit_depth: int) -> Tensor:
-    """Inverse of `rgb_to_ycbcr`, in float: (3, H, W) integers -> [0, 1], not rounded."""
+    """Inverse of `rgb_to_ycbcr`: (3, H, W) integers -> RGB in [0, 1], float, not rounded."""
     ycbcr = planes.double() / (2**bit_depth - 1)
     ycbcr[1:] -= 0.5
     return torch.einsum("ij,jhw->ihw", _RGB_TO_YCBCR.inverse(), ycbcr).clamp(0, 1).float()

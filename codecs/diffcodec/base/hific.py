@@ -1,10 +1,10 @@
-"""HiFiC (Mentzer et al., NeurIPS 2020), as the public PyTorch reimplementation builds it.
+"""HiFiC (Mentzer et al., NeurIPS 2020), with the networks of the public PyTorch reimplementation.
 
 x -> g_a -> y -> h_a -> z -> factorized prior -> bytes
             y | mu, sigma of h_s(z_hat) -> Gaussian or logistic conditional -> bytes
 y_hat -> g_s -> x_hat
 
-Layers, their order and their names are those of its checkpoints.
+The layers, their order and their names match its checkpoints.
 """
 
 import copy
@@ -26,11 +26,11 @@ from diffcodec.weights.model_folder import load_saved
 
 LIKELIHOODS = ("gaussian", "logistic")
 LAMBDA_ABOVE = {0.14: 2.0, 0.3: 1.0, 0.45: 0.5}
-"""Target rate in bits per pixel -> weight of the rate where it is above the target (Table 3a)."""
+"""Target rate in bits per pixel -> weight of the rate if it is above the target (Table 3a)."""
 LAMBDA_BELOW = 2**-4
 K_M = 0.075 * 2**-5
 
-_RELEASED = "model_state_dict"  # of the public checkpoints
+_RELEASED = "model_state_dict"  # key in the public checkpoints
 _Z = "Hyperprior.hyperlatent_likelihood."
 KEY_TABLE: list[tuple[str, str | None]] = [
     (r"Encoder\.", "g_a."),
@@ -41,7 +41,7 @@ KEY_TABLE: list[tuple[str, str | None]] = [
     (_Z.replace(".", r"\.") + r"H_(\d)$", r"entropy_bottleneck.matrices.\1"),
     (_Z.replace(".", r"\.") + r"b_(\d)$", r"entropy_bottleneck.biases.\1"),
     (_Z.replace(".", r"\.") + r"a_(\d)$", r"entropy_bottleneck.factors.\1"),
-    # Tables that follow from the rest, and what training alone needs.
+    # Entropy tables, which are rebuilt, and modules used in training only.
     (
         r"Hyperprior\.(hyperprior_entropy_model|prior_entropy_model|prior_density|index_tables)",
         None,
@@ -51,7 +51,7 @@ KEY_TABLE: list[tuple[str, str | None]] = [
 
 
 class ChannelNorm(nn.Module):
-    """Normalizes each pixel over its channels, and scales and shifts them."""
+    """Normalization of each pixel over its channels, with learned scale and shift."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         widths = [width << i for i in range(5)]
         self.conv_block1 = _normed(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7))
         for i, (before, after) in enumerate(pairwise(widths), start=2):
-            # As the public code pads: a pixel on the right, and one above.
+            # As in the public code, pad one pixel at the right and one at the top.
             pad, conv = nn.ReflectionPad2d((0, 1, 1, 0)), nn.Conv2d(before, after, 3, stride=2)
             self.add_module(f"conv_block{i}", _normed(pad, conv))
         self.conv_block_out = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(widths[-1], M, 3))
@@ -100,7 +100,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """g_s: y_hat (B, M, h, w) -> images (B, 3, 16 h, 16 w), around [0, 1]."""
+    """g_s: y_hat (B, M, h, w) -> images (B, 3, 16 h, 16 w) in about [0, 1], not clamped."""
 
     def __init__(self, width: int, M: int, *, blocks: int, normalized: bool) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class HyperAnalysis(nn.Module):
 
 
 class HyperSynthesis(nn.Sequential):
-    """Half of h_s: z_hat (B, N, h/4, w/4) -> mu or sigma of y, (B, M, h, w)."""
+    """One of the two networks of h_s: z_hat (B, N, h/4, w/4) -> mu or sigma of y, (B, M, h, w)."""
 
     def __init__(self, M: int, N: int) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class HyperSynthesis(nn.Sequential):
 
 
 class Parameters(nn.Module):
-    """h_s: z_hat -> sigma and mu of y, one after the other as CompressAI has them."""
+    """h_s: z_hat -> sigma and mu of y, concatenated in CompressAI's order."""
 
     def __init__(self, M: int, N: int) -> None:
         super().__init__()
@@ -185,14 +185,14 @@ class HyperDensity(EntropyBottleneck):
         return logits
 
     def find_tails(self) -> None:
-        """Find the range of the tables; z is rounded to integers, whatever its median is."""
+        """Find the tail quantiles, and set the median to 0, so that z is rounded to integers."""
         self._update_quantiles()
         with torch.no_grad():
             self.quantiles[:, :, 1] = 0
 
 
 class LogisticConditional(GaussianConditional):
-    """A logistic distribution in place of the Gaussian one."""
+    """A conditional entropy model with a logistic instead of a Gaussian distribution."""
 
     def _standardized_cumulative(self, inputs: Tensor) -> Tensor:
         return torch.sigmoid(inputs)
@@ -205,12 +205,12 @@ class LogisticConditional(GaussianConditional):
 
 
 class HiFiCModel(MeanScaleHyperprior):
-    """The networks in CompressAI's frame: what is coded, and in which order, is its."""
+    """HiFiC's networks in CompressAI's `MeanScaleHyperprior`."""
 
     def __init__(
         self, width: int, M: int, N: int, *, blocks: int, likelihood: str, normalized: bool
     ) -> None:
-        super().__init__(1, 1)  # whose networks are replaced
+        super().__init__(1, 1)  # its networks are replaced below
         self.g_a = Encoder(width, M, normalized=normalized)
         self.g_s = Generator(width, M, blocks=blocks, normalized=normalized)
         self.h_a, self.h_s = HyperAnalysis(M, N), Parameters(M, N)
@@ -222,28 +222,29 @@ class HiFiCModel(MeanScaleHyperprior):
 class HiFiC(LearnedCodec):
     """HiFiC, one network for each target rate.
 
-    Streams are this project's: real bytes, with the hyper-synthesis in integers. Images are padded
-    to 64 pixels by their border, where the public code mirrors them to 16, and the latent to 4.
+    The bitstream is this project's: real bytes, with the scales of the hyper-synthesis computed in
+    integers. Images are padded to multiples of 64 pixels by repeating their border. The public code
+    pads images to multiples of 16 and latents to multiples of 4, by reflection.
 
-    What is trained here is mean square error at a target rate alone: the paper's first stage has
-    LPIPS beside it, its second the discriminator, and neither is here. Each process compares the
-    rate of its own images with the target, so that several do not train exactly as one does.
+    The training step minimizes the mean squared error at a target rate. It has neither the LPIPS of
+    the paper's first stage nor the discriminator of the second. Each process compares the rate of
+    its own images with the target, so training on several processes differs from training on one.
 
     Args:
-        target: bits per pixel that it was trained for, 0.14, 0.3 or 0.45 (low, medium and high).
-        width: channels of the first layer of g_a, 60 in the paper, doubled four times.
-        M, N: channels of y and z, 220 and 320.
-        blocks: residual blocks of g_s; null is what a public checkpoint has, or 9.
-        likelihood: of y, `gaussian` or `logistic`; null is what a public checkpoint says, or
-            gaussian.
-        normalized: whether the networks see images in [-1, 1]; null is what a public checkpoint
-            says, or true.
-        weights: null (from scratch), or a source of `diffcodec.weights`: a public checkpoint, one
-            for each target, or what was saved here.
+        target: target rate in bits per pixel, 0.14, 0.3 or 0.45 (low, medium and high).
+        width: number of channels of the first layer of g_a, 60 in the paper; doubled four times.
+        M, N: numbers of channels of y and z, 220 and 320 in the paper.
+        blocks: number of residual blocks of g_s; null selects that of a public checkpoint, or 9.
+        likelihood: distribution of y, `gaussian` or `logistic`; null selects that of a public
+            checkpoint, or `gaussian`.
+        normalized: whether the networks work on images in [-1, 1]; null selects the setting of a
+            public checkpoint, or true.
+        weights: null to train from scratch, or a source of `diffcodec.weights`: a public
+            checkpoint, one per target, or a model saved by this project.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
 
     Raises:
-        ValueError: one of these is not among its choices, or the weights do not fit.
+        ValueError: an argument is not among its choices, or the weights do not fit.
     """
 
     def __init__(
@@ -283,10 +284,10 @@ class HiFiC(LearnedCodec):
         return {"likelihood": self._facts["likelihood"]}
 
     def load_weights(self, source: str, *_: Any) -> None:
-        """Load a public checkpoint, or what was saved here.
+        """Load a public checkpoint, or a model saved by this project.
 
         Raises:
-            ValueError: it cannot be had, or does not fit.
+            ValueError: the checkpoint cannot be loaded, or does not fit.
         """
         checkpoint = load_checkpoint(source)
         if _RELEASED not in checkpoint:
@@ -294,13 +295,13 @@ class HiFiC(LearnedCodec):
             return
         state = remap(checkpoint[_RELEASED], KEY_TABLE)
         prior: Any = self.model.entropy_bottleneck
-        # It has none: they follow from the rest.
+        # A public checkpoint has no quantiles; `find_tails` computes them.
         state.setdefault("entropy_bottleneck.quantiles", prior.quantiles.detach())
         load_saved(self, {f"model.{k}": v for k, v in state.items()}, source=source)
         prior.find_tails()
 
     def hyper_synthesis(self) -> Network:
-        # Means need not be exact, see `diffcodec.coding.hyper_synthesis`.
+        # The means need not be exact; see `diffcodec.coding.hyper_synthesis`.
         std, mu = exact_synthesis(self.model.h_s.std), copy.deepcopy(self.model.h_s.mu).cpu()
         return lambda z_hat: torch.cat([std(z_hat), mu(z_hat.float())], dim=1)
 
@@ -309,14 +310,14 @@ class HiFiC(LearnedCodec):
         bits = [likelihood.log2().sum() for likelihood in out["likelihoods"].values()]
         bpp = -torch.stack(bits).sum() / (x.shape[0] * x.shape[2] * x.shape[3])
         mse = F.mse_loss(out["x_hat"], x)
-        # Eq. 8: the rate weighs more where it is above the target.
+        # Eq. 8: the rate has a larger weight if it is above the target.
         above = bool(bpp.detach() > self.target)
         lmbda = LAMBDA_ABOVE[self.target] if above else LAMBDA_BELOW
         return {"loss": lmbda * bpp + K_M * 255**2 * mse, "bpp_loss": bpp, "mse_loss": mse}
 
 
 def _facts(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a public checkpoint says of its network; nothing of any other checkpoint."""
+    """The network's settings in a public checkpoint; empty for any other checkpoint."""
     state, options = checkpoint.get(_RELEASED), checkpoint.get("args")
     if state is None:
         return {}
@@ -325,7 +326,7 @@ def _facts(checkpoint: dict[str, Any]) -> dict[str, Any]:
     blocks = {key.split(".")[1] for key in state if key.startswith("Generator.resblock_")}
     return {
         "blocks": len(blocks),
-        # Older ones than these settings had the first of each.
+        # Checkpoints older than these options use the first choice of each.
         "likelihood": str(options.get("likelihood_type", "gaussian")),
         "normalized": bool(options.get("normalize_input_image", False)),
     }
@@ -337,5 +338,5 @@ def _normed(*layers: nn.Module) -> nn.Sequential:
 
 
 def _mirrored(h: Tensor) -> Tensor:
-    """Two more on each side; of fewer than three there is no mirror image, but of the border."""
+    """Pad by two on each side, by reflection, or by repetition if a side is shorter than three."""
     return F.pad(h, (2, 2, 2, 2), mode="reflect" if min(h.shape[-2:]) > 2 else "replicate")

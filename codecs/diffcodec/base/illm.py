@@ -1,6 +1,6 @@
 """MS-ILLM (Muckley et al., ICML 2023) from NeuralCompression's torch hub.
 
-The pretrained weights are under CC-BY-NC 4.0: not for commercial use.
+The pretrained weights are licensed under CC-BY-NC 4.0, which excludes commercial use.
 """
 
 import logging
@@ -34,25 +34,26 @@ _MAX_LATENT_CHANNELS = 512
 
 
 class MsIllm(Codec):
-    """MS-ILLM, or its mean-square-error base without the GAN.
+    """MS-ILLM, or its base model that is trained for mean squared error without the GAN.
 
     Args:
-        quality: 1 to 6, one or several, a network each (target rates 0.035, 0.07, 0.14, 0.3, 0.45
-            and 0.9 bpp), and `vlo1` and `vlo2` (0.00218 and 0.00438 bpp), which PerCo compares with
-            (Figs. 3 and 14) and which have a GAN only; each is fetched when it is first selected.
-        gan: `msillm_quality_*` (true) or `noganms_quality_*` (false).
+        quality: 1 to 6 (target rates 0.035, 0.07, 0.14, 0.3, 0.45 and 0.9 bpp), `vlo1` or `vlo2`
+            (0.00218 and 0.00438 bpp, with GAN only; PerCo's baselines in Figs. 3 and 14), one or
+            several. Each is a network, which is loaded when it is first selected.
+        gan: select `msillm_quality_*` (true) or `noganms_quality_*` (false).
         repo: torch hub repository of the code, or a local clone of it.
-        weights: null is what the repository fetches, which since June 2025 is denied; or a source
-            of `diffcodec.weights` in which `{quality}` stands for the quality, as in
-            `DIR/msillm_quality_{quality}.pth` or `hf://owner/repo/msillm_quality_{quality}.pth`.
+        weights: source of `diffcodec.weights`, in which `{quality}` is replaced by the quality, as
+            in `DIR/msillm_quality_{quality}.pth` or
+            `hf://owner/repo/msillm_quality_{quality}.pth`. null selects the repository's download,
+            whose server has denied access since June 2025.
 
     Raises:
-        ValueError: an unknown quality, or the network cannot be had.
+        ValueError: a quality is unknown, or the network cannot be loaded.
     """
 
     num_sections = 2
     differentiable = True
-    only_by_source = True  # a network for each quality
+    only_by_source = True  # one network per quality
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class MsIllm(Codec):
         return {"entry": self._entry}
 
     def prepare_coding(self) -> None:
-        # Its hyperprior is kept on the CPU: entropy parameters are then those of any machine.
+        # Keep the hyperprior on the CPU, so that entropy parameters do not depend on the device.
         self.model.update_tensor_devices("compress")
 
     def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:

@@ -1,4 +1,4 @@
-"""Tensors <-> the 8-bit pictures that the classical codecs take."""
+"""Conversion between tensors and the 8-bit images of the classical codecs."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ from diffcodec.codec import to_uint8
 
 
 def to_pil(x: Tensor) -> Image.Image:
-    """An image (3, H, W) in [0, 1] -> RGB picture, rounded once."""
+    """A tensor (3, H, W) in [0, 1] -> an RGB image, rounded once."""
     return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().numpy())
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """RGB picture -> image (3, H, W) in [0, 1]."""
+    """An image -> an RGB tensor (3, H, W) in [0, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float().div(255)

@@ -1,4 +1,4 @@
-"""A codec around a CompressAI model: transforms, coding of its latents, training.
+"""A codec around a CompressAI model: transforms, entropy coding, training.
 
 x -> g_a -> y -> h_a -> z
 y, z -> `LatentCoder` -> bytes -> y_hat
@@ -35,39 +35,38 @@ from diffcodec.training.optimization import clip_network, hyperprior_optimizer
 from diffcodec.weights.loading import load_checkpoint, remap, state_dict_of
 from diffcodec.weights.model_folder import load_saved
 
-STRIDE = 64  # of z: every model here halves the image six times
-LATENT_STRIDE = 16  # of y
+STRIDE = 64  # pixels per value of z, along a side; every model here downsamples six times
+LATENT_STRIDE = 16  # pixels per value of y, along a side
 WINDOW = 1024
 
 
 class LearnedCodec(Codec):
-    """A codec around one CompressAI model: transforms, coding of its latents, optimizer.
+    """A codec around one CompressAI model: transforms, entropy coding, optimizer.
 
-    The model's networks are used as they are, and all that entropy coding needs beside them is held
-    by a `diffcodec.coding.latent_coder.LatentCoder`. Subclasses say how y is predicted.
+    The codec uses the model's networks and codes the latents with a
+    `diffcodec.coding.latent_coder.LatentCoder`. Subclasses define the prediction of y.
 
     Streams of the hyperpriors decode on every machine. Models with a context model (`mbt2018`,
-    `cheng2020_*`, ELIC) also compute parameters in float32 from what was decoded so far: decode
-    them where they were encoded. Images are coded one at a time: convolution libraries choose their
-    algorithm by shape, and what a context model computes in a batch can differ in the last bit from
-    what it computes for one image.
+    `cheng2020_*`, ELIC) also compute parameters in float32 from decoded values, so decode their
+    streams on the machine that encoded them. Images are coded one at a time: convolution libraries
+    choose their algorithm by shape, so a context model's result in a batch can differ in the last
+    bit from that for a single image.
 
-    Images larger than a window are coded as wholes, but analysis and synthesis compute them in
-    tiles, with as much around each as a value of theirs depends on
-    (`diffcodec.networks.tiles`), which is found by trying: 32 pixels and 2 values of y for the
-    hyperpriors, 144 pixels and 11 values for
-    the farthest, ELIC and `cheng2020_attn`. What a tile gives is then what the whole gives, up to
-    the last bit of a float.
+    In images larger than a window, analysis and synthesis process tiles with margins as wide as
+    their receptive field (`diffcodec.networks.tiles`), which is measured. The hyperpriors need 32
+    pixels and 2 values of y. The widest margins, of ELIC and `cheng2020_attn`, are 144 pixels and
+    11 values. The results equal those for the whole image, up to the last bit of a float. All tiles
+    share one stream.
 
     Args:
         model: the network.
-        window: side in pixels, a multiple of 64, of the tiles; smaller images are taken whole.
+        window: side of a tile in pixels, a multiple of 64; smaller images are processed whole.
         lr: learning rate of the network (Adam), annealed to zero by a cosine over the run.
         aux_lr: learning rate of the quantiles of the factorized prior (auxiliary loss).
-        points: operating points.
+        points: the operating points.
 
     Raises:
-        ValueError: the window is no multiple of 64.
+        ValueError: the window is not a multiple of 64.
     """
 
     num_sections = 2  # z and y
@@ -89,24 +88,24 @@ class LearnedCodec(Codec):
         self.lr = lr
         self.aux_lr = aux_lr
         self._coder: LatentCoder | None = None
-        # Plain copies: they are derived from the weights, not trained and not saved.
+        # Copies of g_a and g_s for CPUs, in a plain dict: neither trained nor saved.
         self._on_cpus: dict[str, Network] = {}
         self.register_load_state_dict_pre_hook(_keep_derived)
         for transform in (model.g_a, self.hyperprior.h_a, self.hyperprior.h_s):
-            # Under autocast: a bfloat16 latent of 100 is off by half a quantization step.
+            # Under autocast, a bfloat16 latent of 100 has an error of half a quantization step.
             transform.register_forward_hook(_to_float32)
 
     @property
     def hyperprior(self) -> Any:
-        """What holds `h_a`, `h_s` and `entropy_bottleneck` of the model."""
+        """The module with the model's `h_a`, `h_s` and `entropy_bottleneck`."""
         return self.model
 
     def load_weights(self, source: str, key_table: Sequence[tuple[str, str | None]] = ()) -> None:
         """Load a checkpoint of this codec or of its bare CompressAI model.
 
         Args:
-            source: as in `diffcodec.weights`.
-            key_table: renames the keys of another implementation, see
+            source: the checkpoint, as in `diffcodec.weights`.
+            key_table: table that renames the keys of another implementation; see
                 `diffcodec.weights.loading.remap`.
         """
         state = remap(state_dict_of(load_checkpoint(source), prefix="model."), key_table)
@@ -123,7 +122,7 @@ class LearnedCodec(Codec):
     def prepare_coding(self) -> None:
         for module in self.model.modules():
             if isinstance(module, MaskedConv2d | CheckerboardMaskedConv2d):
-                # Their first forward does it: without this the weights change under the hash.
+                # Their first forward pass does this; here it must precede the fingerprint.
                 module.weight.mul_(module.mask)
         (conditional, *_) = (m for m in self.model.modules() if isinstance(m, GaussianConditional))
         scales = torch.tensor(scale_table())
@@ -133,11 +132,11 @@ class LearnedCodec(Codec):
             self.hyper_synthesis(),
             channels=self.latent_channels,
             scales=scales,
-            borders=scales[:-1].double(),  # as CompressAI's `build_indexes`: the next larger scale
+            borders=scales[:-1].double(),  # the next larger scale, as CompressAI's `build_indexes`
         )
 
-        # Convolutions on CPUs are faster with the channels last. Not in the model itself: training
-        # `cheng2020_*` in that format crashes in torch 2.15.
+        # Convolutions on CPUs are faster in channels-last format. The model itself keeps its
+        # format, because training `cheng2020_*` in channels-last crashes in torch 2.15.
         self._on_cpus = {
             name: copy.deepcopy(getattr(self.model, name))
             .cpu()
@@ -156,7 +155,7 @@ class LearnedCodec(Codec):
         return z
 
     def context_model(self) -> ContextModel:
-        """How y is predicted from h_s(z_hat)."""
+        """The context model, which predicts y from h_s(z_hat)."""
         return scales_then_means
 
     def encode(self, x: Tensor, point: Point) -> list[list[bytes]]:
@@ -179,7 +178,7 @@ class LearnedCodec(Codec):
         return self._prepared().encode(y, self.hyper_analysis(y), self.context_model())
 
     def _decode_latents(self, payload: list[bytes], height: int, width: int) -> Tensor:
-        """Sections of an image of that size -> y_hat, on the codec's device."""
+        """Sections of an image of this size -> y_hat, on the codec's device."""
         y_hat = self._prepared().decode(payload, *size_of_z(height, width), self.context_model())
         return y_hat.to(self.device)
 
@@ -195,7 +194,7 @@ class LearnedCodec(Codec):
         return crop_center(x_hat.clamp_(0, 1), height, width)
 
     def _transform(self, name: str) -> Network:
-        """`g_a` or `g_s`, as it is fastest where the codec is."""
+        """`g_a` or `g_s`, in the memory format that is fastest on the codec's device."""
         transform: Network = getattr(self.model, name)
         return self._on_cpus.get(name, transform) if self.device.type == "cpu" else transform
 
@@ -208,7 +207,8 @@ class LearnedCodec(Codec):
     @torch.no_grad()
     def simulate(self, x: Tensor, point: Point) -> Decoded:
         if self.training or hasattr(self.model, "context_prediction"):
-            # Noise takes the place of rounding, or the context is not what was decoded.
+            # The model's forward pass differs from decoding: noise replaces rounding, or the
+            # context is not the decoded one.
             return super().simulate(x, point)
         self.load_point(point)
         pad, unpad = compute_padding(*x.shape[-2:], min_div=STRIDE)
@@ -218,7 +218,7 @@ class LearnedCodec(Codec):
 
     @contextmanager
     def _synthesis_inputs(self) -> Iterator[list[Tensor]]:
-        """A list that gathers every y_hat that g_s is given."""
+        """A list that collects every y_hat passed to g_s."""
         latents: list[Tensor] = []
         hook = self.model.g_s.register_forward_pre_hook(lambda _, inputs: latents.append(inputs[0]))
         try:
@@ -227,10 +227,10 @@ class LearnedCodec(Codec):
             hook.remove()
 
     def reconstruct(self, x: Tensor, point: Point) -> Tensor:
-        """As `Codec.reconstruct`, by the model's own forward pass.
+        """Run the model's own forward pass; see `Codec.reconstruct`.
 
-        For models with a context model that is not exactly what is decoded: their forward pass
-        predicts from what was not rounded yet.
+        For models with a context model, the result differs slightly from decoding: the forward pass
+        predicts from latents that are not rounded yet.
         """
         self.load_point(point)
         pad, unpad = compute_padding(*x.shape[-2:], min_div=STRIDE)
@@ -267,7 +267,7 @@ class LearnedCodec(Codec):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         with self._synthesis_inputs() as latents:
             out = self.rate_distortion(batch["image"])
-        # Entropy tables span a range: what grows without bound leaves it, and costs escape codes.
+        # Entropy tables span a limited range. Latents that grow beyond it cost escape codes.
         self.log("train/y_max", latents[-1].detach().abs().max())
         aux_loss = self.model.aux_loss()
         for name, value in out.items():
@@ -286,7 +286,7 @@ class LearnedCodec(Codec):
 
 
 def size_of_z(height: int, width: int) -> tuple[int, int]:
-    """Height and width of z for an image of that height and width."""
+    """Height and width of z for an image of this height and width."""
     return -(-height // STRIDE), -(-width // STRIDE)
 
 
@@ -295,7 +295,7 @@ def _to_float32(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 
 def _derived_buffers(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Buffers of the entropy models: tables and constants, none of them learned."""
+    """Buffers of the entropy models: tables and constants, which are not learned."""
     return {
         f"{prefix}{name}.{key}": buffer
         for name, child in module.named_modules()
@@ -305,9 +305,9 @@ def _derived_buffers(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _keep_derived(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Put the module's own derived buffers into a state dict that is being loaded.
+    """Replace derived buffers in a state dict that is being loaded by the module's own.
 
-    The sizes of the tables depend on the weights, so those of a checkpoint do not fit a fresh
-    module; they are rebuilt from the weights before the first image is coded.
+    The sizes of the tables depend on the weights, so those of a checkpoint do not fit a new module.
+    The tables are rebuilt from the weights before the first image is coded.
     """
     state.update(_derived_buffers(module, prefix))

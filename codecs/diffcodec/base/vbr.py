@@ -1,4 +1,4 @@
-"""The variable-rate mean-scale hyperprior: one network, a gain per rate, a whole curve."""
+"""The variable-rate mean-scale hyperprior: one network with a gain per rate."""
 
 import math
 from collections.abc import Sequence
@@ -22,30 +22,30 @@ _VALUES_AT_ONCE = 1 << 20
 
 
 class GainedHyperprior(MeanScaleHyperpriorVbr):
-    """CompressAI's `mbt2018-mean-vbr` with gains that follow from rate-distortion weights.
+    """CompressAI's `mbt2018-mean-vbr` with gains computed from rate-distortion weights.
 
     Args:
-        N, M: channels of the transforms and of y.
+        N, M: numbers of channels of the transforms and of y.
         lambdas: rate-distortion weight of each level.
     """
 
     def __init__(self, N: int, M: int, lambdas: Sequence[float]) -> None:
         super().__init__(N, M)
         self.lmbda, self.levels = list(lambdas), len(lambdas)
-        # Not torch's float32 square roots: their last bit depends on the processor.
+        # math.sqrt, because the last bit of torch's float32 square root depends on the CPU.
         gains = torch.tensor([math.sqrt(lmbda / LAMBDAS["mse"][-1]) for lmbda in lambdas])
         self.Gain = nn.Parameter(gains, requires_grad=False)  # CompressAI never trains it
 
 
 class GainedContextModel:
-    """Predicts y from the hyperprior alone, at the quantisation step 1 / gain of a level.
+    """Prediction of y by the hyperprior only, with a level's quantization step 1 / gain.
 
-    A value that is not quantised to zero is reconstructed off its step's middle, by what a network
-    says of its scale and the gain (Kamisli et al., DCC 2024).
+    Values that are not quantized to zero are reconstructed off the center of their quantization
+    interval. A network computes the offset from the scale and the gain (Kamisli et al., DCC 2024).
 
     Args:
         model: the network.
-        level: of the gain.
+        level: index of the gain.
     """
 
     def __init__(self, model: MeanScaleHyperpriorVbr, level: int) -> None:
@@ -53,7 +53,7 @@ class GainedContextModel:
         self._gain = model.Gain[level]
 
     def __call__(self, parameters: Tensor, code: Code) -> Tensor:
-        """See `diffcodec.coding.latent_coder.ContextModel`; y is multiplied by the gain."""
+        """See `diffcodec.coding.latent_coder.ContextModel`; the coded y is scaled by the gain."""
         symbols = self.symbols(parameters, code)
         scales, means = parameters.chunk(2, dim=1)
         coded = symbols != 0
@@ -65,13 +65,13 @@ class GainedContextModel:
         return (values / self._gain.cpu()).add_(means)
 
     def symbols(self, parameters: Tensor, code: Code) -> Tensor:
-        """As a call, without reconstructing y: of what an encoder needs all."""
+        """Code the symbols without reconstructing y, which is sufficient for an encoder."""
         scales, means = parameters.chunk(2, dim=1)
         gain = self._gain.cpu()
         return code(whole, scales * gain, means * gain)
 
     def _offset(self, scales: Tensor) -> Tensor:
-        """Distance from the step's middle towards zero, in steps, of scales in steps (n,)."""
+        """Offsets from the interval's center towards zero, (n,), for scales (n,); in steps."""
         inputs = torch.stack([scales, self._gain.expand_as(scales)], dim=1)
         offset: Tensor = self._model.QuantABCD(inputs)
         return offset[:, 0]
@@ -80,22 +80,23 @@ class GainedContextModel:
 class VariableRateCodec(LearnedCodec):
     """CompressAI's `mbt2018-mean-vbr` (Kamisli et al., DCC 2024): y is scaled by a gain per level.
 
-    The level travels in the stream, in a byte of its own. In training a level is drawn per step and
-    the loss has that level's rate-distortion weight.
+    The first section of a stream is one byte with the level. Each training step draws a level and
+    uses that level's rate-distortion weight in the loss.
 
     Args:
-        N, M: channels of the transforms and of y; 192 and 320 in the paper.
-        lambdas: rate-distortion weight of each level, rising; the paper's by default. Level i
-            scales y by sqrt(lambdas[i] / 0.18), which makes the paper's gains of its lambdas.
-        level: operating points, as indices into `lambdas`, one or several; null is all of them.
-        draw: how often each level is drawn in training, relatively; null draws all alike.
-        weights: null (from scratch) or a source of `diffcodec.weights`.
+        N, M: numbers of channels of the transforms and of y; 192 and 320 in the paper.
+        lambdas: rate-distortion weight of each level, increasing; the paper's by default. Level i
+            scales y by sqrt(lambdas[i] / 0.18), which gives the paper's gains for its lambdas.
+        level: index into `lambdas`, one or several; each is an operating point, and null selects
+            all levels.
+        draw: relative frequency of each level in training; null draws all levels equally often.
+        weights: null to train from scratch, or a source of `diffcodec.weights`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
-        window: of `LearnedCodec`.
+        window: side of a tile in pixels, a multiple of 64; see `LearnedCodec`.
 
     Raises:
-        ValueError: an unknown level, lambdas that do not rise, draws that are not frequencies, or
-            weights that do not fit N and M.
+        ValueError: a level is unknown, lambdas do not increase, `draw` are not frequencies, or the
+            weights do not fit N and M.
     """
 
     num_sections = 3
@@ -182,16 +183,16 @@ class VariableRateCodec(LearnedCodec):
 
 
 def level_of(point: Point) -> int:
-    """The number of a point's gain."""
+    """The level of an operating point."""
     return int(point.rate["level"])  # type: ignore[arg-type]
 
 
 def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """The gains follow from the lambdas: those of a checkpoint must agree, where it has any."""
+    """Check that a checkpoint's gains, if any, agree with those computed from the lambdas."""
     own = module._gains
     given = state.get(f"{prefix}model.Gain", own)
-    state[f"{prefix}model.Gain"] = own  # not those of a checkpoint in half precision
-    # A checkpoint in bfloat16 is off by up to 0.2%.
+    state[f"{prefix}model.Gain"] = own  # a checkpoint may have them in half precision
+    # In bfloat16, a gain has an error of up to 0.2%.
     if given.shape != own.shape or not torch.allclose(given.to(own), own, rtol=4e-3):
         lambdas = (given.double().square() * LAMBDAS["mse"][-1]).tolist()
         raise ValueError(

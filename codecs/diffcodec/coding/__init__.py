@@ -1,1 +1,1 @@
-"""Entropy coding and the container of streams."""
+"""Entropy coding and the bitstream container."""

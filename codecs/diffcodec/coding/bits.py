@@ -1,17 +1,17 @@
-"""Numbers of any width as bits in a row, which may end anywhere."""
+"""Reading and writing of integers with any number of bits."""
 
 
 class EndOfBitsError(Exception):
-    """The bits end before the number that was to be read, as those of a stream that was cut do."""
+    """The data ends before the next number, for example because the stream was cut."""
 
 
 class BitWriter:
-    """Numbers -> bytes, each in a given number of bits, the highest first."""
+    """Writes integers, each with a given number of bits, most significant bit first."""
 
     def __init__(self) -> None:
         self.num_bits = 0
         self._bytes = bytearray()
-        self._open = 0  # the bits after the last whole byte
+        self._open = 0  # the bits after the last complete byte
 
     def write(self, value: int, width: int) -> None:
         """Append a number in [0, 2^width)."""
@@ -23,7 +23,7 @@ class BitWriter:
         self.num_bits += width
 
     def to_bytes(self) -> bytes:
-        """All bits, filled up with zeros to a whole byte."""
+        """All bits, padded with zeros to a whole byte."""
         rest = self.num_bits % 8
         return bytes(self._bytes) + (bytes([self._open << (8 - rest)]) if rest else b"")
 
@@ -37,19 +37,19 @@ class BitReader:
 
     @property
     def num_read(self) -> int:
-        """Bits that were read."""
+        """The number of bits read so far."""
         return self._position
 
     @property
     def num_left(self) -> int:
-        """Bits that were not read."""
+        """The number of bits left."""
         return 8 * len(self._data) - self._position
 
     def read(self, width: int) -> int:
-        """The next number.
+        """Read the next number.
 
         Raises:
-            EndOfBitsError: fewer bits than that are left.
+            EndOfBitsError: fewer than `width` bits are left.
         """
         end = self._position + width
         if end > 8 * len(self._data):

@@ -1,4 +1,4 @@
-"""The container that every codec's bytes travel in.
+"""The bitstream container of all codecs.
 
     offset  bytes  field
     0       1      0xD0 | format version
@@ -6,14 +6,15 @@
     3       1-5    height, LEB128 varint
             1-5    width, LEB128 varint
             1-5 *  length of every section but the last, LEB128 varint
-            ...    sections, one after the other; the last one runs to the checksum
+            ...    all sections; the last one ends at the checksum
     end-4   4      CRC-32 of the full fingerprint followed by everything above, big-endian
 
-A 512x512 image with one section costs 11 bytes beside its payload. The checksum is seeded with
-the 32-byte fingerprint, of which only two bytes are sent: they give the right error message, the
-checksum refuses foreign streams that share them.
+For a 512x512 image with one section, header and checksum take 11 bytes. The checksum is seeded with
+the 32-byte fingerprint, of which the stream contains two bytes. If those differ, the error message
+names another codec or other weights as the cause. The checksum rejects foreign streams in which
+they are equal by chance.
 
-A progressive stream may end anywhere, so that nothing may stand at its end:
+A progressive stream may be cut anywhere, so it has no field at its end:
 
     offset  bytes  field
     0       1      0xD0 | progressive version
@@ -21,10 +22,10 @@ A progressive stream may end anywhere, so that nothing may stand at its end:
     3       1-5    height, LEB128 varint
             1-5    width, LEB128 varint
             2      CRC-16 of the full fingerprint followed by everything above, big-endian
-            ...    the payload; after every 63 bytes of it a CRC-8 of all of it up to there
+            ...    the payload; after every 63 bytes of it, a CRC-8 of the payload up to there
 
-The header of a 512x768 image is 9 bytes, and the payload costs 1.6% more. Up to 62 bytes after the
-last CRC-8 of a stream are not checked: what would check them would have to stand at its end.
+The header of a 512x768 image takes 9 bytes, and the CRC-8 values add 1.6% to the payload. Up to 62
+bytes after the last CRC-8 of a stream are not checked.
 """
 
 import binascii
@@ -54,9 +55,9 @@ class BitstreamError(ValueError):
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of a stream: image size in pixels and the codec's own sections.
+    """The contents of a stream: image size in pixels and the codec's sections.
 
-    A progressive stream has one section, of what arrived.
+    A progressive stream has one section, which contains the received part of the payload.
     """
 
     height: int
@@ -65,7 +66,7 @@ class Contents:
 
     @property
     def num_payload_bytes(self) -> int:
-        """Bytes of the sections: the stream without its header and checksum."""
+        """Length of the stream in bytes without header and checksums."""
         return sum(map(len, self.sections))
 
 
@@ -73,12 +74,12 @@ def pack(sections: Sequence[bytes], *, height: int, width: int, fingerprint: byt
     """Write the stream of one image.
 
     Args:
-        sections: the codec's payload, at least one byte string, any of them may be empty.
+        sections: payload of the codec: at least one byte string, each possibly empty.
         height, width: size of the image in pixels, before any padding.
-        fingerprint: 32 bytes that name codec and weights.
+        fingerprint: 32 bytes that identify codec and weights.
 
     Raises:
-        ValueError: the size is outside what a decoder accepts, or there is no section.
+        ValueError: no decoder accepts the image size, or there is no section.
     """
     problem = size_problem(height, width)
     if problem:
@@ -91,16 +92,16 @@ def pack(sections: Sequence[bytes], *, height: int, width: int, fingerprint: byt
 
 
 def pack_progressive(payload: bytes, *, height: int, width: int, fingerprint: bytes) -> bytes:
-    """Write one stream that may be cut anywhere.
+    """Write the progressive stream of one image, which may be cut anywhere.
 
     If one payload is a prefix of another, so is its stream.
 
     Args:
-        payload: any prefix of it must be decodable.
-        height, width, fingerprint: as of `pack`.
+        payload: payload of which every prefix must be decodable.
+        height, width, fingerprint: see `pack`.
 
     Raises:
-        ValueError: the size is outside what a decoder accepts.
+        ValueError: no decoder accepts the image size.
     """
     problem = size_problem(height, width)
     if problem:
@@ -118,24 +119,25 @@ def pack_progressive(payload: bytes, *, height: int, width: int, fingerprint: by
 
 
 def fitting_payload(num_bytes: int, *, height: int, width: int) -> int:
-    """Bytes of the longest payload whose progressive stream has at most `num_bytes`, at least 0."""
+    """The length of the longest payload whose progressive stream fits into `num_bytes`, or 0."""
     start = _start(PROGRESSIVE_VERSION, bytes(FINGERPRINT_BYTES), height, width)
     left = num_bytes - len(start) - _HEADER_CRC_BYTES
     blocks, rest = divmod(max(0, left), BLOCK_BYTES + 1)
-    return blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES - 1)  # a whole block has its check
+    return blocks * BLOCK_BYTES + min(rest, BLOCK_BYTES - 1)  # a complete block needs its CRC-8
 
 
 def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
     """Read one stream and check it.
 
     Args:
-        stream: what `pack` returned.
-        num_sections: how many sections this codec writes.
-        fingerprint: 32 bytes that name the codec and weights that are to decode it.
+        stream: result of `pack`.
+        num_sections: number of sections that this codec writes.
+        fingerprint: 32 bytes that identify the decoding codec and its weights.
 
     Raises:
-        BitstreamError: the stream is truncated, corrupted, of another format version, of another
-            codec or other weights, or claims an impossible size. Nothing is allocated before that.
+        BitstreamError: the stream is truncated or corrupted, belongs to another format version,
+            another codec or other weights, or has an impossible image size. No memory is allocated
+            for the image before these checks.
     """
     _check_start(stream, FORMAT_VERSION, fingerprint)
     body, checksum = stream[:-_CRC_BYTES], stream[-_CRC_BYTES:]
@@ -143,7 +145,7 @@ def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
         raise BitstreamError(
             "checksum mismatch: the stream is truncated, corrupted or of other weights"
         )
-    # Past this line only a hostile writer can be at fault; every claim is still checked.
+    # With a valid checksum, only a hostile stream can be wrong. All fields are checked anyway.
     height, width, position = _read_size(body)
     lengths = []
     for _ in range(num_sections - 1):
@@ -162,14 +164,15 @@ def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
 
 
 def unpack_progressive(stream: bytes, *, fingerprint: bytes) -> Contents:
-    """Read what arrived of a progressive stream and check it.
+    """Read a progressive stream, or a prefix of one, and check it.
 
     Args:
-        stream: what `pack_progressive` returned, or its beginning.
-        fingerprint: as of `unpack`.
+        stream: result of `pack_progressive`, or a prefix of it.
+        fingerprint: see `unpack`.
 
     Raises:
-        BitstreamError: its header is not whole, a check does not agree, or as of `unpack`.
+        BitstreamError: the header is incomplete, a checksum does not match, or a reason in `unpack`
+            applies.
     """
     _check_start(stream, PROGRESSIVE_VERSION, fingerprint)
     height, width, position = _read_size(stream)
@@ -194,7 +197,7 @@ def unpack_progressive(stream: bytes, *, fingerprint: bytes) -> Contents:
 
 
 def size_problem(height: int, width: int) -> str | None:
-    """Say what is wrong with an image size in pixels; None if nothing is."""
+    """The reason why an image size in pixels is not supported, or None."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         return f"image size {height}x{width} is outside 1 to {MAX_SIDE} pixels a side"
     if height * width > MAX_PIXELS:
@@ -203,19 +206,19 @@ def size_problem(height: int, width: int) -> str | None:
 
 
 def derive_seed(parts: Sequence[bytes]) -> int:
-    """A seed of `torch.Generator` that is a function of these bytes."""
+    """A seed for `torch.Generator`, computed from these bytes."""
     # 63 bits: torch.Generator takes a signed 64-bit seed.
     digest = hashlib.sha256(b"".join(parts)).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def seed_of_sample(seed: int, sample: int) -> int:
-    """The seed of the i-th reconstruction of one stream; the first is the stream's own."""
+    """The seed of reconstruction number `sample` of a stream; number 0 uses the stream's seed."""
     return seed if sample == 0 else derive_seed([f"{seed} {sample}".encode()])
 
 
 def _start(version: int, fingerprint: bytes, *numbers: int) -> bytearray:
-    """What every stream begins with: its version, whose it is, and some varints."""
+    """The start of a stream: version, two bytes of the fingerprint, and varints."""
     _check_fingerprint(fingerprint)
     body = bytearray([_MAGIC | version])
     body += fingerprint[:_SENT_FINGERPRINT_BYTES]
@@ -225,7 +228,7 @@ def _start(version: int, fingerprint: bytes, *numbers: int) -> bytearray:
 
 
 def _check_start(stream: bytes, version: int, fingerprint: bytes) -> None:
-    """Refuse a stream that is too short for a header, of another version or of another codec."""
+    """Reject a stream that is too short for a header or has another version or fingerprint."""
     _check_fingerprint(fingerprint)
     crc_bytes = _HEADER_CRC_BYTES if version == PROGRESSIVE_VERSION else _CRC_BYTES
     if len(stream) < 1 + _SENT_FINGERPRINT_BYTES + 2 + crc_bytes:
@@ -245,7 +248,7 @@ def _check_start(stream: bytes, version: int, fingerprint: bytes) -> None:
 
 
 def _read_size(body: bytes) -> tuple[int, int, int]:
-    """Height and width in pixels, and where what follows them begins."""
+    """Height and width in pixels, and the offset of the next field."""
     height, position = _read_varint(body, 1 + _SENT_FINGERPRINT_BYTES)
     width, position = _read_varint(body, position)
     problem = size_problem(height, width)
@@ -269,7 +272,7 @@ def _header_checksum(header: bytes | bytearray, fingerprint: bytes) -> bytes:
 
 
 def _crc8(data: bytes, crc: int) -> int:
-    """CRC-8 of ATM (x^8 + x^2 + x + 1) of data after those that gave `crc`; 0 at the start."""
+    """CRC-8 as in ATM (x^8 + x^2 + x + 1); `crc` is that of the preceding data, 0 at the start."""
     for byte in data:
         crc = _CRC8_TABLE[crc ^ byte]
     return crc
@@ -288,7 +291,7 @@ _CRC8_TABLE = _crc8_table()
 
 
 def _varint(number: int) -> bytes:
-    """LEB128: seven bits a byte, lowest first, the high bit says that more follow."""
+    """LEB128: seven bits per byte, lowest first; the high bit is set if more bytes follow."""
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)

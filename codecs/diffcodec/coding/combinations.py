@@ -1,11 +1,11 @@
-"""Sets of numbers as one number: the combinatorial number system (Lehmer 1964), without tables.
+"""Combinatorial number system: a set of numbers <-> its rank (Lehmer 1964), without tables.
 
 The set c_1 < c_2 < … < c_M of numbers below K has the rank
 
     C(c_1, 1) + C(c_2, 2) + … + C(c_M, M)   in [0, C(K, M)).
 
-Binomial coefficients are exact integers. In large sets each follows from the one before it, which
-for thousands of numbers is much faster than computing it anew.
+Binomial coefficients are exact integers. Each is updated from the one before, which is much faster
+than a new computation if a set has thousands of numbers.
 """
 
 import math
@@ -13,17 +13,17 @@ from collections.abc import Sequence
 
 
 def num_bits(size: int, count: int) -> int:
-    """ceil(log2 C(size, count)): what the rank of a set of `count` numbers below `size` takes."""
+    """The bits of the rank of a set of `count` numbers below `size`: ceil(log2 C(size, count))."""
     return (math.comb(size, count) - 1).bit_length()
 
 
 def least_bits(size: int, count: int) -> float:
-    """A bound from below of `num_bits`, without large integers; count in 1 to size."""
+    """A lower bound of `num_bits`, computed without large integers; count in 1 to size."""
     return count * math.log2(size / count)  # C(K, M) >= (K / M)^M
 
 
 def rank(numbers: Sequence[int]) -> int:
-    """The rank of different numbers, rising and at least 0."""
+    """The rank of a set of numbers, which are distinct, increasing and at least 0."""
     total, last, value = 0, 0, 1
     for count, number in enumerate(numbers, 1):
         # C(last, count - 1) -> C(last + 1, count) -> C(number + 1, count), which is never 0.
@@ -35,17 +35,17 @@ def rank(numbers: Sequence[int]) -> int:
 
 
 def unrank(rank: int, count: int, size: int) -> list[int]:
-    """Inverse of `rank`: `count` numbers below `size`, rising.
+    """Inverse of `rank`: the `count` numbers below `size`, increasing.
 
     Args:
-        rank: in [0, C(size, count)).
+        rank: rank of the set, in [0, C(size, count)).
         count: M, in 0 to size.
         size: K.
     """
     numbers = []
     top, value = size, math.comb(size, count)  # C(top, k)
     for k in range(count, 0, -1):
-        # The largest number with C(number, k) <= rank; where rank is 0, C(k - 1, k) = 0.
+        # Find the largest number with C(number, k) <= rank. If rank is 0, C(k - 1, k) = 0.
         number = max(k, _guess(rank, k, top - 1))
         value = _lowered(value, top, k, number)
         while value > rank and number >= k:
@@ -55,7 +55,7 @@ def unrank(rank: int, count: int, size: int) -> list[int]:
             value, number = above, number + 1
         numbers.append(number)
         rank -= value
-        # C(number, k) -> C(number, k - 1), the bound of what is below.
+        # C(number, k) -> C(number, k - 1); `number` bounds the remaining numbers.
         top = number
         value = value * k // (number - k + 1) if value else 1
     return numbers[::-1]
@@ -63,7 +63,7 @@ def unrank(rank: int, count: int, size: int) -> list[int]:
 
 def _raised(value: int, number: int, k: int, to: int) -> int:
     """C(number, k) -> C(to, k), number in k to `to`."""
-    if to - number > k:  # fewer factors anew
+    if to - number > k:  # a new computation has fewer factors
         return math.comb(to, k)
     above = math.prod(range(number + 1, to + 1))
     return value * above // math.prod(range(number - k + 1, to - k + 1))
@@ -78,7 +78,7 @@ def _lowered(value: int, number: int, k: int, to: int) -> int:
 
 
 def _guess(rank: int, k: int, highest: int) -> int:
-    """About the largest number, in k to `highest`, with C(number, k) <= rank."""
+    """An estimate of the largest number, in k to `highest`, with C(number, k) <= rank."""
     wanted = math.log(rank) if rank else -1.0
     low, high = k, max(k, highest)
     while low < high:

@@ -1,4 +1,4 @@
-"""Symbols <-> bytes: uniform indices, symbols with a distribution each, text."""
+"""Entropy coding of uniform indices, of symbols with individual distributions, and of text."""
 
 import zlib
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ MAX_TEXT_BYTES = 1 << 16
 
 
 def indices_num_bytes(count: int, num_codes: int) -> int:
-    """ceil(count * log2(num_codes) / 8): bytes of `count` uniform indices, exactly."""
+    """The exact number of bytes of `count` uniform indices, ceil(count * log2(num_codes) / 8)."""
     return ((num_codes**count - 1).bit_length() + 7) // 8
 
 
 def encode_indices(indices: Sequence[int], num_codes: int) -> bytes:
-    """Uniform indices at log2(num_codes) bits each, rounded up once to a whole byte.
+    """Code uniform indices with log2(num_codes) bits each; the total is rounded up to a byte.
 
-    The indices are the digits of one large number in base `num_codes`, which need not be a power
-    of two: 8196 codes cost 13.0007 bits each, not 14 (PerCo, Table 2).
+    The indices are the digits of one large number in base `num_codes`, which need not be a power of
+    two: with 8196 codes, an index costs 13.0007 bits instead of 14 (PerCo, Table 2).
 
     Args:
         indices: integers in [0, num_codes).
@@ -38,7 +38,7 @@ def encode_indices(indices: Sequence[int], num_codes: int) -> bytes:
     if digits and not (min(digits) >= 0 and max(digits) < num_codes):
         raise ValueError(f"indices must be in [0, {num_codes}), got {min(digits)}, {max(digits)}")
     size = indices_num_bytes(len(digits), num_codes)
-    # Pairing neighbours level by level keeps this subquadratic: Python multiplies fast.
+    # Merging neighbors pairwise is subquadratic, because Python's multiplication is.
     base = num_codes
     while len(digits) > 1:
         if len(digits) % 2:
@@ -52,7 +52,7 @@ def decode_indices(data: bytes, count: int, num_codes: int) -> list[int]:
     """Inverse of `encode_indices`.
 
     Raises:
-        BitstreamError: `data` is not `count` indices below `num_codes`.
+        BitstreamError: `data` does not contain `count` indices below `num_codes`.
     """
     size = indices_num_bytes(count, num_codes)
     if len(data) != size:
@@ -70,20 +70,20 @@ def decode_indices(data: bytes, count: int, num_codes: int) -> list[int]:
 
 
 def _low_high(value: int, base: int) -> tuple[int, int]:
-    if base & (base - 1) == 0:  # Python has no fast division by a large power of two
+    if base & (base - 1) == 0:  # Python does not optimize division by a power of two
         return value & (base - 1), value >> (base.bit_length() - 1)
     high, low = divmod(value, base)
     return low, high
 
 
 FREQUENCY_BITS = 16  # of the range coder
-MAX_FREQUENCIES = (1 << FREQUENCY_BITS) - 1  # what the frequencies of a symbol sum to
-# Of symbols that say nothing: one alone has all the frequencies there are.
+MAX_FREQUENCIES = (1 << FREQUENCY_BITS) - 1  # sum of the frequencies of a distribution
+# Frequencies of padding symbols: an alphabet of one symbol, which costs almost no bits.
 FILLING = torch.full((4, 1), MAX_FREQUENCIES)
 
 
 class FrequencyEncoder:
-    """Codes symbols each of which has a distribution of its own, with CompressAI's range coder."""
+    """Codes symbols with one distribution per symbol, using CompressAI's range coder."""
 
     def __init__(self) -> None:
         from compressai.ans import BufferedRansEncoder
@@ -95,12 +95,12 @@ class FrequencyEncoder:
         """Append symbols.
 
         Args:
-            symbols: (n,) integers in [0, V).
-            frequencies: of all V in the place of each, (n, V) integers, each at least 1; a row sums
+            symbols: integers in [0, V), (n,).
+            frequencies: distribution of each symbol, (n, V) integers of at least 1; each row sums
                 to `MAX_FREQUENCIES`.
         """
-        # The encoder needs no more of a distribution than where the symbol begins and ends: it is
-        # the second of two.
+        # The encoder only needs the bounds of the symbol's interval. In a table of the two
+        # intervals [0, begin) and [begin, end), the symbol is the second one.
         end = _ends(frequencies).gather(1, symbols[:, None])
         begin = end - frequencies.gather(1, symbols[:, None])
         if len(symbols):
@@ -109,9 +109,9 @@ class FrequencyEncoder:
         self._num_symbols += len(symbols)
 
     def to_bytes(self) -> bytes:
-        """All of them."""
-        # CompressAI's coder has room for a word per symbol and writes two after the last one:
-        # a few padding symbols, which are never read, make the room.
+        """The encoded symbols."""
+        # CompressAI's coder allocates one word per symbol but writes two more at the end. A few
+        # padding symbols, which are never read, provide that space.
         if self._num_symbols < len(FILLING):
             self.write(torch.zeros(len(FILLING), dtype=torch.int64), FILLING)
         data: bytes = self._encoder.flush()
@@ -121,12 +121,12 @@ class FrequencyEncoder:
 class FrequencyDecoder:
     """Inverse of `FrequencyEncoder`, which never reads beyond the data.
 
-    It takes any bytes for symbols. Whether they are what an encoder writes tells only coding the
-    symbols again.
+    It decodes any bytes to some symbols. To check that an encoder wrote the bytes, encode the
+    symbols again and compare.
 
     Args:
-        data: of the encoder.
-        num_symbols: how many will be read at most.
+        data: the encoder's bytes.
+        num_symbols: maximum number of symbols that will be read.
     """
 
     def __init__(self, data: bytes, num_symbols: int) -> None:
@@ -136,10 +136,10 @@ class FrequencyDecoder:
         self._decoder.set_stream(guard_rans(data, num_symbols))
 
     def read(self, frequencies: Tensor) -> Tensor:
-        """The next symbols, (n,) int64.
+        """Read the next symbols, (n,) int64.
 
         Args:
-            frequencies: (n, V), of the encoder.
+            frequencies: the encoder's distributions, (n, V).
 
         Raises:
             BitstreamError: a symbol is not in [0, V).
@@ -154,29 +154,29 @@ class FrequencyDecoder:
 
 
 def _ends(frequencies: Tensor) -> Tensor:
-    """Where each symbol's interval ends, (n, V)."""
+    """The ends of the symbols' intervals, (n, V)."""
     ends = frequencies.cumsum(1)
     assert bool((ends[:, -1] == MAX_FREQUENCIES).all())
     return ends
 
 
 def _tables_of(ends: Tensor) -> tuple[list[int], list[list[int]], list[int], list[int]]:
-    """What the coder takes for one table each: indexes, tables, their sizes and offsets.
+    """The coder's arguments for one table per symbol: indexes, tables, sizes and offsets.
 
     Args:
-        ends: of the intervals, (n, V).
+        ends: ends of the intervals, (n, V).
     """
     cdfs = F.pad(ends, (1, 1))
-    cdfs[:, -1] = 1 << FREQUENCY_BITS  # of the entry for what a table does not hold
+    cdfs[:, -1] = 1 << FREQUENCY_BITS  # the last entry is for symbols outside the table
     count, size = cdfs.shape
     return list(range(count)), cdfs.tolist(), [size] * count, [0] * count
 
 
 def encode_text(text: str) -> bytes:
-    """Text -> zlib at level 9 over UTF-8, as PerCo codes its captions (Sec. 3.3).
+    """Compress UTF-8 text with zlib at level 9, as PerCo does for captions (Sec. 3.3).
 
     Raises:
-        ValueError: over 64 KiB of text, which no decoder accepts.
+        ValueError: the text is longer than 64 KiB, which no decoder accepts.
     """
     return zlib.compress(text_bytes(text), 9)
 
@@ -185,16 +185,16 @@ def decode_text(data: bytes) -> str:
     """Inverse of `encode_text`, in bounded memory.
 
     Raises:
-        BitstreamError: not a complete zlib stream of at most 64 KiB of UTF-8.
+        BitstreamError: the data is not one complete zlib stream of at most 64 KiB of UTF-8.
     """
     return inflate_text(zlib.decompressobj(), data)
 
 
 def text_bytes(text: str) -> bytes:
-    """Text as UTF-8, at most 64 KiB.
+    """Encode text as UTF-8.
 
     Raises:
-        ValueError: it is longer.
+        ValueError: the result is longer than 64 KiB.
     """
     raw = text.encode()
     if len(raw) > MAX_TEXT_BYTES:
@@ -203,10 +203,11 @@ def text_bytes(text: str) -> bytes:
 
 
 def inflate_text(inflater: "zlib._Decompress", data: bytes) -> str:
-    """What a fresh `zlib.decompressobj` makes of one complete stream of UTF-8, in bounded memory.
+    """Inflate one complete stream of UTF-8 with a new `zlib.decompressobj`, in bounded memory.
 
     Raises:
-        BitstreamError: it is incomplete, followed by other bytes, over 64 KiB, or no UTF-8.
+        BitstreamError: the stream is incomplete or followed by other bytes, or the text is longer
+            than 64 KiB or not UTF-8.
     """
     try:
         raw = inflater.decompress(data, MAX_TEXT_BYTES + 1)

@@ -1,4 +1,4 @@
-"""The fingerprint of a codec, which a stream's encoder and decoder must share."""
+"""The fingerprint of a codec, which must be the same in encoder and decoder."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Fingerprint:
     """32 bytes that identify a codec, its format settings and its weights.
 
-    They are recomputed when these change. Decoders refuse streams of another fingerprint.
+    They are recomputed when one of these changes. Decoders reject streams with another fingerprint.
     """
 
     def __init__(self) -> None:
@@ -24,10 +24,10 @@ class Fingerprint:
         self._known = None
 
     def __call__(self, codec: "Codec") -> bytes:
-        """The fingerprint of a codec; builds its entropy tables when the weights changed."""
+        """The fingerprint of a codec; builds its entropy tables if the weights have changed."""
         key = _version(codec)
         if self._known is None or self._known[0] != key:
-            # Nor under autocast: of bfloat16 products come other tables.
+            # Without autocast, because bfloat16 products result in other tables.
             with (
                 torch.inference_mode(False),
                 torch.no_grad(),
@@ -40,8 +40,8 @@ class Fingerprint:
 
 
 def _version(codec: "Codec") -> tuple[Any, ...]:
-    # In-place writes (optimizer steps, load_state_dict, EMA) bump a tensor's version and replacing
-    # it changes its id: equal keys mean equal weights, at no cost.
+    # In-place writes (optimizer steps, load_state_dict, EMA) increment a tensor's version, and
+    # replacing a tensor changes its id. Equal keys thus mean equal weights, without reading them.
     tensors = [*codec.parameters(), *codec.buffers()]
     return (
         json.dumps(codec.format_config(), sort_keys=True),
@@ -55,22 +55,22 @@ def _digest(codec: "Codec") -> bytes:
     for name, tensor in sorted(codec.decoding_state().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        # No weights are in float64, but noise levels are, whose last bits depend on the processor
-        # that computed them.
+        # Only noise levels are in float64, never weights. Their last bits depend on the CPU that
+        # computed them.
         flat = flat.float() if flat.dtype == torch.float64 else flat
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.digest()
 
 
 def check_precision_of_weights(codec: "Codec") -> None:
-    """Refuse weights that are not in float32.
+    """Raise if weights are not in float32.
 
-    Another precision makes other entropy tables, or none: streams that nobody else can read. Parts
-    that are held in bfloat16 to save memory say so (`held_in_bfloat16`), and convert what goes in
-    and out.
+    In another precision, entropy tables cannot be built or differ, so no other decoder could read
+    the streams. Modules that are stored in bfloat16 to save memory have the attribute
+    `held_in_bfloat16` and convert their inputs and outputs.
 
     Raises:
-        ValueError: a parameter has another type.
+        ValueError: a parameter of any other module is not in float32.
     """
     held = [m for m in codec.modules() if getattr(m, "held_in_bfloat16", False)]
     converted = {id(p) for m in held for p in m.parameters() if p.dtype == torch.bfloat16}

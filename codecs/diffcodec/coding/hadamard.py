@@ -1,13 +1,14 @@
-"""Shared random vectors by fast transforms: rows of H D2 H D1 / sqrt(K), the same everywhere.
+"""Shared random vectors: rows of H D2 H D1 / sqrt(K), computed by fast transforms.
 
-H is the Walsh-Hadamard matrix of size K, D1 and D2 are diagonal matrices of random signs. An entry
-is a sum of K random signs over sqrt(K), a Gaussian to four digits. All K inner products with a
-vector are two transforms, and so is a sum of rows, which is exact in integers before its one
-scaling: the same number on every machine, device and number of threads.
+H is the Walsh-Hadamard matrix of size K; D1 and D2 are diagonal matrices of random signs. An entry
+is a sum of K random signs divided by sqrt(K), which is Gaussian to four digits. Two transforms
+compute all K inner products with a vector. Two transforms also compute a sum of rows; it is exact
+in integers before a single scaling, so the result is the same on every machine and device and with
+any number of threads.
 
-The signs of a matrix are the bits, lowest first, of the 64-bit words that Philox-4x64-10 gives
-(Salmon et al. 2011, as `numpy.random.Philox.random_raw`) for the key (`key`, 0) and the counter
-(0, 0, number, 0): first the K of D1, then the K of D2; a bit of 1 is a sign of -1.
+The signs of a matrix are the bits, lowest first, of the 64-bit words of Philox-4x64-10 (Salmon et
+al. 2011; `numpy.random.Philox.random_raw`) for the key (`key`, 0) and the counter
+(0, 0, number, 0). The first K bits are D1, the next K bits are D2; a bit of 1 is a sign of -1.
 """
 
 import math
@@ -17,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LARGEST_FACTOR = 16  # of a transform
+_LARGEST_FACTOR = 16  # largest matrix in the factorization of a transform
 SIGNS, ARRIVALS = 0, 1  # last word of Philox's counter
 
 
 def random_signs(
     key: int, first: int, count: int, size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """D1 and D2 of the matrices number `first` and so on, (count, size) of +1 and -1 each."""
+    """D1 and D2 of `count` matrices from number `first` on, (count, size) of +1 and -1 each."""
     num_words = -(-2 * size // 64)
     words = np.stack([philox(key, first + i, SIGNS, num_words) for i in range(count)])
     bits = np.unpackbits(words.astype("<u8").view(np.uint8), axis=1, bitorder="little")
@@ -35,7 +36,7 @@ def random_signs(
 def inner_products(x: Tensor, signs_1: Tensor, signs_2: Tensor) -> Tensor:
     """Inner products of all rows of H D2 H D1 / sqrt(K) with x (n, d), d <= K -> (n, K)."""
     size = signs_1.shape[1]
-    # H is symmetric: rows of H D2 H D1 times x, filled up with zeros.
+    # Since H is symmetric, this multiplies H D2 H D1 by x, which is padded with zeros.
     filled = torch.nn.functional.pad(x, (0, size - x.shape[1])) * signs_1.to(x.dtype)
     out = walsh_hadamard(walsh_hadamard(filled) * signs_2.to(x.dtype))
     return out / math.sqrt(size)
@@ -45,9 +46,9 @@ def philox(key: int, number: int, purpose: int, count: int) -> np.ndarray:
     """64-bit words of Philox-4x64-10 for the key (`key`, 0), (count,) uint64.
 
     Args:
-        key: of the shared randomness.
-        number, purpose: the counter is (0, 0, number, purpose).
-        count: how many words.
+        key: key of the shared randomness.
+        number, purpose: last two words of the counter (0, 0, number, purpose).
+        count: number of words.
     """
     counter = np.array([0, 0, number, purpose], dtype=np.uint64)
     words: np.ndarray = np.random.Philox(key=_key(key, 0), counter=counter).random_raw(count)
@@ -55,20 +56,19 @@ def philox(key: int, number: int, purpose: int, count: int) -> np.ndarray:
 
 
 def permutation(size: int, key: int) -> Tensor:
-    """A shared random order of the numbers 0 … size - 1, (size,) int64: the same everywhere.
+    """A shared random permutation of 0 … size - 1, (size,) int64, the same on every machine.
 
-    The order in which Philox's words for the key (`key`, 1) and the counter 0 sort.
+    It sorts the words of Philox for the key (`key`, 1) and the counter 0.
     """
     words = np.random.Philox(key=_key(key, 1)).random_raw(size)
     return torch.from_numpy(np.argsort(words, kind="stable"))
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """The Walsh-Hadamard transform, not scaled, of the last dimension, a power of two.
+    """The unscaled Walsh-Hadamard transform over the last dimension, whose size is a power of two.
 
-    By products with matrices of at most 16 rows, H_ab = H_a (x) H_b, which processors are better at
-    than at single additions. Sums of integers that stay below 2^24 (float32) or 2^53 (float64) are
-    exact.
+    It multiplies by matrices of at most 16 rows, H_ab = H_a (x) H_b, which is faster than single
+    additions. Sums of integers are exact below 2^24 (float32) or 2^53 (float64).
     """
     size, shape = x.shape[-1], x.shape
     done = 1
@@ -76,14 +76,14 @@ def walsh_hadamard(x: Tensor) -> Tensor:
         factor = min(_LARGEST_FACTOR, size // done)
         matrix = _hadamard(factor).to(x)
         grid = x.reshape(-1, factor, done)
-        # The innermost as one product with many rows.
+        # The innermost factor is one product with many rows.
         x = grid[..., 0] @ matrix if done == 1 else matrix @ grid
         done *= factor
     return x.reshape(shape)
 
 
 def hadamard_rows(indices: Tensor, size: int) -> Tensor:
-    """Rows of the Walsh-Hadamard matrix of a size, (n,) -> (n, size) of +1 and -1, float32."""
+    """Rows (n,) of the Walsh-Hadamard matrix of a size -> (n, size) of +1 and -1, float32."""
     inner = 1 << size.bit_length() // 2
     high = _hadamard(size // inner).to(indices.device)[indices // inner]
     low = _hadamard(inner).to(indices.device)[indices % inner]

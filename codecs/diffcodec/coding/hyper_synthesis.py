@@ -1,9 +1,9 @@
-"""Hyper-synthesis as a decoder on any machine repeats it: exact where it chooses tables.
+"""Hyper-synthesis for entropy coding, with bit-exact scales on every machine.
 
-The scales of y choose its tables: a decoder must compute them bit for bit as the encoder did. Means
-only shift what is coded, y - mean in the encoder and back in the decoder: where theirs differ in
-the last bit, so does y_hat, and no symbol is lost. Unless a context model looks at y_hat, means are
-therefore computed in float32, in a fifth of the time.
+The scales of y select the entropy tables, so encoder and decoder must compute the same bits. The
+means only shift the symbols: the encoder codes y - mean, and the decoder adds the mean. If their
+means differ in the last bit, y_hat differs in the last bit, and all symbols still decode. Means are
+therefore computed in float32, which takes a fifth of the time, unless a context model uses y_hat.
 """
 
 import copy
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from diffcodec.coding.integer_convolutions import ExactConvolutions
 from diffcodec.networks.tiles import Network
 
-# Rounded to so many bits of a fraction, weights of CompressAI's networks are about as far off as
-# activations, for which larger weights leave fewer bits.
+# Fraction bits of a weight. Weights and activations share a budget of bits; with this number, their
+# rounding errors in CompressAI's networks are about equal.
 WEIGHT_BITS = 17
 
 
 def exact_synthesis(h_s: nn.Sequential) -> Network:
-    """A hyper-synthesis all of which is exact: z_hat (1, C', h, w) -> (1, P, 4h, 4w), float64.
+    """An exact hyper-synthesis: z_hat (1, C', h, w) -> parameters (1, P, 4h, 4w), float64.
 
     Raises:
         ValueError: the weights are not finite or too large.
@@ -30,10 +30,10 @@ def exact_synthesis(h_s: nn.Sequential) -> Network:
 
 
 class ScalesThenMeans:
-    """A hyper-synthesis whose scales are exact and whose means are not.
+    """A hyper-synthesis with exact scales and float32 means.
 
     Args:
-        h_s: its last convolution makes the scales, then the means.
+        h_s: network whose last convolution outputs the scales, then the means.
 
     Raises:
         ValueError: the weights are not finite or too large.
@@ -54,7 +54,7 @@ class ScalesThenMeans:
 
 
 def _half(conv: Any, first: bool) -> nn.Conv2d:
-    """A convolution on the CPU that makes half of the channels."""
+    """The convolution of the first or second half of the output channels, on the CPU."""
     half: nn.Conv2d = copy.deepcopy(conv).cpu().float()
     half.out_channels //= 2
     rows = slice(None, half.out_channels) if first else slice(half.out_channels, None)

@@ -1,16 +1,18 @@
-"""Convolutions as an entropy coder needs them: bit-exact everywhere.
+"""Convolutions in integer arithmetic, which are bit-exact on every machine.
 
-The decoder must rebuild the encoder's probabilities to the last bit, or it loses the symbols from
-there on. Floating-point convolutions do not give that: devices, thread counts, batch sizes and
-memory formats add the same products in another order, and rounding the sums to a grid only makes a
-difference rare. Sums of integers do not depend on their order, so the network is computed in
-integers: weights are rounded to 2^-20 (or another step) and activations to a step chosen per layer
-such that no partial sum, in any order, can leave the 2^53 integers that float64 holds exactly. The
-integers are kept in float64 tensors, because that is where a CPU's convolutions are fast. What
-happens between the convolutions (bias, leaky relu, rounding) is one correctly rounded operation per
-element. Everything runs on the CPU, which suits the small networks that entropy coders have. What
-comes out differs from the float32 network by about 1e-5, which changes the rate by nothing that
-can be measured.
+A decoder must reproduce the encoder's probabilities to the last bit, or all following symbols are
+wrong. Floating-point convolutions cannot guarantee that: the order of their sums depends on device,
+number of threads, batch size and memory format. Rounding the sums to a grid only makes differences
+rare.
+
+Sums of integers do not depend on their order. Weights are therefore rounded to 2^-20 (or another
+step), and activations to a step per layer. This step is chosen such that no partial sum, in any
+order, leaves the range of integers that float64 represents exactly, 2^53. The integers are stored
+in float64 tensors, for which CPUs have fast convolutions. The operations between convolutions
+(bias, leaky ReLU, rounding) are one correctly rounded operation per element.
+
+Everything runs on the CPU, which suits the small networks of entropy models. The output differs
+from that of the float32 network by about 1e-5, which has no measurable effect on the rate.
 """
 
 from dataclasses import dataclass, replace
@@ -19,17 +21,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WEIGHT_BITS = 20  # of a weight's fraction, unless a network says otherwise
+WEIGHT_BITS = 20  # default number of fraction bits of a weight
 RANGE_BITS = 11  # activations are clamped to +-2^11
-MAX_FRACTION_BITS = 20  # of an activation; more would gain nothing
+MAX_FRACTION_BITS = 20  # of an activation; more would have no benefit
 MIN_FRACTION_BITS = 4
-EXACT_BITS = 53  # integers that float64 holds
-_GATHERED = 1 << 19  # doubles
+EXACT_BITS = 53  # float64 represents integers up to 2^53 exactly
+_GATHERED = 1 << 19  # float64 values that a convolution gathers in one call
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution of integers: inputs * 2^fraction_bits with weights * 2^weight_bits."""
+    """An integer convolution of inputs * 2^fraction_bits with weights * 2^weight_bits."""
 
     weight: Tensor
     bias: Tensor
@@ -39,8 +41,8 @@ class _Layer:
     padding: int
     output_padding: int
     transposed: bool
-    upscale: int = 1  # of the pixel shuffle that follows
-    slope: float = 1.0  # of the leaky relu that follows, 0 of a relu
+    upscale: int = 1  # of the following pixel shuffle
+    slope: float = 1.0  # of the following leaky ReLU; 0 for a ReLU
 
     def __call__(self, x: Tensor) -> Tensor:
         bias = (self.bias * 2.0 ** (self.weight_bits + self.fraction_bits)).round()
@@ -50,8 +52,8 @@ class _Layer:
             )
         if self.padding:
             x = F.pad(x, (0, 0, self.padding, self.padding))
-        # For doubles torch gathers the inputs of every sum before it adds them up. A few rows at a
-        # time they stay in the cache, which saves up to half of the time.
+        # For float64, torch gathers the inputs of all sums (im2col) before multiplying. With few
+        # rows per call they stay in the cache, which saves up to half of the time.
         *_, kernel = self.weight.shape
         height = (x.shape[2] - kernel) // self.stride + 1
         at_once = max(1, _GATHERED // (x.shape[3] * self.weight[0].numel()))
@@ -64,18 +66,18 @@ class _Layer:
 
 
 class ExactConvolutions:
-    """A network of convolutions, computed in integers.
+    """A convolutional network in integer arithmetic.
 
     Args:
-        network: convolutions, plain or transposed, each possibly followed by a pixel shuffle and by
-            a relu or leaky relu.
-        name: what the network is, for messages.
-        weight_bits: of a weight's fraction. Weights and activations share 52 bits: the larger sums
-            of weights are, the fewer are left for the fraction of an activation.
+        network: convolutions or transposed convolutions, each optionally followed by a pixel
+            shuffle and by a ReLU or leaky ReLU.
+        name: name of the network for error messages.
+        weight_bits: number of fraction bits of a weight. Weights and activations share 52 bits:
+            larger sums of weights leave fewer fraction bits for activations.
 
     Raises:
-        ValueError: the weights are not finite, or too large for exact arithmetic; or a layer is of
-            another kind.
+        ValueError: the weights are not finite or too large for exact arithmetic, or a layer has
+            another type.
     """
 
     def __init__(
@@ -100,8 +102,8 @@ class ExactConvolutions:
                 )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The network's output, exact float64 on the CPU, for an input (B, C, H, W) anywhere."""
-        # Convolutions of doubles are faster with the channels last.
+        """Run the network on (B, C, H, W) on any device -> exact output, float64 on the CPU."""
+        # Float64 convolutions are faster in channels-last format.
         x = x.detach().cpu().double().contiguous(memory_format=torch.channels_last)
         for layer in self._layers:
             limit = 2.0 ** (RANGE_BITS + layer.fraction_bits)

@@ -1,12 +1,12 @@
-"""The latents of a hyperprior <-> bytes that every machine decodes to the same latents.
+"""Entropy coding of a hyperprior's latents, which decode to the same values on every machine.
 
     z -> factorized prior -> section z
     h_s(z_hat) -> context model -> scales and means of y
     y | scales, means -> conditional -> section y
 
-The decoder loses its place unless it finds the encoder's entry of the scale table for every symbol.
-Tables are therefore built in float64 and h_s is computed in integers; between the two stand single
-correctly rounded operations on each value.
+For every symbol, the decoder must select the same entry of the scale table as the encoder, or all
+following symbols are wrong. Tables are therefore built in float64, and h_s is computed in integers.
+All operations in between are single correctly rounded operations on each value.
 """
 
 import math
@@ -31,66 +31,67 @@ from diffcodec.networks.tiles import Network, by_tiles
 if TYPE_CHECKING:
     from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 
-WINDOW = 64  # values of z a side that the hyper-synthesis sees at once
-UP = 4  # values of y a side for one of z
+WINDOW = 64  # side of a tile of the hyper-synthesis, in values of z
+UP = 4  # values of y per value of z, along a side
 
 Part = Callable[[Tensor], Tensor]
-"""Picks what is coded next out of y, (1, C, H, W)."""
+"""Selects the part of y (1, C, H, W) that is coded next."""
 
 
 class Code(Protocol):
-    """Codes a part of y; the same call writes it in the encoder and reads it in the decoder."""
+    """Codes a part of y: the encoder's `Code` writes symbols, the decoder's reads them."""
 
     def __call__(self, part: Part, scales: Tensor, means: Tensor | None = None) -> Tensor:
         """Parameters of a part -> its symbols, round(y - means): int32, on the CPU.
 
         Args:
-            part: which part of y.
-            scales, means: of the part's shape, on any device; no means are means of zero.
+            part: function that selects the part of y.
+            scales, means: parameters, shaped as the part, on any device; None is means of zero.
         """
         ...
 
 
 ContextModel = Callable[[Tensor, Code], Tensor]
-"""What y is predicted by: (h_s(z_hat), code) -> y_hat.
+"""Predicts y: (h_s(z_hat), code) -> y_hat.
 
-It calls `code` for one part of y after the other, until each value was coded once, and may use the
-symbols that it was given for the parts to come. h_s(z_hat) is (1, P, 4h, 4w), float64 on the CPU.
+It calls `code` for one part of y after another until each value is coded once. The symbols that
+`code` returns may be used to predict later parts. h_s(z_hat) is (1, P, 4h, 4w), float64 on the CPU.
 """
 
 
 def scales_then_means(parameters: Tensor, code: Code) -> Tensor:
-    """A hyperprior without context model: all of y at once, parameters are scales, then means."""
+    """A hyperprior without context model: all of y in one part; parameters: scales, then means."""
     scales, means = parameters.chunk(2, dim=1)
     return (code(whole, scales, means) + means).float()
 
 
 def scales_alone(parameters: Tensor, code: Code) -> Tensor:
-    """A hyperprior without context model and with zero means: all of y at once."""
+    """A hyperprior without context model and with zero means: all of y in one part."""
     return code(whole, parameters).float()
 
 
 def whole(y: Tensor) -> Tensor:
-    """All of y."""
+    """The part that is all of y."""
     return y
 
 
 class LatentCoder:
-    """Codes y and z of one image; built from a hyperprior's weights, and frozen.
+    """Codes y and z of one image, with tables that are built from a hyperprior's weights.
 
-    The hyper-synthesis of a large image is computed in tiles, which is the same to the last bit.
+    The hyper-synthesis of a large image is computed in tiles, with bit-identical results.
 
-    It is no module: what it holds follows from the weights, stays on the CPU and is not saved.
+    This is not a module: its tables are derived from the weights, stay on the CPU and are not
+    saved.
 
     Args:
         prior: factorized prior of z.
-        conditional: distribution of y, of which each scale has a table.
-        hyper_synthesis: h_s, z_hat (1, C', h, w) -> parameters (1, P, 4h, 4w), to be the same
-            everywhere in exact arithmetic (`diffcodec.coding.integer_convolutions`).
-        channels: C, of y.
-        scales: of the tables, (n,), rising.
-        borders: between the scales, (n - 1,), float64: y is coded with the first scale whose border
-            is not below its own.
+        conditional: distribution of y; a table is built for each scale.
+        hyper_synthesis: h_s, z_hat (1, C', h, w) -> parameters (1, P, 4h, 4w), in exact arithmetic
+            so that results are the same everywhere (`diffcodec.coding.integer_convolutions`).
+        channels: number of channels C of y.
+        scales: scales of the tables, (n,), increasing.
+        borders: borders between the scales, (n - 1,), float64. A value of y is coded with the first
+            scale whose border is not below its own scale.
     """
 
     def __init__(
@@ -111,18 +112,18 @@ class LatentCoder:
         self._borders = borders
 
     def tables(self) -> dict[str, Tensor]:
-        """The integer tables that the decoder must share."""
+        """The integer tables, which encoder and decoder must share."""
         return {**self._z.named("z"), **self._y.named("y")}
 
     def encode(self, y: Tensor, z: Tensor, context_model: ContextModel) -> list[bytes]:
         """Latents of one image -> sections for z and y.
 
         Args:
-            y, z: (1, C, 4h, 4w) and (1, C', h, w), unquantised, on any device.
-            context_model: predicts y; the y_hat that it returns is not used.
+            y, z: unquantized latents (1, C, 4h, 4w) and (1, C', h, w), on any device.
+            context_model: context model of y; its returned y_hat is not used.
 
         Raises:
-            ValueError: a latent is not finite or beyond +-2^26, which no trained network makes.
+            ValueError: a latent is not finite or beyond +-2^26, which no trained network produces.
         """
         z_symbols = _round_(z.cpu() - self._medians)
         writer = _Writer(y.cpu(), self._y, self._borders)
@@ -133,15 +134,15 @@ class LatentCoder:
     def decode(
         self, sections: list[bytes], height: int, width: int, context_model: ContextModel
     ) -> Tensor:
-        """Sections -> y_hat (1, C, 4 height, 4 width), as the context model makes it.
+        """Sections -> y_hat (1, C, 4 height, 4 width), the result of the context model.
 
         Args:
-            sections: of z and y.
-            height, width: of z.
-            context_model: of the encoder.
+            sections: sections for z and y.
+            height, width: size of z.
+            context_model: the encoder's context model.
 
         Raises:
-            BitstreamError: they are not what `encode` writes for an image of that size.
+            BitstreamError: `encode` does not write these sections for an image of that size.
         """
         if len(sections) != 2:
             raise BitstreamError(f"an image has 2 sections, z and y, got {len(sections)}")
@@ -160,7 +161,7 @@ class LatentCoder:
 
 
 class _Writer:
-    """The `Code` of an encoder: gathers symbols, and which table each is coded with."""
+    """The `Code` of an encoder: collects symbols and the indices of their tables."""
 
     def __init__(self, y: Tensor, tables: Tables, borders: Tensor) -> None:
         self._y = y
@@ -177,12 +178,12 @@ class _Writer:
         return symbols
 
     def section(self) -> bytes:
-        """All that was coded."""
+        """The encoded symbols of all parts."""
         return rans_encode(_joined(self._symbols), _joined(self._indexes), self._tables)
 
 
 class _Reader:
-    """The `Code` of a decoder: reads the symbols that a `_Writer` gathered."""
+    """The `Code` of a decoder: reads the symbols that a `_Writer` collected."""
 
     def __init__(self, data: bytes, num_symbols: int, tables: Tables, borders: Tensor) -> None:
         self._data = data
@@ -200,13 +201,13 @@ class _Reader:
         return symbols
 
     def check(self) -> None:
-        """Refuse data that no encoder wrote for these symbols."""
+        """Raise if an encoder would not write this data for the symbols read."""
         symbols, indexes = _joined(self._symbols), _joined(self._indexes)
         _check_section("y", self._data, symbols, indexes, self._tables)
 
 
 def _round_(values: Tensor) -> Tensor:
-    """Round in place, for there may be a hundred million values, and return them as int32."""
+    """Round in place, to save memory for a hundred million values, and return int32."""
     check_symbols(values.round_())
     return values.int()
 
@@ -226,7 +227,7 @@ def _joined(parts: list[Tensor]) -> Tensor:
 def _check_section(
     name: str, data: bytes, symbols: Tensor, indexes: Tensor, tables: Tables
 ) -> None:
-    # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
+    # The range decoder decodes any bytes. Accept only those that the encoder writes.
     try:
         written = rans_encode(symbols, indexes, tables)
     except ValueError as error:
@@ -236,7 +237,7 @@ def _check_section(
 
 
 def scale_table() -> list[float]:
-    """CompressAI's scales, evenly spaced by ratio, from the math library's exponential."""
+    """CompressAI's scales, a geometric sequence, computed with `math.exp`."""
     from compressai.models.base import SCALES_LEVELS, SCALES_MAX, SCALES_MIN
 
     low, high = math.log(SCALES_MIN), math.log(SCALES_MAX)

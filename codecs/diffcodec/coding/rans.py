@@ -1,4 +1,4 @@
-"""Integer symbols <-> bytes by CompressAI's range coder, with the same tables on every machine."""
+"""Entropy coding of integers with CompressAI's rANS coder and machine-independent tables."""
 
 import copy
 from collections.abc import Sequence
@@ -21,11 +21,12 @@ _SYMBOLS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Cumulative distributions of symbols, as CompressAI's range coder takes them.
+    """Cumulative distributions of symbols in the format of CompressAI's range coder.
 
     Attributes:
-        cdfs: of each distribution, in units of 2^-16, (n, L) int32; rows end in zeros.
-        lengths: entries of each row, (n,) int32. The last one is for symbols outside the table.
+        cdfs: cumulative distributions in units of 2^-16, (n, L) int32; rows are padded with zeros.
+        lengths: number of entries of each row, (n,) int32. The last entry is for symbols outside
+            the table.
         offsets: smallest symbol of each table, (n,) int32.
     """
 
@@ -35,13 +36,13 @@ class Tables:
 
     @cached_property
     def lists(self) -> tuple[list[list[int]], list[int], list[int]]:
-        """Rows without their zeros, lengths and offsets: the coder copies all it is given."""
+        """Rows without padding, because the coder copies its arguments; lengths and offsets."""
         lengths = self.lengths.tolist()
         rows = [row[:n] for row, n in zip(self.cdfs.tolist(), lengths, strict=True)]
         return rows, lengths, self.offsets.tolist()
 
     def named(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors by CompressAI's names."""
+        """The tensors under CompressAI's names."""
         names = ("_quantized_cdf", "_cdf_length", "_offset")
         tensors = (self.cdfs, self.lengths, self.offsets)
         return {f"{prefix}.{name}": t for name, t in zip(names, tensors, strict=True)}
@@ -52,14 +53,14 @@ def rans_encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> bytes:
 
     Args:
         symbols: integers of any shape.
-        indexes: of the same shape: which of the distributions each symbol has.
+        indexes: index of each symbol's distribution, of the same shape.
         tables: the distributions.
 
     Raises:
         ValueError: a symbol is too large.
     """
     if symbols.numel() == 0:
-        return b""  # CompressAI's coder crashes on no symbols
+        return b""  # CompressAI's coder crashes without symbols
     check_symbols(symbols)
     from compressai.ans import BufferedRansEncoder
 
@@ -71,13 +72,13 @@ def rans_encode(symbols: Tensor, indexes: Tensor, tables: Tables) -> bytes:
 
 
 def check_symbols(symbols: Tensor) -> None:
-    """Refuse symbols that CompressAI's encoder would never finish: beyond 28 bits it hangs.
+    """Raise on symbols that CompressAI's encoder cannot code: it hangs beyond 28 bits.
 
     Args:
-        symbols: integers of any shape and type, or what should be integers.
+        symbols: integers of any shape and dtype.
 
     Raises:
-        ValueError: one is not within +-2^26, or not a number.
+        ValueError: a symbol is outside +-2^26 or NaN.
     """
     if symbols.numel() == 0:
         return
@@ -95,18 +96,18 @@ def rans_decode(data: bytes, indexes: Tensor, tables: Tables) -> Tensor:
 
 
 class RansReader:
-    """Decodes what `rans_encode` wrote part by part, and never reads beyond the data.
+    """Decodes the result of `rans_encode` part by part, and never reads beyond the data.
 
-    It takes any bytes for symbols. Whether they are what an encoder writes tells only coding the
-    symbols again.
+    It decodes any bytes to some symbols. To check that an encoder wrote the bytes, encode the
+    symbols again and compare.
 
     Args:
-        data: of the encoder.
-        num_symbols: how many will be read at most.
-        tables: of the encoder.
+        data: the encoder's bytes.
+        num_symbols: maximum number of symbols that will be read.
+        tables: the encoder's tables.
 
     Raises:
-        BitstreamError: the data is longer than so many symbols can be.
+        BitstreamError: the data is longer than `num_symbols` symbols can be.
     """
 
     def __init__(self, data: bytes, num_symbols: int, tables: Tables) -> None:
@@ -117,7 +118,7 @@ class RansReader:
         self._tables = tables
 
     def read(self, indexes: Tensor) -> Tensor:
-        """The next symbols, int32 of the shape of `indexes`: which distribution each has."""
+        """Read the next symbols, int32, shaped as the indices of their distributions."""
         if indexes.numel() == 0:
             return torch.zeros(indexes.shape, dtype=torch.int32)
         cdfs, lengths, offsets = self._tables.lists
@@ -125,7 +126,7 @@ class RansReader:
         for part in _parts(indexes):
             own = part.numpy().tolist()
             if len(own) < len(self._tables.cdfs[0]):
-                # The coder copies its tables at each call: of few symbols those that they need.
+                # The coder copies its tables at each call. For few symbols, pass only used tables.
                 used = {index: place for place, index in enumerate(set(own))}
                 tables = tuple([values[i] for i in used] for values in (cdfs, lengths, offsets))
                 found = self._decoder.decode_stream([used[i] for i in own], *tables)
@@ -136,27 +137,27 @@ class RansReader:
 
 
 def _parts(values: Tensor) -> Sequence[Tensor]:
-    """Integers in their order, in parts: as Python's they take eight times the memory."""
+    """Flat int32 values in parts, because as Python integers they take eight times the memory."""
     return values.detach().cpu().reshape(-1).int().split(_SYMBOLS_AT_ONCE)
 
 
 def guard_rans(data: bytes, num_symbols: int) -> bytes:
     """Append zeros, so that the decoder cannot read past the end of any stream.
 
-    CompressAI's decoder checks no bounds. Every symbol takes up to a word of 32 bits, and one that
-    its table does not hold two more in the mean. Such a symbol is written as a number of digits of
-    4 bits, then these digits. The number is a sum of digits that ends with the first one below 15:
-    each half byte of a hostile stream can ask for 15 digits. The zeros ask for none, but for the
-    few that the 64 bits of the decoder's state still hold at the stream's end.
+    CompressAI's decoder does not check bounds. A symbol takes up to one word of 32 bits, and a
+    symbol outside its table two more on average. Such a symbol is coded as the number of its 4-bit
+    digits, then the digits. The number is itself a sum of 4-bit digits, which ends with the first
+    digit below 15. Each half byte of a hostile stream can therefore request 15 digits. The appended
+    zeros request none, except for the few in the 64 bits of the decoder's state at the end.
 
     Args:
-        data: a stream, of whoever wrote it.
-        num_symbols: how many are read from it at most.
+        data: an untrusted stream.
+        num_symbols: maximum number of symbols that will be read.
 
     Raises:
-        BitstreamError: it is longer than so many symbols can be.
+        BitstreamError: the stream is longer than `num_symbols` symbols can be.
     """
-    longest = 8 * num_symbols + 64  # of a symbol 16 bits, the number of its digits, and 8 of them
+    longest = 8 * num_symbols + 64  # per symbol 16 bits, the number of its digits, and 8 digits
     if len(data) > longest:
         raise BitstreamError(f"{num_symbols} symbols take {longest} bytes at most, got {len(data)}")
     return data + bytes(16 * len(data) + 8 * num_symbols + 1024)
@@ -165,11 +166,11 @@ def guard_rans(data: bytes, num_symbols: int) -> bytes:
 def factorized_tables(prior: "EntropyBottleneck") -> Tables:
     """The tables of a factorized prior, built in float64.
 
-    Built in float32, processors with other vector units make other tables: one entry of 16 bits in
-    a thousand differs, and each would refuse the streams of the other.
+    In float32, tables depend on the CPU's vector unit: one 16-bit entry in a thousand differs, and
+    such machines would reject each other's streams.
 
     Args:
-        prior: with its quantiles, on any device. It stays as it is.
+        prior: factorized prior with its quantiles, on any device; it is not modified.
     """
     exact = copy.deepcopy(prior).cpu().double()
     with torch.no_grad():
@@ -179,17 +180,17 @@ def factorized_tables(prior: "EntropyBottleneck") -> Tables:
 
 @torch.no_grad()
 def conditional_tables(conditional: "GaussianConditional", scales: Tensor) -> Tables:
-    """The tables of a conditional distribution, built in float64 as `factorized_tables` are.
+    """The tables of a conditional distribution, built in float64 like those of a factorized prior.
 
-    CompressAI's own `update` rounds to float32 whatever the model's type is.
+    CompressAI's own `update` rounds to float32 for models of any dtype.
 
     Args:
-        conditional: what distribution it is. It stays as it is.
-        scales: a table is built for each, (n,).
+        conditional: the distribution; it is not modified.
+        scales: scale of each table, (n,).
     """
     exact: Any = copy.deepcopy(conditional).cpu().double()
     scales = scales.cpu().double()[:, None]
-    # The largest symbol of each scale's table: beyond lies a share of `tail_mass`.
+    # The largest symbol of each scale's table; the tails beyond have the probability `tail_mass`.
     centers = (scales * -exact._standardized_quantile(exact.tail_mass / 2)).ceil().int()
     size = 2 * int(centers.max()) + 1
     distance = (torch.arange(size) - centers).abs()

@@ -1,1 +1,1 @@
-"""What networks of images share: padding, tiles, precision."""
+"""Shared tools for image networks: padding, tiles, precision."""

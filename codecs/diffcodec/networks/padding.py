@@ -1,18 +1,18 @@
-"""Padding images to a size that a network takes."""
+"""Padding of images to sizes that a network accepts."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 
 def pad_to_multiple(x: Tensor, multiple: int, *, min_side: int = 0) -> Tensor:
-    """Repeat the right and lower border of images up to multiples of so many pixels.
+    """Pad images at the right and bottom to multiples of `multiple`, repeating the border.
 
-    The picture stays in the upper left corner: `[..., :height, :width]` takes the padding away.
+    `[..., :height, :width]` removes the padding.
 
     Args:
         x: images (B, C, H, W).
-        multiple: of which both sides become multiples.
-        min_side: to which a shorter side is filled up; itself a multiple, or 0.
+        multiple: number of pixels of which both sides become multiples.
+        min_side: minimum length of a side after padding; a multiple of `multiple`, or 0.
     """
     height, width = x.shape[-2:]
     down = max(-height % multiple, min_side - height)
@@ -23,14 +23,14 @@ def pad_to_multiple(x: Tensor, multiple: int, *, min_side: int = 0) -> Tensor:
 
 
 def pad_around(x: Tensor, multiple: int) -> Tensor:
-    """Repeat the border of images on all sides alike, up to multiples of so many pixels.
+    """Pad images equally on all sides to multiples of `multiple`, repeating the border.
 
-    An odd row or column goes below or to the right, as with CompressAI's `compute_padding`.
-    `crop_center` takes the padding away.
+    An odd row or column is added at the bottom or right, as in CompressAI's `compute_padding`.
+    `crop_center` removes the padding.
 
     Args:
         x: images (B, C, H, W).
-        multiple: of which both sides become multiples.
+        multiple: number of pixels of which both sides become multiples.
     """
     down, right = (-side % multiple for side in x.shape[-2:])
     borders = (right // 2, right - right // 2, down // 2, down - down // 2)

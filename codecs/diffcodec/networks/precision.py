@@ -1,4 +1,4 @@
-"""In which precision networks run."""
+"""The precision in which networks run."""
 
 import torch
 
@@ -6,10 +6,10 @@ PRECISIONS = ("32", "bf16")
 
 
 def check_precision(value: str | int) -> str:
-    """The setting `decode_precision` as a name, also where YAML made it a number.
+    """Check the setting `decode_precision` and return it as a string; YAML may parse it as int.
 
     Raises:
-        ValueError: it is not one of `PRECISIONS`.
+        ValueError: the value is not one of `PRECISIONS`.
     """
     if str(value) not in PRECISIONS:
         raise ValueError(f"unknown decode_precision {value!r}, choose from {PRECISIONS}")
@@ -17,24 +17,23 @@ def check_precision(value: str | int) -> str:
 
 
 def decoding_in(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which networks run in that precision; samplers keep float32 in either.
+    """A context in which networks run in a precision; samplers use float32 in any case.
 
     Args:
         precision: one of `PRECISIONS`; `bf16` is autocast to bfloat16.
-        device: of the network.
+        device: device of the network.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def training_precision(accelerator: str) -> str:
-    """Lightning's name of the fastest precision that trains as float32 does.
+    """Lightning's name of the fastest precision in which training works like in float32.
 
-    That is `bf16-mixed` where the machine computes with bfloat16 itself. Processors without
-    instructions for it (those of most laptops) emulate it, and take ten times as long as in
-    float32.
+    This is `bf16-mixed` on hardware with native bfloat16. CPUs without native bfloat16, as in most
+    laptops, emulate it and are about 10x slower than in float32.
 
     Args:
-        accelerator: Lightning's name; `auto` is a GPU where there is one.
+        accelerator: Lightning's name of the accelerator; `auto` is a GPU if one is available.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,12 +1,12 @@
-"""Convolutional networks on parts of a large input, with the values that they have on the whole.
+"""Exact tiling of convolutional networks: tiles with margins give the values of the whole input.
 
-What a convolutional network makes of a place depends on a limited surrounding of it. Cut with that
-much around it, a part gives exactly the sums that the whole gives there: there is nothing to blend,
-and no seam. In floating point the same sums may be rounded otherwise in the last bit, as
-convolution libraries choose their algorithms by shape; networks of integers
-(`diffcodec.coding.integer_convolutions`) give the same bits. Networks that look at the whole image,
-by attention or by statistics over it, are not of this kind: `diffcodec.diffusion.tiling` blends
-them.
+An output of a convolutional network depends on a limited receptive field. A tile with margins of
+that size therefore gives the same sums as the whole input, without blending and without seams. In
+floating point, the sums may differ in the last bit, because convolution libraries choose their
+algorithms by shape. Integer networks (`diffcodec.coding.integer_convolutions`) give the same bits.
+
+Networks with global attention or global statistics cannot be tiled exactly.
+`diffcodec.diffusion.tiling` blends their tiles.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,20 @@ from torch import Tensor
 Network = Callable[[Tensor], Tensor]
 """(B, C, H, W) -> (B, C', H up / down, W up / down)."""
 
-_FIRST_PROBE = 8  # steps on either side
+_FIRST_PROBE = 8  # half the size of the first probe, in steps
 
 
 def by_tiles(network: Network, x: Tensor, *, window: int, up: int = 1, down: int = 1) -> Tensor:
-    """As `in_tiles`, with margins as wide as the network sees, which is found by trying.
+    """Run `in_tiles` with margins as wide as the network's measured receptive field.
+
+    Args:
+        network: convolutional network.
+        x: input (B, C, H, W).
+        window: side of the largest tiles, margins included.
+        up, down: upsampling and downsampling factors of the network.
 
     Raises:
-        ValueError: it sees farther than a window has room for.
+        ValueError: the receptive field is too large for the window.
     """
     if max(x.shape[-2:]) <= window:
         return network(x)
@@ -35,7 +41,7 @@ def by_tiles(network: Network, x: Tensor, *, window: int, up: int = 1, down: int
 
 
 def widest_margin(window: int, step: int = 1) -> int:
-    """The widest margins, multiples of `step`, that leave something of a window between them."""
+    """The widest margins, in multiples of `step`, that leave a window a nonempty center."""
     return (window - 1) // (2 * step) * step
 
 
@@ -49,20 +55,21 @@ def in_tiles(
     up: int = 1,
     down: int = 1,
 ) -> Tensor:
-    """What a network makes of an input, by tiles where it is larger than a window.
+    """Run a network on an input, in tiles if the input is larger than a window.
 
     Args:
-        network: of limited reach.
-        x: (B, C, H, W).
-        window: side of the largest tiles; every network call sees one, margins and all.
-        margin: what is seen around a tile on each side and thrown away again: at least the
-            network's `reach`, which makes the seams exact.
-        step: where the input may be cut: at multiples of it, which window, margin, H and W are.
-        up, down: values of the output for a value of the input, and the other way round; `step` is
-            a multiple of `down`.
+        network: network with a limited receptive field.
+        x: input (B, C, H, W).
+        window: side of the largest tiles, margins included.
+        margin: width of the margin on each side of a tile, which is cut off the output. Exact
+            results need at least the network's `reach`.
+        step: granularity of the tiles, which begin at multiples of it; window, margin, H and W are
+            multiples.
+        up, down: upsampling and downsampling factors of the network; `step` is a multiple of
+            `down`.
 
     Raises:
-        ValueError: nothing of a window is left between its margins.
+        ValueError: the margins fill the whole window.
     """
     height, width = x.shape[-2:]
     if max(height, width) <= window:
@@ -85,10 +92,11 @@ def in_tiles(
 
 
 def _along(side: int, window: int, margin: int, step: int) -> list[tuple[slice, slice]]:
-    """Of each tile along a side: what its network sees, and what of that is the tile's own.
+    """The tiles along a side: for each, its range in the input with margins and without.
 
-    All see as much, which is the least that as few tiles as possible need. With tiles of one size a
-    network is planned or compiled once, and memory that one tile gave back fits the next.
+    The number of tiles is the smallest possible, and all tiles have the same size with margins, the
+    smallest possible for that number. Networks are thus planned or compiled once, and the memory of
+    one tile can be reused for the next.
     """
     if side <= window:
         return [(slice(0, side), slice(0, side))]
@@ -101,7 +109,7 @@ def _along(side: int, window: int, margin: int, step: int) -> list[tuple[slice, 
 
 
 def _scaled(place: slice, up: int, down: int, origin: int = 0) -> slice:
-    """The values of the output for values of the input, counted from an origin in the input."""
+    """The range in the output of a range in the input, relative to an origin in the input."""
     return slice((place.start - origin) * up // down, (place.stop - origin) * up // down)
 
 
@@ -109,20 +117,19 @@ def _scaled(place: slice, up: int, down: int, origin: int = 0) -> slice:
 def reach(
     network: Network, x: Tensor, *, most: int, step: int = 1, up: int = 1, down: int = 1
 ) -> int:
-    """How far a network sees: values of the input on each side that a value of the output needs.
+    """The reach of a network: the input values on each side on which an output value depends.
 
-    It is found by trying: where half of an input is not a number, neither is any output that
-    depends on that half.
+    It is measured with NaN in half of an input: all outputs that depend on that half are NaN.
 
     Args:
-        network: of convolutions and pointwise layers.
-        x: an input, for the number of channels and the kind of numbers.
-        most: where to give up, a multiple of `step`.
-        step: where the input may be cut: at multiples of it; the reach is a multiple.
-        up, down: as of `in_tiles`; `step` is a multiple of `down`.
+        network: network of convolutions and pointwise layers.
+        x: an input, from which the number of channels, dtype and device are taken.
+        most: the largest reach to accept, a multiple of `step`.
+        step: number of which the reach is a multiple; see `in_tiles`.
+        up, down: see `in_tiles`; `step` is a multiple of `down`.
 
     Raises:
-        ValueError: it is more than `most`, or the network's values are not finite.
+        ValueError: the reach is larger than `most`, or the network's values are not finite.
     """
     half = min(_FIRST_PROBE * step, most)
     while True:
@@ -140,13 +147,13 @@ def reach(
 
 
 def _affected(network: Network, x: Tensor, half: int, leading: bool, up: int, down: int) -> int:
-    """How far a wrong half reaches into the other, in values of the input."""
+    """How far the NaN of one half extend into the outputs of the other, in values of the input."""
     probe = x.new_zeros(1, x.shape[1], 2 * half, 2 * half)
     wrong = slice(None, half) if leading else slice(half, None)
     probe[..., wrong, :] = torch.nan
     probe[..., wrong] = torch.nan
     right = network(probe).isfinite().all(dim=1)[0]
-    # In the last row and column (or the first ones) nothing is wrong but what is being looked for.
+    # Along the last row and column (or the first ones), NaN come from one axis only.
     edge = -1 if leading else 0
     counts = (int(right[:, edge].sum()), int(right[edge].sum()))
     return half - min(counts) * down // up

@@ -1,4 +1,4 @@
-"""SDEdit over any codec: noise on what it decoded, and a diffusion model back to none."""
+"""SDEdit over any codec: add noise to a base codec's reconstruction, then denoise it."""
 
 from diffcodec.sdedit.codec import SDEdit
 

@@ -1,4 +1,4 @@
-"""The images that `strength=auto` is found on, and the error that it doubles there."""
+"""Calibration images for the strength rules, and the errors that `strength=auto` doubles."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Calibration:
-    """Images, and what a base codec makes of them.
+    """Calibration images and a base codec's reconstructions of them.
 
     Args:
-        load: -> images (1, 3, H, W) in [0, 1]; called once, where they are first needed.
-        reference: the codec whose error counts in place of the base's.
+        load: function that returns images (1, 3, H, W) in [0, 1]; called once, on first use.
+        reference: codec whose error is used in place of the base's.
 
     Attributes:
-        reference: that codec, or None.
+        reference: the reference codec, or None.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Calibration:
         self._references: list[list[tuple[float, float]]] = []
 
     def num_images(self, base: Codec) -> int:
-        """How many images there are; they are loaded."""
+        """Load the images and return their number."""
         return len(self._all(base))
 
     def pairs(self, base: Codec, point: Point) -> list[tuple[Tensor, Tensor]]:
-        """Each image and the base's picture of it at one of its points.
+        """Each image and its reconstruction by the base at one operating point.
 
-        Coded once per point: all presets share them, and VTM takes minutes.
+        Cached per point, because all presets share them and VTM takes minutes.
 
         Raises:
             ValueError: there are no images.
@@ -51,11 +51,11 @@ class Calibration:
         return [(x, x_hat) for x, (x_hat, _) in zip(images, self._coded(base, point), strict=True)]
 
     def errors(self, base: Codec, point: Point) -> list[float]:
-        """The squared error of each image that is to be doubled.
+        """The squared error of each image, which `strength=auto` doubles.
 
-        It is the base's at one of its points. With a reference it is the reference's at the base's
-        rate of that image: its logarithm between the reference's points is linear in that of the
-        rate, and beyond them it is that of the nearest one.
+        Without a reference, it is the base's error at the operating point. With a reference, it is
+        the reference's error at the base's rate for that image: log error is interpolated linearly
+        in log rate between the reference's points and is constant beyond them.
 
         Raises:
             ValueError: there are no images.
@@ -82,14 +82,14 @@ class Calibration:
         return [x.to(base.device) for x in self._images]
 
     def _coded(self, base: Codec, point: Point) -> list[tuple[Tensor, float]]:
-        """The base's picture of each image at a point, and bits per pixel."""
+        """The base's reconstruction of each image at a point, and its bits per pixel."""
         if point.name not in self._decoded:
             self._decoded[point.name] = [_code(base, x, point) for x in self._all(base)]
         return self._decoded[point.name]
 
 
 def progress() -> "Progress":
-    """A bar for the first process."""
+    """A progress bar that only the first process shows."""
     from rich.progress import Progress
 
     return Progress(transient=True, disable=getattr(rank_zero_only, "rank", 0) != 0)
@@ -106,7 +106,7 @@ def _code(codec: Codec, x: Tensor, point: Point) -> tuple[Tensor, float]:
 
 
 def _curve(codec: Codec, x: Tensor) -> list[tuple[float, float]]:
-    """(bits per pixel, squared error) of an image at all points of a codec, in order of rate."""
+    """(bits per pixel, squared error) of an image at all points of a codec, sorted by rate."""
     measured = []
     for point in codec.points:
         x_hat, rate = _code(codec, x, point)

@@ -1,7 +1,7 @@
-"""The training-free enhancer as a codec: the stream is the base codec's, the decoder does more.
+"""The training-free enhancer: it writes the base codec's stream and denoises its reconstruction.
 
 x -> base codec -> bytes
-bytes -> base codec -> x_hat -> + sigma * noise -> diffusion model, back to no noise -> x_tilde
+bytes -> base codec -> x_hat -> + sigma * noise -> denoising by a diffusion model -> x_tilde
 """
 
 import hashlib
@@ -47,44 +47,45 @@ from diffcodec.training.perceptual import PerceptualLoss
 
 log = logging.getLogger(__name__)
 
-PURE_NOISE = 10.0  # a level beside which a picture in [-1, 1] does not show
+PURE_NOISE = 10.0  # a noise level that hides any image in [-1, 1]
 
 
 class SDEdit(Codec):
     """Fast training-free perceptual image compression (2025), after SDEdit (Meng et al. 2021).
 
-    Streams are those that the base codec writes, byte for byte, and each decodes what the other
-    wrote: preset and strength are the decoder's choice. Only `strength=per_image` changes them: a
-    byte more in each, and another fingerprint.
+    Its streams are identical to the base codec's, and either codec decodes them: preset and
+    strength are settings of the decoder. Only `strength=per_image` changes the format: it adds one
+    byte to each stream and uses another fingerprint.
 
     Args:
-        base: any codec; it is not trained here.
-        prior: the diffusion model, and its consistency model for presets that use one.
-        preset: name -> what the decoder does. The curve has a line for each.
-        strength: sigma of the added noise in the prior's space, which for image priors is [-1, 1];
-            or `auto`: for each preset and point of the base, what doubles the squared error on the
-            calibration images (Sec. 3.1), found by `calibrate` at the start of a run or shipped for
-            what ships; or `perceptual`, this project's rule: what has the least ST-LPIPS on these
-            images; or what was found before, as the path of its `strengths.json` or as preset ->
-            point of the base -> sigma; or `per_image`: the encoder finds what doubles this image's
-            error and sends it.
-            A list (not of `per_image`) decodes the same bytes at each (Sec. 3.3). Presets that
-            start from pure noise have none.
-        blend: share of the enhanced picture in what is decoded, the rest is the base's (Yan et al.
-            2022). A list as of strengths.
-        show_base: measure the base codec's own pictures as well, as a line of their own.
-        calibration: -> images (1, 3, H, W) in [0, 1]; called once, by `calibrate`.
-        reference: a codec whose squared error `auto` doubles in place of the base's, at the base's
-            rate: Hyperprior for MS-ILLM, whose own error is not the least (Sec. 4.1). It is no part
-            of what is saved.
-        decode_precision: `32` or `bf16`, of the diffusion model.
-        compile: `torch.compile` its networks: minutes once, then faster.
-        weights: null, or a source of `diffcodec.weights`: of base and prior, where `save` wrote
-            them because they can be had nowhere else.
+        base: base codec; it stays frozen.
+        prior: diffusion model, with a consistency model for presets that use one.
+        preset: mapping of names to decoder settings; each preset is one line of the curve.
+        strength: sigma of the added noise in the prior's space ([-1, 1] for image priors); or
+            `auto`: the sigma that doubles the squared error on the calibration images (Sec. 3.1),
+            per preset and base point, found by `calibrate` at the start of a run and shipped for
+            the shipped models; or `perceptual`: the sigma with the lowest ST-LPIPS on these images,
+            a rule of this project; or the path of a `strengths.json`; or a mapping preset -> base
+            point -> sigma; or `per_image`: the encoder finds the sigma that doubles the error of
+            each image and sends it.
+            A list (without `per_image`) decodes the same bytes at each strength (Sec. 3.3). Presets
+            that start from pure noise have no strength.
+        blend: weight of the enhanced image in the output; the base reconstruction has the rest (Yan
+            et al. 2022). A list decodes the same bytes at each blend.
+        show_base: whether the base codec's reconstructions are measured as a separate line.
+        calibration: function that returns images (1, 3, H, W) in [0, 1]; `calibrate` calls it once.
+        reference: codec whose squared error at the base's rate `auto` doubles, in place of the
+            base's error: Hyperprior for MS-ILLM, which does not minimize the error (Sec. 4.1). It
+            is not saved.
+        decode_precision: precision of the diffusion model, `32` or `bf16`.
+        compile: whether to `torch.compile` the networks, which takes minutes once.
+        weights: null, or a source of `diffcodec.weights` for the weights of base and prior that
+            `save` wrote because they have no other source.
 
     Raises:
-        ValueError: one of these is not among its choices, the prior has no network for a preset or
-            does not know a strength, or a preset's constraint needs a base that is differentiable.
+        ValueError: an argument has an unknown value, the prior lacks the network of a preset, a
+            strength is above the prior's highest noise level, or a preset has a constraint and the
+            base is not differentiable.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class SDEdit(Codec):
         if compile:
             prior.compile()
         for p in self._presets.values():
-            self._network(p)  # is there
+            self._network(p)  # raises if the prior lacks it
             if p.method == DDPM:
                 prior.ddpm_sigmas(p.steps)
         self.num_sections = base.num_sections
@@ -152,11 +153,11 @@ class SDEdit(Codec):
             if sigma is not None:
                 base_name = self._base_points[point.name].name
                 known.setdefault(str(point.settings["preset"]), {})[base_name] = sigma
-        # Whoever decodes has to know what was found here.
+        # The decoder needs the calibrated strengths.
         return {**found, "strength": known or self._rule}
 
     def base_point(self, point: Point) -> Point:
-        """The base codec's operating point at one of this codec's."""
+        """The base codec's operating point for one of this codec."""
         return self._base_points[point.name]
 
     def load_point(self, point: Point) -> None:
@@ -176,7 +177,7 @@ class SDEdit(Codec):
         return {f"base.{k}": v for k, v in self.base.decoding_state().items()}
 
     def prepare_points(self, points: Sequence[Point]) -> None:
-        # Here, so that it is no part of decoding, and the same on all processes.
+        # Not in `decode`: decoding time excludes calibration, and all processes must agree.
         for point in points:
             if point.settings["strength"] in RULES and self._has_strength(point):
                 self.calibrate([point])
@@ -189,12 +190,12 @@ class SDEdit(Codec):
             self.write_strengths(Path(folder) / "strengths.json")
 
     def calibrate(self, points: Sequence[Point] | None = None) -> None:
-        """Find the strengths that follow from calibration images, where they are not known yet.
+        """Find the missing strengths on the calibration images.
 
-        Decoding never does it: what it must know is found here, or given as a file.
+        `decode` never calibrates: it needs strengths found here or read from a file.
 
         Args:
-            points: None is all of them.
+            points: operating points to calibrate; None selects all.
 
         Raises:
             ValueError: there are no calibration images.
@@ -221,7 +222,7 @@ class SDEdit(Codec):
                 bar.update(task, visible=False)
 
     def _pending(self, points: Sequence[Point]) -> list[tuple[str, Point]]:
-        """Presets and points of the base whose strength is not known yet, each once."""
+        """Pairs of preset and base point whose strength is missing, without duplicates."""
         pending = {}
         for point in points:
             preset: Any = point.settings["preset"]
@@ -233,16 +234,16 @@ class SDEdit(Codec):
         return [(preset, base_point) for (preset, _), base_point in pending.items()]
 
     def _has_strength(self, point: Point) -> bool:
-        """Whether a point adds noise to the base's picture: not its own, nor one of pure noise."""
+        """Whether a point adds noise to x_hat: not for the base itself or a start from noise."""
         name: Any = point.settings["preset"]
         return name is not None and not self._presets[name].from_noise
 
     def write_strengths(self, path: Path) -> None:
-        """Write what `calibrate` found, for `strength=FILE`."""
+        """Write the strengths found by `calibrate`, to be read by `strength=FILE`."""
         write_strengths(self._strengths, path, self._made_for())
 
     def _made_for(self) -> dict[str, Any]:
-        """What the strengths depend on beside the calibration images."""
+        """Everything that the strengths depend on, except the calibration images."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.prior.state_dict().items()):
             digest.update(name.encode())
@@ -257,7 +258,8 @@ class SDEdit(Codec):
         }
 
     def seed_of(self, sections: Sequence[bytes]) -> int:
-        # The base codec's, for its picture to be the same; the byte was chosen by that seed.
+        # The base codec's seed, so that its reconstruction is the same. `_search` used this seed to
+        # choose the strength byte, so that byte is left out.
         if self._signalled:
             sections = [*sections[:-1], sections[-1][:-1]]
         return self.base.seed_of(sections)
@@ -285,13 +287,13 @@ class SDEdit(Codec):
             sigmas = [self._sigma(point)] * len(payloads)
         preset = None if settings["preset"] is None else self._presets[settings["preset"]]
         images, base_point = [], self.base_point(point)
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on the batch.
         for payload, sigma, seed in zip(payloads, sigmas, seeds, strict=True):
             picture = partial(self._base_picture, payload, height, width, seed, base_point)
             if preset is None:
                 images.append(picture())
             else:
-                # Handed over as it is made: nothing holds a large one longer than it is needed.
+                # Passed without a local reference, so that a large x_hat is freed early.
                 blend = settings["blend"]
                 images.append(self.enhance(picture(), sigma, seed, preset, base_point, blend))
         return Decoded(torch.cat(images))
@@ -299,7 +301,7 @@ class SDEdit(Codec):
     def _base_picture(
         self, payload: list[bytes], height: int, width: int, seed: int, base_point: Point
     ) -> Tensor:
-        """The base's picture, in [0, 1]; made once for all points that share its bytes."""
+        """The base's reconstruction in [0, 1], decoded once for all points that share its bytes."""
 
         def make() -> Tensor:
             decoded = self.base.decode([payload], height, width, [seed], base_point)
@@ -316,15 +318,16 @@ class SDEdit(Codec):
         base_point: Point,
         blend: float = 1.0,
     ) -> Tensor:
-        """Add noise to a decoded picture and take it away again (Eqs. 9 to 11).
+        """Add noise to a reconstruction and denoise it (Eqs. 9 to 11).
 
         Args:
-            x_hat: the base codec's picture, (1, 3, H, W) in [0, 1].
-            sigma: noise level in the prior's space; 0 returns x_hat as it is.
-            seed: of all noise.
-            preset: how.
-            base_point: of the base codec, which a constraint codes with.
-            blend: share of the result that is returned.
+            x_hat: the base codec's reconstruction, (1, 3, H, W) in [0, 1].
+            sigma: noise level in the prior's space; 0 returns x_hat unchanged, unless the preset
+                starts from pure noise.
+            seed: seed of all noise.
+            preset: solver and its settings.
+            base_point: the base codec's operating point, at which a constraint codes.
+            blend: weight of the enhanced image; x_hat has the rest.
 
         Returns:
             x_tilde (1, 3, H, W) in [0, 1].
@@ -337,19 +340,19 @@ class SDEdit(Codec):
             torch.inference_mode(torch.is_inference_mode_enabled() and not constrained),
             torch.set_grad_enabled(constrained),
         ):
-            # What was made in inference mode can have no gradients.
+            # Tensors created in inference mode cannot require gradients.
             z_hat = self.prior.encode(self.prior.pad(x_hat.clone() if constrained else x_hat))
             sigmas: Tensor | None = None
             if preset.from_noise:
                 z_hat, sigma = torch.zeros_like(z_hat), self.prior.max_sigma
             if preset.method == DDPM:
                 sigmas = self.prior.ddpm_sigmas(preset.steps)
-                sigma = float((1 + sigmas[0] ** 2).sqrt())  # of x / sqrt(abar), x of unit variance
-            # Another stream of noise than the base codec's, which may have used this seed.
+                sigma = float((1 + sigmas[0] ** 2).sqrt())  # std of x_t / sqrt(abar), x_t ~ N(0, I)
+            # Derive another seed: the base codec may have used this one.
             noise = seeded_noise(derive_seed([b"SDEdit", str(seed).encode()]))
             distance = self._distance(x_hat.clone(), preset, base_point) if preset.zeta else None
             if blend == 1:
-                del x_hat  # of a large picture there is no room for many copies
+                del x_hat  # saves memory for large images
             network = self._network(preset)
             solve = partial(Preset.solve, denoiser=network, sigma=sigma, noise=noise, sigmas=sigmas)
             if preset.restart_above is None or distance is None:
@@ -370,7 +373,7 @@ class SDEdit(Codec):
     def _distance(
         self, x_hat: Tensor, preset: Preset, base_point: Point
     ) -> Callable[[Tensor], Tensor]:
-        """|| C(x_hat) - C(x0_hat) ||_2 of pictures in [-1, 1] (Eq. 17); x_hat itself for IVC."""
+        """|| C(x_hat) - C(x0_hat) ||_2 of images in [-1, 1] (Eq. 17); for IVC x_hat - C(x0_hat)."""
         height, width = x_hat.shape[-2:]
         with torch.no_grad():
             recoded = preset.target != "decoded"
@@ -415,13 +418,13 @@ class SDEdit(Codec):
         return known
 
     def _known_sigma(self, point: Point) -> float | None:
-        """The strength of a point by one of `RULES`, or None where it is not known."""
+        """The calibrated, given or shipped strength of a point, or None."""
         if not self._has_strength(point):
             return None
         preset, name = str(point.settings["preset"]), self._base_points[point.name].name
         if name not in self._strengths.get(preset, {}):
             if self._shipped is None:
-                # What ships was found with the base's own error.
+                # The shipped strengths were calibrated without a reference.
                 own = self._calibration.reference is None
                 self._shipped = shipped_strengths(self._made_for()) if own else {}
             return self._shipped.get(preset, {}).get(name)
@@ -429,10 +432,10 @@ class SDEdit(Codec):
 
     @torch.no_grad()
     def _calibrate(self, preset: Preset, base_point: Point, advance: Callable[[], None]) -> float:
-        """The sigma that the rule asks for, over the calibration images.
+        """Find sigma on the calibration images by the codec's rule.
 
-        By `auto` the base's error doubles, in the mean of its logarithm; with a reference, the
-        reference's error at the base's rate. By `perceptual` the mean ST-LPIPS is least.
+        `auto` doubles the geometric mean of the base's squared error, or with a reference that of
+        the reference's error at the base's rate. `perceptual` minimizes the mean ST-LPIPS.
         """
         pairs = self._calibration.pairs(self.base, base_point)
 
@@ -461,7 +464,7 @@ class SDEdit(Codec):
 
     @torch.no_grad()
     def _search(self, x: Tensor, payload: list[bytes], point: Point) -> list[bytes]:
-        """The payload with the byte that doubles this image's error, as the decoder will see it."""
+        """Append the strength byte that doubles this image's error to its payload."""
         name: Any = point.settings["preset"]
         *sections, last = payload
         index = 0
@@ -480,7 +483,7 @@ class SDEdit(Codec):
 
 
 class _Last:
-    """A distance that remembers its last value."""
+    """A distance that stores its last value."""
 
     def __init__(self, distance: Callable[[Tensor], Tensor]) -> None:
         self.distance = distance
@@ -495,11 +498,11 @@ class _Last:
 def _check_levels(
     prior: Prior, presets: Mapping[str, Preset], given: Strengths, strength: Any
 ) -> None:
-    """Refuse noise levels that the prior was not trained for.
+    """Check the noise levels against those that the prior was trained for.
 
     Raises:
-        ValueError: a strength is above the prior's highest level, there is a preset from pure noise
-            and the prior knows none, or such a preset would be signalled.
+        ValueError: a strength is above the prior's highest noise level; or a preset starts from
+            pure noise and the prior's levels end below it, or `strength` is `per_image`.
     """
     noisy = [name for name, preset in presets.items() if preset.from_noise]
     if noisy and prior.max_sigma < PURE_NOISE:
@@ -520,7 +523,7 @@ def _check_levels(
 
 
 def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list[float]]:
-    """Payloads with a byte at their end -> the base's own, and the noise level that it names."""
+    """Split payloads into those of the base and the noise levels of their strength bytes."""
     if not all(payload[-1] for payload in payloads):
         raise BitstreamError("the byte of the strength is missing")
     stripped = [[*payload[:-1], payload[-1][:-1]] for payload in payloads]

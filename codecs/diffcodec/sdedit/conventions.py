@@ -1,4 +1,4 @@
-"""What a pretrained network predicts and how it is told the noise level, by diffusers' configs."""
+"""Prediction type and timestep conventions of pretrained networks, from diffusers' configs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,21 +19,22 @@ from diffcodec.diffusion.schedule import TimeTable, scheduler_facts, sigmas_of
 Network = Callable[..., Tensor]
 """network(x, time) -> prediction, of the shape of x; time is () or (B,)."""
 
-TIME_SCALE = 1000  # of consistency models: c_noise as if it were one of 1000 timesteps
+TIME_SCALE = 1000  # consistency models scale c_noise to the range of 1000 timesteps
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How to make a denoiser of a network.
+    """How to turn a network into a denoiser.
 
     Attributes:
-        wrap: network -> D(x; sigma), or the consistency function.
-        is_consistency: which of the two.
-        max_sigma: the highest noise level that the network was trained with.
-        table: sigma -> timestep, of a discrete process.
+        wrap: function from a network to D(x; sigma) or to a consistency function.
+        is_consistency: whether `wrap` returns a consistency function.
+        max_sigma: highest noise level that the network was trained with.
+        table: mapping of sigma to the timestep, for a discrete process.
         sigmas: noise levels of a discrete process, (N,) rising.
-        wrap_ddpm: network -> D(x; sigma) with x0_hat clamped to [-1, 1] and, where the network
-            predicts one, the variance beside it (`LearnedVarianceDenoiser`); of a discrete process.
+        wrap_ddpm: function of a network and whether it predicts a variance, for a discrete process.
+            It returns D(x; sigma) with x0_hat clamped to [-1, 1], followed by the predicted
+            variance if there is one (`LearnedVarianceDenoiser`).
     """
 
     wrap: Callable[[Network], Denoiser]
@@ -45,13 +46,13 @@ class Convention:
 
 
 def convention_of(config: Mapping[str, Any]) -> Convention:
-    """The convention that a scheduler's config stands for.
+    """The convention of a diffusers scheduler config.
 
-    EDM's schedulers and the consistency model's name it by their class; all others are discrete
-    variance-preserving processes with an abar of their own.
+    EDM and consistency schedulers are identified by their class name. All others are discrete
+    variance-preserving processes with their own abar.
 
     Raises:
-        ValueError: a prediction that is not known.
+        ValueError: the prediction type is unknown.
     """
     name = str(config.get("_class_name", ""))
     sigma_data = float(config.get("sigma_data", 0.5))
@@ -86,7 +87,13 @@ def convention_of(config: Mapping[str, Any]) -> Convention:
 def consistency_convention(
     *, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0
 ) -> Convention:
-    """That of consistency models (Song et al. 2023), whose networks are told 1000 c_noise."""
+    """The convention of consistency models (Song et al. 2023): the network's time is 1000 c_noise.
+
+    Args:
+        sigma_data: standard deviation of the data.
+        sigma_min: noise level at which the ODE ends.
+        sigma_max: highest noise level.
+    """
 
     def wrap(network: Network) -> Denoiser:
         return ConsistencyDenoiser(_scaled(network), sigma_data=sigma_data, sigma_min=sigma_min)
@@ -95,11 +102,11 @@ def consistency_convention(
 
 
 def openai_edm_convention() -> Convention:
-    """That of the EDM checkpoints that consistency models were distilled from."""
+    """The convention of OpenAI's EDM checkpoints, the teachers of its consistency models."""
     return Convention(lambda network: EDMDenoiser(_scaled(network)), False, 80.0)
 
 
-# guided-diffusion's name of a schedule -> diffusers'.
+# Names of guided-diffusion's schedules -> scheduler options of diffusers.
 ADM_SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
@@ -107,10 +114,13 @@ ADM_SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 def adm_convention(noise_schedule: str) -> Convention:
-    """That of guided-diffusion's ADM: 1000 steps, epsilon, betas by one of `ADM_SCHEDULES`.
+    """The convention of guided-diffusion's ADM: 1000 steps, epsilon prediction.
+
+    Args:
+        noise_schedule: a key of `ADM_SCHEDULES`.
 
     Raises:
-        ValueError: an unknown schedule.
+        ValueError: the schedule is unknown.
     """
     if noise_schedule not in ADM_SCHEDULES:
         raise ValueError(

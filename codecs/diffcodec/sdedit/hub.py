@@ -1,4 +1,4 @@
-"""Pretrained priors in pixel space: UNet2DModel in diffusers' layout, and OpenAI's checkpoints."""
+"""Pretrained pixel-space priors: diffusers' UNet2DModel and OpenAI's checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,25 +31,28 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 
 
 class HubPrior(Prior):
-    """Pretrained U-Nets of a fixed size, on overlapping tiles.
+    """Pretrained U-Nets of a fixed input size, applied to overlapping tiles.
 
-    Each source is a folder in diffusers' layout or a repository of the hub, as in
-    `hf://google/ddpm-ema-bedroom-256`, whose scheduler says what the network predicts (EDM,
-    consistency, or a discrete process with eps, v or x0), or one file (see `diffcodec.weights`) of
-    OpenAI's: a consistency model, an EDM that those were distilled from, or ADM (guided-diffusion),
-    which are told apart by what is in the file.
+    A source is one of:
+
+    - a folder in diffusers' layout or a hub repository, such as `hf://google/ddpm-ema-bedroom-256`;
+      its scheduler config sets the prediction type (EDM, consistency, or a discrete process with
+      eps, v or x0);
+    - one checkpoint file of OpenAI (see `diffcodec.weights`): a consistency model, an EDM teacher,
+      or ADM (guided-diffusion). ADM is detected from the file's contents.
 
     Args:
-        source: of the denoiser, for medium and slow; None leaves it out.
-        consistency: of the consistency model, for fast; None leaves it out.
-        architecture: of OpenAI's files, a name of `ARCHITECTURES`, or the options of UNet2DModel.
-            Of ADM's these also say `noise_schedule` (`linear` or `cosine`) and
-            `use_new_attention_order`, which no file of theirs does.
-        class_label: of networks that are conditioned on a class.
-        window: side of the tiles; None is the size that the networks were trained on.
+        source: source of the denoiser, for medium and slow; None disables them.
+        consistency: source of the consistency model, for fast; None disables it.
+        architecture: architecture of OpenAI's files: a key of `ARCHITECTURES`, or options of
+            UNet2DModel. For ADM the options also contain `noise_schedule` (`linear` or `cosine`)
+            and `use_new_attention_order`, which the files do not record.
+        class_label: class index for class-conditional networks.
+        window: side of the tiles; None selects the networks' training size.
 
     Raises:
-        ValueError: there is no source, one cannot be had, does not fit, or is the other's kind.
+        ValueError: no source is given, or a source cannot be loaded, does not fit the architecture,
+            or is of the other kind (denoiser or consistency model).
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class HubPrior(Prior):
         if role not in self.networks:
             raise ValueError(f"preset {presets} needs codec.prior.{_OPTION[role]}")
         network = self._network(role)
-        # Some also predict a variance.
+        # Drop the variance that some networks also predict.
         return self._conventions[role].wrap(lambda x, time: network(x, time)[:, :3])
 
     def _network(self, role: str) -> Network:

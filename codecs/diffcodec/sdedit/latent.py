@@ -1,4 +1,4 @@
-"""Stable Diffusion as the prior: noise on latents, and away again with an empty prompt."""
+"""Stable Diffusion as the prior: add noise to latents, then denoise with an empty prompt."""
 
 import math
 from typing import Any
@@ -13,28 +13,29 @@ from diffcodec.sdedit.conventions import Convention, convention_of
 from diffcodec.sdedit.prior import Prior
 from diffcodec.weights.sources import find_pipeline
 
-LCM_TIME_SCALE = 10.0  # of a latent consistency model's boundary condition
+LCM_TIME_SCALE = 10.0  # scales timesteps in a latent consistency model's boundary condition
 LCM_SIGMA_DATA = 0.5
 
 
 class LatentPrior(Prior):
-    """A latent diffusion model, and a latent consistency or turbo U-Net of it for one step.
+    """A latent diffusion model, optionally with a one-step latent consistency or turbo U-Net.
 
-    This is the paper's way out for images that no consistency model was trained for (Sec. 6). What
-    the autoencoder loses is lost at any strength above 0.
+    The paper proposes a latent prior for images for which no consistency model exists (Sec. 6). The
+    autoencoder's loss limits the quality at any strength above 0.
 
     Args:
-        source: a Stable Diffusion 1.x or 2.x in diffusers' layout: `hf://owner/repo[@revision]` or
-            a folder.
-        consistency: of a U-Net for the fast preset, in the same latent space, in the same form; a
-            latent consistency model is known by its guidance embedding, all others (turbo) are
-            evaluated once as they are. None leaves it out, and then there is no preset fast.
-        guidance: what a latent consistency model is told; with an empty prompt there is nothing to
-            guide to, but it was only trained for some values.
-        window: side of the tiles in pixels, a multiple of 64; None takes images whole.
+        source: Stable Diffusion 1.x or 2.x in diffusers' layout: `hf://owner/repo[@revision]` or a
+            folder.
+        consistency: source of a U-Net in the same latent space for the preset fast. A U-Net with a
+            guidance embedding is a latent consistency model; any other (turbo) is evaluated once
+            as a denoiser. None disables the preset fast.
+        guidance: guidance scale that a latent consistency model is conditioned on. An empty prompt
+            needs no guidance, but the model was trained for some scales only.
+        window: side of the tiles in pixels, a multiple of 64; None processes images whole.
 
     Raises:
-        ValueError: a source cannot be had or is no such pipeline, or the window does not fit.
+        ValueError: a source cannot be loaded or is not such a pipeline, or the window is not a
+            multiple of 64.
     """
 
     text: Tensor
@@ -116,11 +117,11 @@ class LatentPrior(Prior):
 
 
 class LatentConsistency:
-    """A latent consistency model's function (Luo et al. 2023, Eq. 9) at a noise level.
+    """The consistency function of a latent consistency model (Luo et al. 2023, Eq. 9).
 
     Args:
-        denoiser: the network's estimate of x0.
-        table: sigma -> timestep.
+        denoiser: denoiser around the network.
+        table: mapping of sigma to the timestep.
     """
 
     def __init__(self, denoiser: VPDenoiser, table: TimeTable) -> None:
@@ -136,7 +137,7 @@ class LatentConsistency:
 
 
 def guidance_embedding(guidance: float, size: int) -> Tensor:
-    """What a latent consistency model is told of the guidance, (1, size): sines and cosines."""
+    """Sinusoidal embedding of the guidance scale for a latent consistency model, (1, size)."""
     half = size // 2
     frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / max(1, half - 1))
     angles = 1000 * guidance * frequencies

@@ -1,19 +1,19 @@
-"""OpenAI's checkpoints in diffusers' layout: consistency models, EDM and ADM.
+"""Conversion of OpenAI's checkpoints to diffusers' layout: consistency models, EDM and ADM.
 
-Those of Consistency Models (`cd_bedroom256_l2.pt`, `edm_bedroom256_ema.pt`, …) and of
-guided-diffusion (ADM: `256x256_diffusion_uncond.pt`, `lsun_bedroom.pt`, …) have one layout. ADM's
-also predict a variance, which identifies them. Two things are in none of its files, and in
-the options that belong to each: the noise schedule, and whether attention splits `qkv` into heads
-first, and each head's into q, k and v, or into q, k and v first, as the others do
-(`use_new_attention_order`).
+The files of Consistency Models (`cd_bedroom256_l2.pt`, `edm_bedroom256_ema.pt`, …) and of
+guided-diffusion (ADM: `256x256_diffusion_uncond.pt`, `lsun_bedroom.pt`, …) share one layout. ADM
+also predicts a variance, which identifies its files. They do not record two options, which the
+architecture must provide: the noise schedule and `use_new_attention_order`. With the new order,
+attention splits `qkv` into q, k and v first, as in the other checkpoints; with the old order it
+splits `qkv` into heads first, and each head into q, k and v.
 
-Both layouts number their layers, but not alike: OpenAI's counts through all blocks on the way
-down, and again on the way up. With L residual blocks a stage:
+The two layouts number their layers differently. OpenAI's indices run through all encoder blocks and
+start again for the decoder blocks. With L residual blocks per stage:
 
     input_blocks.0                  conv_in
-    input_blocks.{1 + i (L+1) + j}  stage i, block j; j = L is what halves the resolution
+    input_blocks.{1 + i (L+1) + j}  stage i, block j; j = L is the downsampler
     middle_block.{0, 1, 2}          residual block, attention, residual block
-    output_blocks.{i (L+1) + j}     stage i, block j; the last one also doubles the resolution
+    output_blocks.{i (L+1) + j}     stage i, block j; the last block also upsamples
 """
 
 import re
@@ -64,8 +64,8 @@ _SCALE_SHIFT: dict[str, Any] = {
     "attn_norm_num_groups": 32,
 }
 
-# Options of UNet2DModel: Appendix C of Consistency Models (Song et al. 2023), and those of ADM
-# (Dhariwal & Nichol 2021), of which its README has the last two beside each file.
+# Options of UNet2DModel for Consistency Models (Song et al. 2023, App. C) and for ADM (Dhariwal &
+# Nichol 2021). ADM's last two options are from the README of guided-diffusion.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "lsun256": _config(256, 2, (256, 256, 512, 512, 1024, 1024), 3),
     "imagenet64": _config(*(64, 3, (192, 384, 576, 768), 3), num_class_embeds=1000, **_SCALE_SHIFT),
@@ -89,16 +89,16 @@ ADM_OPTIONS = ("noise_schedule", "use_new_attention_order")
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of an architecture -> those of UNet2DModel, and those that ADM has beside them."""
+    """Split architecture options into those of UNet2DModel and the additional ones of ADM."""
     adm = {key: options[key] for key in ADM_OPTIONS if key in options}
     return {key: value for key, value in options.items() if key not in adm}, adm
 
 
 def is_adm(state: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint is ADM's, which predicts the noise and a variance, by its last layer.
+    """Whether a checkpoint is ADM's: its last layer predicts the noise and a variance.
 
     Raises:
-        ValueError: it is no checkpoint of this layout.
+        ValueError: the checkpoint does not have this layout.
     """
     last, first = state.get("out.2.weight"), state.get("input_blocks.0.0.weight")
     if last is None or first is None:
@@ -117,21 +117,22 @@ def is_adm(state: Mapping[str, Tensor]) -> bool:
 def convert(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, head_dim: int | None = None
 ) -> dict[str, Tensor]:
-    """OpenAI's state dict -> that of a UNet2DModel.
+    """Convert OpenAI's state dict to that of a UNet2DModel.
 
     Args:
-        state: of the checkpoint.
-        wanted: the model's own, for its keys and shapes.
-        head_dim: channels of an attention head of ADM, whose `qkv` is split into heads first.
+        state: state dict of the checkpoint.
+        wanted: state dict of the model, for its keys and shapes.
+        head_dim: channels of an attention head if `qkv` is split into heads first (ADM's old
+            attention order); None otherwise.
 
     Returns:
-        What the checkpoint has of it; keys that nothing asked for keep their name,
-        for the strict loader to refuse.
+        The converted state dict. Unused keys keep their names, so that the strict loader reports
+        them.
     """
     out: dict[str, Tensor] = {}
     used = set()
     layers = 1 + max(int(m[4]) for m in map(_BLOCK.match, wanted) if m and m[3] == "resnets")
-    # On the way up a stage has a block more, and that is the highest number.
+    # Decoder stages have one more block than encoder stages, so subtract it.
     for key, like in wanted.items():
         source, third = openai_key(key, wanted, layers - 1)
         if source not in state:
@@ -147,12 +148,12 @@ def convert(
 
 
 def openai_key(key: str, keys: Mapping[str, Any], layers: int) -> tuple[str, int | None]:
-    """A key of UNet2DModel -> OpenAI's, and which third of it where that is q, k and v in one.
+    """Map a key of UNet2DModel to OpenAI's key, and to the third of its `qkv` if it is one.
 
     Args:
-        key: as in `down_blocks.0.resnets.1.conv1.weight`.
-        keys: all keys of that model.
-        layers: residual blocks a stage on the way down.
+        key: key such as `down_blocks.0.resnets.1.conv1.weight`.
+        keys: all keys of the UNet2DModel.
+        layers: residual blocks per encoder stage.
     """
     module, _, name = key.rpartition(".")
     if module in _OTHER:

@@ -1,4 +1,4 @@
-"""Operating points of the enhancer: what the decoder does, at each point of the base codec."""
+"""Operating points of the enhancer: presets and settings at each point of the base codec."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -18,16 +18,16 @@ def build_points(
     blend: float | Sequence[float],
     show_base: bool,
 ) -> dict[str, tuple[Point, Point]]:
-    """All points by name, each with the base's that it starts from; the base's own are the last.
+    """All operating points by name, each with its base point; the base's own points come last.
 
-    A line is a preset, followed by those settings of which a list was given, as in
-    `medium,strength=0.2`. Presets share the base's bytes, but for `per_image`, whose byte depends
-    on the preset. Settings are `preset` (None is the base's own picture), `strength` (a noise
-    level, `auto`, `perceptual` or `per_image`) and `blend`, beside those of the base.
+    A line is named by its preset and by the settings that were given as lists, as in
+    `medium,strength=0.2`. Presets share the base's bytes, except with `per_image`, whose byte
+    depends on the preset. A point has the base's settings and `preset` (None is the base
+    reconstruction), `strength` (a noise level, `auto`, `perceptual` or `per_image`) and `blend`.
 
     Raises:
-        ValueError: there is no preset, one is called `base`, a value is out of range, or strengths
-            that are signalled, or found by two rules, are mixed with others.
+        ValueError: there is no preset, a preset is named `base`, a value is out of range,
+            `per_image` is in a list with other strengths, or a list contains both rules.
     """
     if not presets:
         raise ValueError("the enhancer needs a preset: fast, medium or slow")

@@ -1,4 +1,4 @@
-"""How long the decoder may take: the presets of Table 2."""
+"""Decoder presets, which trade decoding time for quality (Table 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ DDPM = "ddpm"
 SOLVERS = ("consistency", *SAMPLERS, DDPM)
 STARTS = ("picture", "noise")
 TARGETS = ("recoded", "decoded")
-RESTART_GROWTH = 1.5  # of zeta (Xu et al. 2024, the authors' test program)
+RESTART_GROWTH = 1.5  # factor on zeta (Xu et al. 2024, the authors' test program)
 MOST_ODE_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One way back from noise to a picture.
+    """Settings of the denoising process.
 
     Attributes:
-        solver: `consistency` (fast), `dpmpp_2m` or `ddim` (the probability-flow ODE), `euler_sde`
-            (the reverse SDE); None is dpmpp_2m up to 20 steps and euler_sde beyond (Sec. 3.2:
-            few steps are limited by discretisation, many by the network). `ddpm` goes through the
-            timesteps of the network's own process, with its variance where it has learned one,
-            x0_hat clamped, and zeta a step of the variance-preserving x_t, as IVC does.
-        steps: evaluations of the network.
-        sigma_min: the last noise level above 0, in the prior's space; 0.002 is EDM's (Karras et al.
-            2022, Table 1). The lower it is, the farther dpmpp_2m extrapolates with few steps, and
-            the more texture it makes.
-        rho: how densely the low levels are covered, see `karras_sigmas`. What makes pictures from
-            pure noise has 7; from the middle levels that the enhancer starts at, few steps keep
-            more texture where they are evenly spaced.
-        zeta: step size of the constraint through the base codec (slow); 0 is none.
-        target: what the base makes of the estimate is compared with: `recoded`, what it makes of
-            its own picture (Eq. 17), or `decoded`, that picture (Xu et al. 2024).
-        start: `picture`, the base's with noise; or `noise`, pure noise at the highest level that
-            the prior knows, as IVC starts (Xu et al., ICLR 2024), which has no strength.
-        restart_above: sample again, with a zeta 1.5 times as large, while the distance of the last
-            estimate is above this, as IVC's test program does (20); None is once. The last sample
-            is taken, and all of them are part of the decoding time.
-        max_restarts: samples in all, at most.
+        solver: `consistency` (fast), `dpmpp_2m` or `ddim` (probability-flow ODE), `euler_sde`
+            (reverse SDE), or `ddpm`; None selects dpmpp_2m up to 20 steps and euler_sde beyond
+            (Sec. 3.2: discretization limits few steps, the network limits many). `ddpm` follows
+            IVC: it uses the timesteps and any learned variance of the network's own process, clamps
+            x0_hat, and applies zeta to the variance-preserving x_t.
+        steps: number of network evaluations.
+        sigma_min: last noise level above 0, in the prior's space; EDM uses 0.002 (Karras et al.
+            2022, Table 1). With few steps, a lower value makes dpmpp_2m extrapolate farther and
+            produce more texture.
+        rho: density of the low noise levels, see `karras_sigmas`. 7 suits sampling from pure noise;
+            from the enhancer's intermediate levels, few evenly spaced steps (1) keep more texture.
+        zeta: step size of the constraint through the base codec (slow); 0 disables the constraint.
+        target: image that the constraint compares the base's coding of the estimate with:
+            `decoded`, the base's reconstruction (Xu et al. 2024), or `recoded`, this reconstruction
+            coded once more by the base (Eq. 17).
+        start: `picture`, the base's reconstruction plus noise; or `noise`, pure noise at the
+            prior's highest level, as in IVC (Xu et al., ICLR 2024), without a strength.
+        restart_above: distance of the last estimate above which sampling restarts with a zeta 1.5
+            times as large; IVC's test program uses 20, None never restarts. The last sample is
+            returned, and decoding time includes all samples.
+        max_restarts: maximum number of samples.
 
     Raises:
-        ValueError: one of these is not among its choices, a constraint on another solver than
-            euler_sde or ddpm, ddpm without one or not from pure noise, or a restart without one.
+        ValueError: a value is unknown or out of range; a constraint without euler_sde or ddpm; ddpm
+            without a constraint or pure noise; or a restart without a constraint.
     """
 
     solver: str | None = None
@@ -90,19 +90,19 @@ class Preset:
 
     @property
     def from_noise(self) -> bool:
-        """Whether it starts from pure noise rather than from the base's picture."""
+        """Whether sampling starts from pure noise instead of the base's reconstruction."""
         return self.start == "noise"
 
     @property
     def method(self) -> str:
-        """The solver, chosen by the number of steps where none is given."""
+        """The solver; if none is given, the number of steps selects it."""
         if self.solver is not None:
             return self.solver
         return "dpmpp_2m" if self.steps <= MOST_ODE_STEPS else "euler_sde"
 
     @property
     def needs_consistency(self) -> bool:
-        """Whether it evaluates the consistency model rather than the denoiser."""
+        """Whether the preset evaluates the consistency model instead of the denoiser."""
         return self.method == "consistency"
 
     def solve(
@@ -115,16 +115,16 @@ class Preset:
         distance: Callable[[Tensor], Tensor] | None = None,
         sigmas: Tensor | None = None,
     ) -> Tensor:
-        """Lead a noisy image back to no noise (Eq. 11).
+        """Denoise an image (Eq. 11).
 
         Args:
             denoiser: D(x; sigma), or the consistency model for `consistency`.
-            x: the noisy image, (1, …); it may be overwritten.
-            sigma: its noise level.
-            noise: of the solvers that add some.
-            distance: an estimate of the image -> how far it is from the constraint, (); needed
-                where zeta > 0, and then gradients must be enabled.
-            sigmas: noise levels to go down; None is from sigma, by sigma_min and rho.
+            x: noisy image, (1, …); it may be overwritten.
+            sigma: noise level of x.
+            noise: noise source of the stochastic solvers.
+            distance: function of the estimated image that returns its distance from the constraint,
+                (). Required for zeta > 0, which also requires enabled gradients.
+            sigmas: falling noise levels; None computes them from sigma, sigma_min and rho.
         """
         if sigmas is None:
             sigmas = karras_sigmas(sigma, self.steps, sigma_min=self.sigma_min, rho=self.rho)

@@ -1,4 +1,4 @@
-"""The interface that the enhancer needs of a diffusion model of images."""
+"""The interface of the enhancer's diffusion models."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -12,17 +12,17 @@ from diffcodec.weights.configuration import Configured
 
 
 class Prior(Configured, nn.Module, ABC):
-    """A diffusion model, a consistency model of it, and the space in which they live.
+    """A diffusion model, its consistency model, and the space that they work in.
 
-    Here that space is images in [-1, 1]; a latent prior has its own.
+    By default this space is images in [-1, 1]; a latent prior overrides it.
 
     Args:
-        window: side of the squares that the networks take, in that space: larger images are covered
-            by overlapping ones. None takes images whole.
+        window: side of the networks' square input in that space. Larger images are covered by
+            overlapping tiles. None processes images whole.
 
     Attributes:
-        multiple: sides of images in pixels must be multiples of it.
-        max_sigma: the highest noise level that the networks know.
+        multiple: required divisor of both sides of an image, in pixels.
+        max_sigma: highest noise level that the networks were trained for.
     """
 
     multiple: int = 1
@@ -41,7 +41,7 @@ class Prior(Configured, nn.Module, ABC):
         return (z + 1).div_(2)
 
     def pad(self, x: Tensor) -> Tensor:
-        """Repeat the right and lower border up to what `encode` and the window take."""
+        """Pad the right and lower border by replication to a size that `encode` accepts."""
         return pad_to_multiple(x, self.multiple, min_side=self.min_side)
 
     @abstractmethod
@@ -55,29 +55,29 @@ class Prior(Configured, nn.Module, ABC):
 
     @property
     def min_side(self) -> int:
-        """The smallest image in pixels."""
+        """The smallest supported side in pixels; `pad` extends smaller images."""
         return self.window or 0
 
     def denoiser(self) -> Denoiser:
-        """D(x; sigma), on tiles where there is a window.
+        """D(x; sigma), tiled if the prior has a window.
 
         Raises:
-            ValueError: this prior has no such network.
+            ValueError: this prior has no denoiser.
         """
         return self._tiled(self.build_denoiser())
 
     def consistency(self) -> Denoiser:
-        """f(x, sigma), on tiles where there is a window.
+        """The consistency function f(x, sigma), tiled if the prior has a window.
 
         Raises:
-            ValueError: this prior has no such network.
+            ValueError: this prior has no consistency model.
         """
         return self._tiled(self.build_consistency())
 
     def ddpm(self) -> Denoiser:
-        """D(x; sigma) with x0_hat in [-1, 1] and the variance of a step where it is learned.
+        """D(x; sigma) for ancestral sampling, with x0_hat clamped to [-1, 1].
 
-        It is `denoiser` as the network was sampled from when it was trained, for the preset ivc.
+        It also returns the variance of a step if the network predicts one. The preset ivc uses it.
 
         Raises:
             ValueError: this prior has no network of a discrete process.
@@ -85,15 +85,15 @@ class Prior(Configured, nn.Module, ABC):
         return self._tiled(self.build_ddpm())
 
     def ddpm_sigmas(self, steps: int) -> Tensor:
-        """Noise levels of `steps` of the process that the network was trained on, then 0; (S + 1,).
+        """Noise levels of `steps` of the network's own timesteps, then 0; (S + 1,).
 
         Raises:
-            ValueError: it has fewer steps, or it is no discrete process.
+            ValueError: the process has fewer steps or is not discrete.
         """
         raise ValueError(self._no_ddpm())
 
     def build_ddpm(self) -> Denoiser:
-        """As `ddpm`, on an image of the prior's size."""
+        """`ddpm` without tiling, for an image of the prior's size."""
         raise ValueError(self._no_ddpm())
 
     def _no_ddpm(self) -> str:
@@ -109,8 +109,8 @@ class Prior(Configured, nn.Module, ABC):
 
     @abstractmethod
     def build_denoiser(self) -> Denoiser:
-        """D(x; sigma) on an image of the prior's size."""
+        """`denoiser` without tiling, for an image of the prior's size."""
 
     @abstractmethod
     def build_consistency(self) -> Denoiser:
-        """f(x, sigma) on an image of the prior's size."""
+        """`consistency` without tiling, for an image of the prior's size."""

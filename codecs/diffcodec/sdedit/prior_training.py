@@ -1,7 +1,7 @@
 """Training of the small prior: a denoiser with EDM's loss, then its consistency model.
 
-Neither is a codec. What tells whether they get better is the PSNR of what one evaluation makes of
-images after noise of certain levels in [-1, 1], the same noise every time.
+Neither is a codec. Validation measures the PSNR of one-step denoising at fixed noise levels in
+[-1, 1], with the same noise every time.
 """
 
 import math
@@ -30,21 +30,23 @@ DISTANCES = ("squared", "perceptual")
 class DenoiserTraining(LightningModule):
     """Trains the denoiser (Karras et al. 2022, Eq. 8 and Table 1).
 
-    EDM draws noise levels for making images from pure noise. The enhancer starts from a picture,
-    and what doubles its error is noise between 0.02 and 0.6 in [-1, 1] at rates of 0.1 to 2 bits
-    per pixel: training draws those, ln(sigma) ~ N(p_mean, p_std^2) around 0.14 rather than 0.3.
+    EDM's noise levels are chosen for sampling from pure noise. The enhancer starts from a
+    reconstruction, whose error doubles at noise levels of 0.02 to 0.6 in [-1, 1] for rates of 0.1
+    to 2 bits per pixel. Training therefore draws ln(sigma) ~ N(p_mean, p_std^2) with a median of
+    0.14 instead of 0.3.
 
     Args:
-        network: what is trained.
-        p_mean, p_std: of ln(sigma) in training.
-        sigmas: noise levels in [-1, 1] at which it is validated.
-        lr, warmup_steps: of Adam; the learning rate falls to zero along a cosine.
+        network: network to train.
+        p_mean, p_std: mean and standard deviation of ln(sigma) in training.
+        sigmas: noise levels in [-1, 1] for validation.
+        lr, warmup_steps: learning rate and warm-up steps of Adam; the learning rate falls to zero
+            along a cosine.
 
     Attributes:
-        product: what is exported when training is over.
+        product: the network that is exported after training.
 
     Raises:
-        ValueError: a level that is not positive.
+        ValueError: a noise level is not positive.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class DenoiserTraining(LightningModule):
 
     @property
     def denoiser(self) -> EDMDenoiser:
-        """The denoiser around the network that is trained."""
+        """The denoiser around the trained network."""
         return EDMDenoiser(self.network)
 
     @property
@@ -76,7 +78,7 @@ class DenoiserTraining(LightningModule):
         return self.network
 
     def loss(self, x: Tensor) -> Tensor:
-        """EDM's loss of images (B, 3, H, W) in [-1, 1], at random noise levels."""
+        """EDM's loss for images (B, 3, H, W) in [-1, 1], at random noise levels."""
         sigma = (self.p_mean + self.p_std * torch.randn(len(x), device=x.device)).exp()
         loss, _ = self.denoiser.loss(x, torch.randn_like(x), sigma)
         return loss.mean()
@@ -88,14 +90,14 @@ class DenoiserTraining(LightningModule):
 
     @torch.no_grad()
     def denoise(self, x: Tensor, sigma: float, seed: int) -> Tensor:
-        """Add noise to an image (1, 3, H, W) in [0, 1], any size, and take it away again.
+        """Add noise to an image (1, 3, H, W) in [0, 1] of any size, and denoise it in one step.
 
-        In float32, also where training is in half precision.
+        Runs in float32 even if training uses half precision.
 
         Args:
             x: the image.
             sigma: noise level in [-1, 1].
-            seed: of the noise.
+            seed: seed of the noise.
         """
         height, width = x.shape[-2:]
         padded = pad_to_multiple(x * 2 - 1, self.network.multiple)
@@ -131,34 +133,41 @@ class DenoiserTraining(LightningModule):
 
 
 class ConsistencyTraining(DenoiserTraining):
-    """Distils a denoiser into its consistency model.
+    """Distills a denoiser into its consistency model.
 
-    f(x, sigma) is to give the same at both ends of a step of the probability-flow ODE, and at the
-    ODE's end what is there. Two teachings, both with the error in units of the network's output:
+    The consistency function f(x, sigma) must be equal at both ends of a step along the
+    probability-flow ODE, and the identity at the end of the ODE. There are two kinds of targets:
 
-    - Song et al. (2023), Algorithm 2: the step is one of Heun's between neighbouring levels, and
-      f at its end is the network itself, without gradient, as in Song & Dhariwal (2024);
-    - Luhman & Luhman (2021): the step is the teacher's whole walk down, where f is the picture.
-      It has no errors of f to pass on from level to level, but needs more of the teacher.
+    - Consistency distillation (Song et al. 2023, Algorithm 2): one Heun step between neighbouring
+      levels. The target is f after the step, computed by the network itself without gradient (Song
+      & Dhariwal 2024).
+    - Knowledge distillation (Luhman & Luhman 2021): the target is the teacher's sample, after all
+      its steps down to 0. It does not propagate errors of f from level to level, but needs more
+      evaluations of the teacher.
 
-    The distance of the two is the squared error, or a perceptual distance as in Song et al.
+    The loss is the squared error in units of the network's output, or a perceptual distance as in
+    Song et al.
 
     Args:
-        network: what is trained, best from the teacher's weights on.
-        teacher: the denoiser.
-        walk_steps: null (Algorithm 2), or how many evaluations the teacher's walk has, from any
-            level up to max_sigma: those of preset medium, by DPM-Solver++(2M) at even levels.
-        walk_end: the last level above 0 of that walk.
-        max_sigma: the highest noise level.
-        num_levels: of Algorithm 2, EDM's between 0.002 and max_sigma.
+        network: network to train, preferably initialized with the teacher's weights.
+        teacher: trained denoiser.
+        walk_steps: null for consistency distillation, or the number of the teacher's steps for
+            knowledge distillation, by DPM-Solver++(2M) on evenly spaced levels, as in the preset
+            medium.
+        walk_end: last level above 0 of the teacher's steps.
+        max_sigma: highest noise level.
+        num_levels: number of levels for consistency distillation, spaced as EDM's between 0.002 and
+            max_sigma.
         distance: `squared`, in units of the network's output, or `perceptual`.
-        perceptual, vgg_weights: the perceptual distance, see `diffcodec.training.perceptual`.
-        p_mean, p_std, sigmas, lr, warmup_steps: as of `DenoiserTraining`; p_mean and p_std say how
-            often each level is drawn.
+        perceptual, vgg_weights: settings of the perceptual distance, see `PerceptualLoss`.
+        p_mean, p_std: mean and standard deviation of ln(sigma), which set how often each level is
+            drawn.
+        sigmas, lr, warmup_steps: see `DenoiserTraining`.
 
     Raises:
-        ValueError: a level that is not positive, too few of them, a walk that ends where it starts,
-            an unknown distance, or no weights of the perceptual one.
+        ValueError: a level is not positive, there are too few levels, walk_end is not below
+            max_sigma, the distance is unknown, or the weights of the perceptual distance are
+            missing.
     """
 
     def __init__(
@@ -208,7 +217,7 @@ class ConsistencyTraining(DenoiserTraining):
         return ConsistencyDenoiser(self.network, sigma_min=SIGMA_MIN)
 
     def loss(self, x: Tensor) -> Tensor:
-        """The distillation loss of images (B, 3, H, W) in [-1, 1], at random levels."""
+        """The distillation loss for images (B, 3, H, W) in [-1, 1], at random levels."""
         teacher = EDMDenoiser(self.teacher)
         if self.walk_steps is None:
             sigma, sigma_next = self._draw_neighbours(x)
@@ -229,9 +238,9 @@ class ConsistencyTraining(DenoiserTraining):
         return (error / c_out**2).mean()
 
     def _draw_neighbours(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For each of the images x, a level and the one below it, (B,) each."""
+        """Draw a level and the next lower level for each image of x, (B,) each."""
         levels = self._levels.to(x.device)
-        # A bin's share of the normal distribution of ln(sigma), as there are few levels.
+        # With few levels, weight each bin by its mass under the normal distribution of ln(sigma).
         edges = (levels.log() - self.p_mean) / (self.p_std * math.sqrt(2))
         share = torch.erf(edges[1:]) - torch.erf(edges[:-1])
         index = torch.multinomial(share.clamp(min=1e-6), len(x), replacement=True)
@@ -239,7 +248,7 @@ class ConsistencyTraining(DenoiserTraining):
 
 
 def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One step of dx/dsigma = (x - D) / sigma at second order, a level per image (B,)."""
+    """One second-order step of dx/dsigma = (x - D) / sigma, with a level per image (B,)."""
     slope = (x - denoiser(x, sigma)) / like(x, sigma)
     step = like(x, sigma_next - sigma)
     x_next = x + step * slope
@@ -248,6 +257,6 @@ def _heun_step(denoiser: Denoiser, x: Tensor, sigma: Tensor, sigma_next: Tensor)
 
 
 def _walk(denoiser: Denoiser, x: Tensor, sigma: Tensor, steps: int, end: float) -> Tensor:
-    """Lead noisy images, at a level each (B,), to no noise, as preset medium does."""
+    """Denoise images with a level each (B,), by the solver of the preset medium."""
     levels = [karras_sigmas(float(s), steps, sigma_min=end, rho=1.0) for s in sigma]
     return dpmpp_2m(denoiser, x, torch.stack(levels, dim=1).to(x.device))

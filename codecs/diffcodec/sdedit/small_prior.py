@@ -1,4 +1,4 @@
-"""The small prior, which this project trained on photographs."""
+"""The small prior, trained by this project on photographs."""
 
 import logging
 from typing import Any
@@ -21,14 +21,14 @@ class SmallPrior(Prior):
     """A fully convolutional prior with EDM's preconditioning, and its consistency model.
 
     Args:
-        denoiser, consistency: the networks.
-        max_sigma: the highest noise level that they were trained for.
-        window: side in pixels of the tiles that larger images are computed in. The networks see no
-            farther than their convolutions do, 96 pixels for those that ship, and with as much
-            around each tile its estimate is the whole image's: nothing is blended.
+        denoiser, consistency: networks of the denoiser and of the consistency model.
+        max_sigma: highest noise level that the networks were trained for.
+        window: side in pixels of the tiles of larger images. The receptive field is limited by the
+            convolutions, to 96 pixels for the shipped networks. Each tile gets this margin, so its
+            estimate equals that of the whole image and tiles are not blended.
 
     Raises:
-        ValueError: the window is no multiple of the networks'.
+        ValueError: the window is not a multiple of the networks' `multiple`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SmallPrior(Prior):
 
     @property
     def min_side(self) -> int:
-        return 0  # smaller images are taken whole
+        return 0  # smaller images are processed whole
 
     def _tiled(self, denoiser: Denoiser) -> Denoiser:
         assert self.window is not None
@@ -70,13 +70,13 @@ class SmallPrior(Prior):
 
 
 class _ExactTiles:
-    """A denoiser of limited reach, computed by tiles of images that are larger than a window."""
+    """A denoiser with a limited receptive field, tiled without blending on large images."""
 
     def __init__(self, denoiser: Denoiser, window: int, multiple: int) -> None:
         self.denoiser = denoiser
         self.window = window
         self.multiple = multiple
-        self._margin: int | None = None  # found when it is first needed
+        self._margin: int | None = None  # measured on first use
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         if max(x.shape[-2:]) <= self.window:

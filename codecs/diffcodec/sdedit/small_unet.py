@@ -1,7 +1,7 @@
 """The small prior's network: a U-Net of residual 3x3 blocks on pixel-unshuffled images.
 
-Nothing in it looks farther than its convolutions do: no attention, and no statistics over the
-image, so that what was trained on crops does the same on whole photographs.
+It has no attention and no statistics over the image. Its receptive field is that of the
+convolutions, so it behaves on whole photographs as on the training crops.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from diffcodec.weights.configuration import Configured
 from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
-PATCH = 2  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
+PATCH = 2  # pixel-unshuffle factor; convolutions at full resolution would dominate CPU time
 FREQUENCIES = 16
 
 
 class Block(nn.Module):
-    """A residual block of two convolutions, scaled and shifted by the noise level in between."""
+    """Residual block of two convolutions, with a scale and shift by the noise level in between."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         same = in_channels == out_channels
         self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
-        nn.init.zeros_(self.conv2.weight)  # at first every block is the identity
+        nn.init.zeros_(self.conv2.weight)  # the residual branch starts at 0
         nn.init.zeros_(self.affine.weight)
         nn.init.zeros_(self.affine.bias)
 
@@ -42,16 +42,16 @@ class Block(nn.Module):
 
 
 class SmallUNet(Configured, nn.Module):
-    """F(x, c_noise) of a denoiser with EDM's preconditioning; its output is 0 before training.
+    """Network F(x, c_noise) of a denoiser with EDM's preconditioning; untrained, it outputs 0.
 
     Args:
-        channels: of each stage; a stage has half the resolution of the one before, the first has
-            half the image's.
-        layers: residual blocks of each stage on the way down, and again on the way up.
+        channels: number of channels of each stage. The first stage has half the image's resolution,
+            and each further stage half of the previous one's.
+        layers: number of residual blocks per stage, in the encoder and in the decoder.
         weights: null (random), or a source of `diffcodec.weights`.
 
     Raises:
-        ValueError: a size below 1, or weights that cannot be had or do not fit.
+        ValueError: a size is below 1, or the weights cannot be loaded or do not fit.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SmallUNet(Configured, nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Sides of the image must be multiples of it."""
+        """Required divisor of both sides of the image, in pixels."""
         return PATCH * 2 ** (len(self.down) - 1)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
@@ -112,12 +112,12 @@ class SmallUNet(Configured, nn.Module):
 
 
 def _normalised(x: Tensor) -> Tensor:
-    """Every pixel's channels brought to a mean square of 1."""
+    """Normalize the channels of each pixel to a mean square of 1."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-4).rsqrt()
 
 
 def _waves(c_noise: Tensor) -> Tensor:
-    """Noise levels (B,) -> sines and cosines of them, (B, 2 * FREQUENCIES)."""
+    """Sinusoidal embedding of noise levels: (B,) -> (B, 2 * FREQUENCIES)."""
     frequencies = torch.logspace(0, 1.5, FREQUENCIES, device=c_noise.device)
     angles = c_noise[:, None] * frequencies * (math.pi / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

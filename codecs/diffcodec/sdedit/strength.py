@@ -1,4 +1,4 @@
-"""How much noise: levels that a byte can name, and the one that doubles the error."""
+"""Noise strengths: the quantized levels, the search for a level, and files of strengths."""
 
 import json
 import math
@@ -13,17 +13,17 @@ from diffcodec.weights.local_files import local_path
 
 NUM_LEVELS = 256
 LOWEST, HIGHEST = 0.005, 4.0
-"""Of the levels above 0, in the prior's space; neighbours differ by 2.7%."""
+"""Range of the levels above 0, in the prior's space; neighbouring levels differ by 2.7%."""
 
 AUTO, PERCEPTUAL, PER_IMAGE = "auto", "perceptual", "per_image"
 RULES = (AUTO, PERCEPTUAL)
-"""Strengths that are found on calibration images, before anything is decoded."""
+"""Rules that find strengths on calibration images, before decoding."""
 
-_COARSE, _FINE = 16, (8, 4)  # distances of the levels that `find_nearest` tries
+_COARSE, _FINE = 16, (8, 4)  # index steps of `find_nearest`
 
 
 def level_sigma(index: int) -> float:
-    """Index 0 … 255 -> sigma: 0, then from `LOWEST` to `HIGHEST` in equal ratios."""
+    """Map an index 0 … 255 to sigma: 0, then `LOWEST` to `HIGHEST` in equal ratios."""
     if not 0 <= index < NUM_LEVELS:
         raise ValueError(f"a strength's index must be in 0 to {NUM_LEVELS - 1}, got {index}")
     if index == 0:
@@ -32,14 +32,16 @@ def level_sigma(index: int) -> float:
 
 
 def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
-    """The highest index at which the error has not more than doubled, by bisection.
+    """Find by bisection the highest index at which the error has at most doubled.
 
-    On this grid, so that machines which round otherwise find the same.
+    The search uses the quantized levels, so that rounding differences between machines do not
+    change the result.
 
     Args:
-        excess: sigma > 0 -> `log2_growth` of the error, rising: 1 where the MSE has doubled, which
-            is what perfect realism costs at most (Sec. 3.1, Eq. 14).
-        max_sigma: levels above are not tried.
+        excess: function of sigma > 0 that returns the `log2_growth` of the error; it must rise. It
+            is 1 where the MSE has doubled, the upper bound of the cost of perfect realism (Sec.
+            3.1, Eq. 14).
+        max_sigma: highest level to try.
     """
     low, high = 0, _top(max_sigma)
     while low < high:
@@ -52,24 +54,24 @@ def find_index(excess: Callable[[float], float], max_sigma: float) -> int:
 
 
 def _top(max_sigma: float) -> int:
-    """The highest index whose level a prior knows."""
+    """The highest index whose level is at most `max_sigma`."""
     return max(i for i in range(NUM_LEVELS) if level_sigma(i) <= max_sigma)
 
 
 def num_trials(max_sigma: float) -> int:
-    """How many levels `find_index` tries at most."""
+    """Maximum number of levels that `find_index` tries."""
     return sum(level_sigma(i) <= max_sigma for i in range(1, NUM_LEVELS)).bit_length()
 
 
 def find_nearest(distance: Callable[[float], float], max_sigma: float) -> int:
-    """The index of the level with the least distance, to four levels or 11% of sigma.
+    """Find the index of the level with the lowest distance, to within 4 levels (11% of sigma).
 
-    First no noise and every 16th level, then the neighbours of the best. The least of a function
-    that falls and rises once is found.
+    The search tries no noise and every 16th level, then neighbours of the best level. It finds the
+    minimum of a unimodal function.
 
     Args:
-        distance: sigma >= 0 -> what is to be least.
-        max_sigma: levels above are not tried.
+        distance: function of sigma >= 0 to minimize.
+        max_sigma: highest level to try.
     """
     top = _top(max_sigma)
     found = {i: distance(level_sigma(i)) for i in (0, *range(1, top + 1, _COARSE))}
@@ -82,29 +84,32 @@ def find_nearest(distance: Callable[[float], float], max_sigma: float) -> int:
 
 
 def num_perceptual_trials(max_sigma: float) -> int:
-    """How many levels `find_nearest` tries at most."""
+    """Maximum number of levels that `find_nearest` tries."""
     return 1 + len(range(1, _top(max_sigma) + 1, _COARSE)) + 2 * len(_FINE)
 
 
 def log2_growth(mse: float, base_mse: float) -> float:
-    """log2(mse / base_mse); infinite where the base makes no error, so that no noise is added."""
+    """log2(mse / base_mse); infinite if the base is lossless, so that no noise is added."""
     if base_mse <= 0:
         return math.inf
     return math.log2(max(mse, 1e-12) / base_mse)
 
 
 Strengths = dict[str, dict[str, float]]
-"""Preset -> operating point of the base -> sigma."""
+"""Mapping of preset -> base operating point -> sigma."""
 
 SHIPPED = "strengths.json"
-"""Beside the small prior's weights: what `strength=auto` finds for what ships."""
+"""File with the strengths that `strength=auto` finds for the shipped models."""
 
 
 def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
-    """The strengths that ship, if they were found for exactly this; else none.
+    """The shipped strengths that were calibrated for exactly these models and presets.
 
     Args:
-        made_for: what strengths depend on, as `write_strengths` wrote it.
+        made_for: what the strengths depend on, see `write_strengths`.
+
+    Returns:
+        The strengths of matching presets; empty if base, prior or rule differ.
     """
     path = files("diffcodec.sdedit") / "weights" / SHIPPED
     data = json.loads(path.read_text(encoding="utf-8"))
@@ -117,31 +122,35 @@ def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
     return {
         preset: dict(points)
         for preset, points in data["strengths"].items()
-        # A preset that was written before it had a setting has its default.
+        # A setting that is newer than the file has its default.
         if asdict(Preset(**known["presets"][preset])) == made_for["presets"].get(preset)
     }
 
 
 def read_strengths(path: str) -> Strengths:
-    """Read what `write_strengths` wrote.
+    """Read a file written by `write_strengths`.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: the file cannot be read, or has another format.
     """
     try:
         data = json.loads(local_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"could not read strengths from {path!r}: {error}") from error
     if isinstance(data, Mapping):
-        data = data.get("strengths", data)  # files of before held nothing else
+        data = data.get("strengths", data)  # older files contain the strengths only
     return check_strengths(data, origin=repr(path))
 
 
 def check_strengths(data: Any, *, origin: str) -> Strengths:
-    """Strengths as they were read from somewhere.
+    """Validate strengths.
+
+    Args:
+        data: the data to check, of any type.
+        origin: where the data come from, for the error message.
 
     Raises:
-        ValueError: they are something else; the message names the origin.
+        ValueError: the data are not a mapping of preset -> base point -> sigma.
     """
     problem = f"{origin} holds no strengths: expected {{preset: {{point: sigma}}}}"
     if not isinstance(data, Mapping):
@@ -155,13 +164,13 @@ def check_strengths(data: Any, *, origin: str) -> Strengths:
 
 
 def write_strengths(strengths: Strengths, path: Path, made_for: Mapping[str, Any]) -> None:
-    """Write them as JSON, for `codec.strength=FILE`.
+    """Write strengths as JSON, to be read by `codec.strength=FILE`.
 
     Args:
-        strengths: what was found.
-        path: of the file.
-        made_for: what they depend on: fingerprints of `base` and `prior`, and the settings of the
-            `presets`.
+        strengths: the strengths.
+        path: path of the file.
+        made_for: what the strengths depend on: fingerprints of `base` and `prior`, the settings of
+            the `presets`, and where used `reference` and `rule`.
     """
     data = {"made_for": dict(made_for), "strengths": strengths}
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,5 +1,4 @@
-"""PerCo: vector-quantised hyper-latents and a caption, decoded by a latent diffusion model
-(Careil et al., ICLR 2024)."""
+"""PerCo (Careil et al., ICLR 2024): VQ codes and a caption, decoded by latent diffusion."""
 
 from diffcodec.perco.codec import PerCo
 

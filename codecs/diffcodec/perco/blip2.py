@@ -18,19 +18,19 @@ MAX_TOKENS = 32  # Sec. 4.1
 
 
 class Blip2Captioner(Configured):
-    """A frozen BLIP-2 that runs once per image: its captions are kept on disk.
+    """A frozen BLIP-2 with a cache of captions on disk.
 
-    It is no module: its weights are neither trained, saved nor moved with the codec, and are loaded
-    when the first caption is wanted that is not on disk.
+    It is not a module: its weights are not trained, saved or moved with the codec. They are loaded
+    on the first cache miss.
 
     Args:
-        model: `hf://owner/repo[@revision]`, or a folder that `save_pretrained` wrote.
-        max_tokens: of a caption.
-        cache: folder of the captions; null is `captions/` in the user's cache.
-        dtype: of the weights, as in `float16` on a GPU.
+        model: `hf://owner/repo[@revision]`, or a folder written by `save_pretrained`.
+        max_tokens: maximum number of tokens of a caption.
+        cache: cache folder; null selects `captions/` in the user's cache.
+        dtype: dtype of the weights, such as `float16` on a GPU.
 
     Raises:
-        ValueError: when called, the model cannot be had.
+        ValueError: on a call, if the model cannot be loaded.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Blip2Captioner(Configured):
         return list(self.caption_images(list(x)))
 
     def caption_images(self, images: Sequence[Tensor]) -> list[str]:
-        """Captions of images (3, H, W) in [0, 1] of any sizes, which the model sees together."""
+        """Caption images (3, H, W) in [0, 1] of any sizes, as one batch."""
         if not images:
             return []
         pictures = [to_uint8(image).cpu().contiguous() for image in images]
@@ -64,8 +64,7 @@ class Blip2Captioner(Configured):
             made = self._generate(list(missing.values()), images[0].device)
             self.folder.mkdir(parents=True, exist_ok=True)
             for path, caption in zip(missing, made, strict=True):
-                # Another process may caption the same image: each writes its own file, then
-                # renames it.
+                # Write atomically: another process may caption the same image.
                 draft = path.with_suffix(f".{os.getpid()}")
                 draft.write_text(caption, encoding="utf-8")
                 draft.replace(path)
@@ -83,13 +82,13 @@ class Blip2Captioner(Configured):
         processor, model = self._load()
         model.to(device)
         shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
-        # The processor writes the image's tokens into the prompt: without, BLIP-2 sees no image.
+        # The processor inserts image tokens into the prompt; without them BLIP-2 ignores the image.
         inputs = processor(images=shown, text=[""] * len(shown), return_tensors="pt").to(device)
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=self.max_tokens, do_sample=False)
         if not model.language_model.config.is_encoder_decoder:
-            # What is generated comes after the prompt.
+            # Remove the prompt.
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
         texts = processor.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
@@ -107,7 +106,7 @@ class Blip2Captioner(Configured):
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(f"could not load BLIP-2 from {self.model!r}: {error}") from error
-            # Older processors do not say how many tokens an image has.
+            # Older processors do not set the number of tokens per image.
             processor.num_query_tokens = model.config.num_query_tokens
             self._loaded = processor, model.eval().requires_grad_(False)
         return self._loaded

@@ -1,6 +1,6 @@
-"""Captions from nowhere, a file or the data set.
+"""Fixed captions, and captions from a file or the data set.
 
-Those that are computed from the image have files of their own: `palette` and `blip2`.
+Captioners that compute captions from the image are in `palette`, `blip2` and `inversion`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ QUALITY = "A high quality photograph."  # the fixed caption of the paper's ablat
 
 @runtime_checkable
 class CaptionerOfImages(Protocol):
-    """A captioner that takes images of several sizes at once."""
+    """A captioner that accepts images of different sizes in one call."""
 
     def caption_images(self, images: Sequence[Tensor]) -> list[str]:
-        """Images (3, H, W) in [0, 1] -> a caption each."""
+        """Images (3, H, W) in [0, 1] -> one caption per image."""
 
 
 def caption_images(captioner: Captioner, images: Sequence[Tensor]) -> list[str | None]:
-    """Captions of images (3, H, W) in [0, 1] of any sizes: together, where the captioner can."""
+    """Caption images (3, H, W) in [0, 1] of any sizes, in one call if the captioner supports it."""
     if isinstance(captioner, CaptionerOfImages):
         return list(captioner.caption_images(images))
     return [captioner(image[None])[0] for image in images]
@@ -45,14 +45,14 @@ class FixedCaptioner(Configured):
 
 
 class FileCaptioner(Configured):
-    """Captions by the image's name, from a file or from the data set itself.
+    """Captions looked up by the image's name, from a file or from the data set.
 
     Args:
-        captions: name -> caption; null uses the captions that the datamodule has.
-        path: the file that they were read from, for messages.
+        captions: mapping of names to captions; null uses the datamodule's captions.
+        path: file that the captions were read from, for error messages.
 
     Raises:
-        ValueError: when called, an image's caption is missing.
+        ValueError: on a call, if an image's caption is missing.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FileCaptioner(Configured):
         self._origin = "the given captions" if path is None else path
 
     def arguments(self) -> dict[str, Any]:
-        # The captions of a data set are no part of a codec.
+        # The captions belong to a data set and are not saved with the codec.
         return {**super().arguments(), "captions": None}
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Fine-tuning: which of the U-Net's weights, dropped conditions, and what many processes need."""
+"""Fine-tuning: selection of the U-Net's weights, condition dropout, and support for DDP."""
 
 import re
 
@@ -12,7 +12,7 @@ _PROJECTION = re.compile(r"\.to_([qkv]|out\.\d+)$")  # diffusers' names in its a
 
 
 class LowRank(nn.Module):
-    """W -> W + B A (Hu et al. 2022), a parametrization of a linear layer's weight; 0 at first."""
+    """Parametrization W -> W + B A of a linear layer's weight (Hu et al. 2022); B starts at 0."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
@@ -24,19 +24,19 @@ class LowRank(nn.Module):
 
 
 def prepare_unet(unet: nn.Module, mode: str, *, lora_rank: int = 16) -> None:
-    """Freeze what is not fine-tuned.
+    """Freeze the weights that are not fine-tuned.
 
-    The first convolution, which sees the codes, is always trained.
+    The first convolution, which receives the codes, is always trained.
 
     Args:
-        unet: changed in place; `lora` adds parameters to it.
-        mode: `linear` (linear layers, Sec. 4.1: some 15% of the weights of the authors' model, but
-            34.8% of Stable Diffusion 2.1's and 31.4% of 1.5's), `all`, or
-            `lora` (low-rank changes of the attention's linear layers).
-        lora_rank: of those.
+        unet: the U-Net, changed in place; `lora` adds parameters to it.
+        mode: `linear` (linear layers, Sec. 4.1: about 15% of the weights of the authors' model, but
+            34.8% of Stable Diffusion 2.1 and 31.4% of 1.5), `all`, or `lora` (low-rank updates of
+            the linear layers in attention).
+        lora_rank: rank of the updates.
 
     Raises:
-        ValueError: another mode, or a rank below 1.
+        ValueError: the mode is unknown, or the rank is below 1.
     """
     if mode not in MODES:
         raise ValueError(f"unknown finetune {mode!r}, choose from {', '.join(MODES)}")
@@ -66,10 +66,10 @@ def drop(
     """Replace the condition of random images.
 
     Args:
-        condition: (B, …).
-        null: what it is replaced by, (B, …) or (1, …).
-        probability: for each image.
-        always: (B,), where it is replaced in any case.
+        condition: conditions, (B, …).
+        null: replacement, (B, …) or (1, …).
+        probability: probability of replacement for each image.
+        always: mask of images whose condition is always replaced, (B,) bool.
     """
     dropped = torch.rand(len(condition), device=condition.device) < probability
     if always is not None:
@@ -80,7 +80,8 @@ def drop(
 def spread_over(module: nn.Module) -> Tensor:
     """A zero that depends on all trained parameters.
 
-    Under DDP every process waits for every gradient, also of the rates that a step does not use.
+    DDP waits for the gradient of every parameter, including those of rates that a step does not
+    use.
     """
     return torch.stack([0 * p.sum() for p in module.parameters() if p.requires_grad]).sum()
 

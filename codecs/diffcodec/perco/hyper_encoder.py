@@ -1,9 +1,9 @@
-"""PerCo's hyper-encoder (Sec. 3.2): latents of the autoencoder -> vector-quantised codes.
+"""PerCo's hyper-encoder (Sec. 3.2): latents of the autoencoder -> vector-quantized codes.
 
 latent (B, 4, 64, 64) -> backbone -> z (B, M, grid, grid) -> VQ -> indices, z_hat (B, M, grid, grid)
 
-The layers, their order and their names are those that the authors gave to the public
-reimplementation, so that its checkpoints load.
+Layers and their names match those of the public reimplementation, which has them from the authors,
+so that its checkpoints load.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from diffcodec.perco.rates import Rate
 
 
 class ResidualBottleneck(nn.Module):
-    """x + 1x1, 3x3 and 1x1 convolutions, half the channels in the middle."""
+    """x + bottleneck(x): 1x1, 3x3 and 1x1 convolutions with half the channels in the middle."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ResidualBottleneck(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """The same followed by a ReLU, as in the attention block of Cheng et al. (2020)."""
+    """A residual bottleneck followed by a ReLU, from the attention block of Cheng et al. (2020)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ResidualUnit(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + a(x) * sigmoid(b(x)): convolutions that weight themselves (Cheng et al. 2020)."""
+    """The attention block x + a(x) * sigmoid(b(x)) of Cheng et al. (2020)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 class HyperEncoding(NamedTuple):
     """z and z_hat (B, M, h, w), indices (B, h, w) and the commitment loss, () (Eq. 4).
 
-    Without quantisation z_hat is z, and there are no indices.
+    Without quantization, z_hat is z and indices is None.
     """
 
     z: Tensor
@@ -65,21 +65,24 @@ class HyperEncoding(NamedTuple):
 
 
 class HyperEncoder(nn.Module):
-    """Backbone and vector quantiser of one rate.
+    """Backbone and vector quantizer of one rate.
 
     Args:
         rate: grid and size of the codebook.
-        in_channels: of the autoencoder's latent.
-        N, M: channels inside and of z.
-        codebook_dim: to which z is projected for the search, 32 in the paper.
-        cosine: search by cosine similarity, as Yu et al. (2022), from whom the paper takes the low
-            dimension of its codes, and as the public reimplementation does; false is Euclidean.
-            The paper does not say which it is.
-        decay: of the moving averages that make the codebook.
-        dead_code_threshold: codes whose average use falls below it are replaced by vectors of the
-            batch, drawn at random, which on several processes are others than on one; 0: never.
-        quantize: false leaves the quantiser out, as the paper compares with (Table 1).
-        latent_stride: pixels per latent, a power of two up to 8.
+        in_channels: number of channels of the autoencoder's latent.
+        N, M: numbers of channels of the hidden layers and of z.
+        codebook_dim: dimension to which z is projected for the search, 32 in the paper.
+        cosine: search codes by cosine similarity; false selects Euclidean distance. The paper does
+            not specify the distance. Cosine is that of the public reimplementation and of Yu et al.
+            (2022), from whom the paper takes its low-dimensional codes.
+        decay: decay of the codebook's moving averages.
+        dead_code_threshold: average use below which a code is replaced by a random vector of the
+            batch; 0 never replaces codes. The drawn vectors depend on the number of processes.
+        quantize: false omits the quantizer, for the paper's comparison in Table 1.
+        latent_stride: pixels per latent and side, a power of two up to 8.
+
+    Raises:
+        ValueError: pixels per code / latent_stride is not 1, 2, 4 or 8.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class HyperEncoder(nn.Module):
                 f"rate {rate.name} has one code per {rate.pixels_per_code} pixels, the latent one "
                 f"vector per {latent_stride}: the ratio must be 1, 2, 4 or 8"
             )
-        # The last stages halve first: grid 32 has one stride, grid 8 three.
+        # Strides are assigned from the last stage on: grid 32 has one, grid 8 has three.
         self.backbone = nn.Sequential(
             _stage_conv(in_channels, N, halve=halvings == 3),
             *(ResidualBottleneck(N) for _ in range(3)),
@@ -123,14 +126,14 @@ class HyperEncoder(nn.Module):
             "use_cosine_sim": cosine,
             "decay": decay,
             "threshold_ema_dead_code": dead_code_threshold,
-            # The paper's gradients are straight-through; the library has since changed its own.
+            # The paper uses straight-through gradients, which are no longer the library's default.
             "rotation_trick": False,
         }
         self.quantize = quantize
         self.quantizer: Any = self._build_quantizer(sync=False) if quantize else None
 
     def share_codebook(self) -> None:
-        """Average the codebook's statistics over all processes, whose group must exist."""
+        """Average the codebook's statistics over all processes; needs the process group."""
         if not self.quantize:
             return
         state = self.quantizer.state_dict()
@@ -139,12 +142,12 @@ class HyperEncoder(nn.Module):
         self.quantizer.load_state_dict(state)
 
     def forward(self, latent: Tensor) -> HyperEncoding:
-        """Latent (B, C, H, W) -> `HyperEncoding`; in train mode the codebook moves."""
+        """Latent (B, C, H, W) -> `HyperEncoding`; updates the codebook in train mode."""
         z = self.backbone(latent)
         if not self.quantize:
             return HyperEncoding(z, z, None, z.new_zeros(()))
         height, width = z.shape[-2:]
-        # (b, n, d): the library's own reading of feature maps fails with projections
+        # (b, n, d): the library's support of feature maps fails with projections
         z_hat, indices, commit_loss = self.quantizer(z.flatten(2).transpose(1, 2))
         return HyperEncoding(
             z,
@@ -155,9 +158,9 @@ class HyperEncoder(nn.Module):
 
     @torch.no_grad()
     def codes(self, latent: Tensor) -> Tensor:
-        """Latent (B, C, H, W) -> indices (B, h, w); the codebook stays as it is.
+        """Latent (B, C, H, W) -> indices (B, h, w), without updating the codebook.
 
-        Without quantisation z itself, (B, M, h, w).
+        Without quantization, returns z (B, M, h, w).
         """
         if not self.quantize:
             z: Tensor = self.backbone(latent)
@@ -171,7 +174,7 @@ class HyperEncoder(nn.Module):
             self.quantizer.train(training)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """What `codes` returns -> z_hat (B, M, h, w), exactly that of `forward` in eval mode."""
+        """Result of `codes` -> z_hat (B, M, h, w), identical to that of `forward` in eval mode."""
         if not self.quantize:
             return codes
         z_hat: Tensor = self.quantizer.get_output_from_indices(codes.flatten(1))
@@ -180,7 +183,7 @@ class HyperEncoder(nn.Module):
     def _build_quantizer(self, *, sync: bool) -> nn.Module:
         from vector_quantize_pytorch import VectorQuantize
 
-        # Left to itself the library asks whether a process group exists now, before it does.
+        # By default the library checks for a process group here, before the group exists.
         module: nn.Module = VectorQuantize(**self._options, sync_codebook=sync)
         return module
 

@@ -1,11 +1,11 @@
-"""Grids of codes <-> bytes: uniformly, by how often codes occur, or by what their neighbours say.
+"""Entropy coding of grids of codes: uniform, by their frequencies, or by a network.
 
-`uniform` is the paper's: log2 V bits for each code. The other two need what training has counted
-(`table`) or learned (`model`), see `diffcodec.perco.index_model`, and are coded with CompressAI's
-range coder. What the network predicts is computed in integers, as are the frequencies made of it,
-so that encoder and decoder agree on every machine. A code is coded in halves: the upper half of its
-binary digits, then the lower half given those, because the coder copies whole tables, and two of 16
-entries are less than one of 256.
+`uniform` is the paper's coder, with log2 V bits per code. `table` uses the counts and `model` the
+network of a trained `diffcodec.perco.index_model`; both use CompressAI's range coder. The network
+and the frequencies are computed in integer arithmetic, so encoder and decoder agree on every
+machine. Each code is coded in two halves: the upper half of its bits, then the lower half given the
+upper one. The range coder copies whole tables, and two tables of 16 entries are smaller than one of
+256.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from diffcodec.coding.integer_convolutions import ExactConvolutions
 from diffcodec.perco.index_model import NUM_GROUPS, REACH, IndexModel, groups
 
 INDEX_CODERS = ("uniform", "table", "model")
-_VALUES_PER_STRIP = 1 << 21  # of logits, which bounds memory
+_VALUES_PER_STRIP = 1 << 21  # number of logits, which bounds memory
 _LOGIT_STEP = 32  # steps per nat
 _WEIGHT_BITS = 30
 # exp(-k / 32) in units of 2^-30, until it rounds to zero. `decimal` rounds correctly everywhere.
@@ -44,7 +44,7 @@ _WEIGHTS = torch.tensor(
 
 
 class CodeCoder(ABC):
-    """Codes the grids of one rate."""
+    """Entropy coder for the grids of one rate."""
 
     @abstractmethod
     def encode(self, codes: Tensor) -> bytes:
@@ -52,7 +52,7 @@ class CodeCoder(ABC):
 
     @abstractmethod
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
-        """Inverse of `encode`, (height, width) int64 on the CPU.
+        """Inverse of `encode`; returns (height, width) int64 on the CPU.
 
         Raises:
             BitstreamError: the bytes are not what `encode` writes for a grid of that size.
@@ -60,10 +60,10 @@ class CodeCoder(ABC):
 
 
 class SinglePrecision(CodeCoder):
-    """Vectors (M, h, w) that were not quantised, each number in four bytes (Table 1).
+    """Coder for vectors (M, h, w) without quantization, four bytes per value (Table 1).
 
     Args:
-        channels: M.
+        channels: number of channels M.
     """
 
     def __init__(self, channels: int) -> None:
@@ -83,10 +83,10 @@ class SinglePrecision(CodeCoder):
 
 
 class UniformCoder(CodeCoder):
-    """log2 V bits for each code.
+    """Coder with log2 V bits per code.
 
     Args:
-        num_codes: V.
+        num_codes: size V of the codebook.
     """
 
     def __init__(self, num_codes: int) -> None:
@@ -101,10 +101,10 @@ class UniformCoder(CodeCoder):
 
 
 class AdaptiveCoder(CodeCoder):
-    """Codes each group of codes with frequencies that may depend on all groups before it.
+    """Coder whose frequencies for a group of codes may depend on all previous groups.
 
     Args:
-        num_codes: V.
+        num_codes: size V of the codebook.
     """
 
     def __init__(self, num_codes: int) -> None:
@@ -112,25 +112,25 @@ class AdaptiveCoder(CodeCoder):
 
     @abstractmethod
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
-        """How likely each code is in some places: weights (n, V), integers of 30 bits.
+        """Predict weights (n, V) of the codes at n positions, integers of 30 bits.
 
         Args:
-            indices: (h, w).
-            known: which of them may be looked at, (h, w) of bool.
-            rows: of the grid, in which the places are.
-            where: they are, (h, w) of bool, with n true.
+            indices: codes, (h, w).
+            known: mask of the codes that may be used, (h, w) bool.
+            rows: rows of the grid that contain the positions.
+            where: mask of the positions, (h, w) bool with n true values.
         """
 
     def weights(self, indices: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """How likely each code is in the places of a group, in strips of the grid.
+        """Predict the weights of the codes of a group, in strips of the grid.
 
         Args:
-            indices: (h, w), of which the groups before that one are known.
-            number: of the group.
+            indices: codes, (h, w); only the previous groups need to be known.
+            number: index of the group.
 
         Yields:
-            Where the places are, (h, w) of bool, and weights (n, V) for them, row by row of the
-            grid: integers in proportion to the probabilities.
+            Mask of the positions, (h, w) bool, and their weights (n, V) in raster order: integers
+            proportional to the probabilities.
         """
         height, width = indices.shape
         group = groups(height, width)
@@ -166,45 +166,45 @@ class AdaptiveCoder(CodeCoder):
                 indices[where] = found
                 encoder.write(upper, halves.of_upper)
                 encoder.write(lower, of_lower)
-        # The range decoder takes any bytes for symbols: only what the encoder writes is accepted.
+        # The range decoder decodes any bytes; accept only those that the encoder writes.
         if encoder.to_bytes() != data:
             raise BitstreamError("the codes are truncated, corrupted or of another image size")
         return indices
 
 
 class _Halves:
-    """The distributions of both halves of some codes.
+    """Frequencies of the upper and lower halves of codes.
 
     Args:
-        weights: (n, V), as of `AdaptiveCoder.weights`.
+        weights: weights (n, V) from `AdaptiveCoder.weights`.
 
     Attributes:
-        size: the number of lower halves for each upper one.
-        of_upper: frequencies (n, U), as `FrequencyEncoder` takes them.
+        size: number of lower halves for each upper half.
+        of_upper: frequencies of the upper halves, (n, U), for `FrequencyEncoder`.
     """
 
     def __init__(self, weights: Tensor) -> None:
         num_codes = weights.shape[1]
         self.size = 1 << ((num_codes - 1).bit_length() + 1) // 2
-        # Where V is no multiple, the last upper half has lower ones that no code has.
+        # If V is not a multiple of `size`, some lower halves of the last upper half are unused.
         padded = F.pad(weights.clamp(min=1), (0, -num_codes % self.size), value=1)
         self._weights = padded.unflatten(1, (-1, self.size))
         self.of_upper = to_frequencies(self._weights.sum(2))
 
     def of_lower(self, upper: Tensor) -> Tensor:
-        """Frequencies (n, size) for upper halves (n,)."""
+        """Frequencies (n, size) of the lower halves, given the upper halves (n,)."""
         return to_frequencies(self._weights[torch.arange(len(upper)), upper])
 
 
 class TableCoder(AdaptiveCoder):
-    """Each code by how often it occurs.
+    """Coder with fixed frequencies.
 
     Args:
-        counts: (V,) int64, at least 1.
+        counts: number of occurrences of each code, (V,) int64, at least 1.
     """
 
     def __init__(self, counts: Tensor) -> None:
-        # 2^30 at most, so that products with frequencies are exact.
+        # At most 2^30, so that products with frequencies are exact.
         self._weights = counts.cpu() * (1 << _WEIGHT_BITS) // int(counts.max())
         super().__init__(len(counts))
 
@@ -213,13 +213,13 @@ class TableCoder(AdaptiveCoder):
 
 
 class ModelCoder(AdaptiveCoder):
-    """Each code by what the network makes of its neighbours.
+    """Coder with frequencies predicted from neighbouring codes by the network.
 
     Args:
-        model: trained; it is copied.
+        model: trained model; its weights are copied.
 
     Raises:
-        ValueError: its weights cannot be computed with exactly.
+        ValueError: the weights do not allow exact integer arithmetic.
     """
 
     def __init__(self, model: IndexModel) -> None:
@@ -234,13 +234,13 @@ class ModelCoder(AdaptiveCoder):
     def _predict(self, indices: Tensor, known: Tensor, rows: slice, where: Tensor) -> Tensor:
         if not known.any():
             return self._predict_first(where)
-        # With all that the network sees of the rest, a strip's result is the whole grid's.
+        # Extended by the receptive field, a strip gives the same result as the whole grid.
         seen = slice(max(0, rows.start - REACH), rows.stop + REACH)
         visible = torch.where(known[seen], indices[seen], self._num_codes)
         return self._weigh(visible, where[seen])
 
     def _predict_first(self, where: Tensor) -> Tensor:
-        """Features of positions without neighbours: only the distance to the borders counts."""
+        """Weights for the first group: with no known code, only the borders matter."""
         rows, columns = (_nearness(side) for side in where.shape)
         unknown = torch.full((int(rows[-1]) + 1, int(columns[-1]) + 1), self._num_codes)
         found = self._weigh(unknown, torch.ones_like(unknown, dtype=torch.bool))
@@ -248,11 +248,11 @@ class ModelCoder(AdaptiveCoder):
         return found[rows[i] * unknown.shape[1] + columns[j]]
 
     def _weigh(self, visible: Tensor, where: Tensor) -> Tensor:
-        """Weights (n, V) for n places of a grid (h, w), whose unknown codes are V."""
+        """Weights (n, V) at n positions of a grid (h, w), in which V marks unknown codes."""
         embedded = self._embedding[visible].permute(2, 0, 1)
         features = F.pad(self._body(embedded[None])[0], (1, 1, 1, 1)).permute(1, 2, 0)
         height, width = where.shape
-        # The last layers are computed where they are asked for, which is half of a grid at most.
+        # Evaluate the last layers only at the requested positions, at most half of the grid.
         corners = itertools.product(range(3), repeat=2)
         patches = [features[i : i + height, j : j + width][where] for i, j in corners]
         logits = self._head(torch.cat(patches, dim=1).T[None, :, :, None])[0, :, :, 0].T
@@ -260,7 +260,7 @@ class ModelCoder(AdaptiveCoder):
 
 
 def _of_patches(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution of 3x3 as one of 1x1 over the nine neighbours, line by line, as channels."""
+    """Convert a 3x3 convolution to a 1x1 convolution over 3x3 patches in raster order."""
     flat = nn.Conv2d(9 * conv.in_channels, conv.out_channels, 1)
     weight = conv.weight.permute(0, 2, 3, 1).reshape(flat.weight.shape)
     flat.weight, flat.bias = nn.Parameter(weight.detach()), conv.bias
@@ -268,21 +268,21 @@ def _of_patches(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _nearness(side: int) -> Tensor:
-    """Numbers for the places along a side: all that see no border have the same."""
+    """Index of each position along a side; all positions that see no border share one."""
     places = torch.arange(side)
     return places.clamp(max=REACH) + (places - max(REACH, side - 1 - REACH)).clamp(min=0)
 
 
 def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCoder:
-    """A coder by its name, for the codes of one rate.
+    """Build the coder of a given name for the codes of one rate.
 
     Args:
         name: one of `INDEX_CODERS`.
-        model: with counts for `table`, and trained for `model`.
-        num_codes: V.
+        model: trained entropy model; not needed for `uniform`.
+        num_codes: size V of the codebook.
 
     Raises:
-        ValueError: the model has not been trained, or its weights are no use.
+        ValueError: the model has not been trained, or does not allow exact integer arithmetic.
     """
     if name == "uniform":
         return UniformCoder(num_codes)
@@ -296,9 +296,9 @@ def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCode
 
 
 def to_frequencies(weights: Tensor) -> Tensor:
-    """Weights (n, V) of at most 2^47 -> what `FrequencyEncoder` takes, about in proportion.
+    """Convert weights (n, V) up to 2^47 to approximately proportional frequencies.
 
-    In integers throughout. What is left over by rounding goes to the largest.
+    The computation is in integers. The largest frequency takes the remainder of the rounding.
     """
     num_codes = weights.shape[1]
     frequencies = 1 + weights * (MAX_FREQUENCIES - num_codes) // weights.sum(1, keepdim=True)
@@ -307,14 +307,14 @@ def to_frequencies(weights: Tensor) -> Tensor:
 
 
 def _exponentials(logits: Tensor) -> Tensor:
-    """exp(logit - largest), (n, V), as integers of 30 bits."""
+    """exp(logit - maximum), (n, V), as integers of 30 bits."""
     steps = (logits * _LOGIT_STEP).round_()
     below = steps.amax(1, keepdim=True).sub(steps).clamp_(max=len(_WEIGHTS) - 1)
     return _WEIGHTS[below.long()]
 
 
 def _strips(height: int, width: int, num_codes: int) -> Iterator[slice]:
-    """The rows of a grid, in parts that need a bounded amount of memory."""
+    """Split the rows of a grid into strips of bounded memory."""
     rows = max(1, _VALUES_PER_STRIP // (width * num_codes))
     for first in range(0, height, rows):
         yield slice(first, min(first + rows, height))

@@ -1,15 +1,15 @@
-"""What is known of a code before it is read: how often it occurs, and what its neighbours say.
+"""Entropy model of the codes: their frequencies, and a network that predicts from neighbours.
 
-Codes are read in five groups, each of which is spread evenly over the grid:
+Codes are coded in five groups, each spread evenly over the grid:
 
     0 4 2 4
     4 3 4 3
     2 4 1 4
     4 3 4 3
 
-A small network of convolutions predicts a group from all groups before it. Half of the codes then
-have their four neighbours, a quarter the four diagonal ones. That takes five evaluations for a grid
-of any size, where the order of lines would take one for each code.
+A small convolutional network predicts a group from all previous groups. It sees all four neighbours
+for half of the codes, and the four diagonal neighbours for a quarter. A grid of any size takes five
+evaluations; raster-scan order would take one evaluation per code.
 """
 
 import math
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 
 NUM_GROUPS = 5
-REACH = 4  # codes on each side that the network sees
+REACH = 4  # receptive field of the network, in codes on each side
 
 
 class IndexModel(nn.Module):
-    """Predicts the codes of a rate.
+    """The entropy model of the codes of one rate.
 
     Args:
-        num_codes: V, size of the codebook.
-        channels: of the network.
+        num_codes: size V of the codebook.
+        channels: number of channels of the network.
 
     Attributes:
-        counts: how often each code occurred in training, (V,) int64; ones before.
+        counts: number of occurrences of each code in training plus 1, (V,) int64.
     """
 
     counts: Tensor
@@ -37,7 +37,7 @@ class IndexModel(nn.Module):
     def __init__(self, num_codes: int, channels: int = 40) -> None:
         super().__init__()
         self.num_codes = num_codes
-        # The last entry stands for a code that is not known yet.
+        # The last entry represents unknown codes.
         self.embedding = nn.Embedding(num_codes + 1, channels)
         self.body = nn.Sequential(
             *(
@@ -51,22 +51,22 @@ class IndexModel(nn.Module):
 
     @property
     def trained(self) -> bool:
-        """Whether it has seen any codes."""
+        """Whether the counts contain any codes from training."""
         return bool(self.counts.sum() > self.num_codes)
 
     def forward(self, indices: Tensor, known: Tensor) -> Tensor:
-        """Logits (B, V, h, w) of all codes.
+        """Predict the logits (B, V, h, w) of all codes.
 
         Args:
-            indices: (B, h, w).
-            known: which of them the network may see, (h, w) or (B, h, w) of bool.
+            indices: codes, (B, h, w).
+            known: mask of the codes that the network may see, (h, w) or (B, h, w) bool.
         """
         embedded: Tensor = self.embedding(torch.where(known, indices, self.num_codes))
         out: Tensor = self.head(self.body(embedded.permute(0, 3, 1, 2)))
         return out
 
     def num_bits(self, indices: Tensor) -> Tensor:
-        """Ideal code lengths of the codes of each group, (NUM_GROUPS,) in bits, of (B, h, w)."""
+        """Ideal code length of each group of indices (B, h, w), in bits; (NUM_GROUPS,)."""
         group = groups(*indices.shape[1:]).to(indices.device)
         bits = []
         for number in range(NUM_GROUPS):

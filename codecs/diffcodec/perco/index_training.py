@@ -1,4 +1,4 @@
-"""Training of the models that PerCo's codes are coded with, when all else of PerCo is trained."""
+"""Training of the entropy models of PerCo's codes, with the rest of PerCo frozen."""
 
 import math
 from typing import Any
@@ -16,20 +16,21 @@ from diffcodec.training.optimization import warmed_up_adamw
 
 
 class IndexModelTraining(LightningModule):
-    """Trains the models of the codes of a PerCo at all its rates; the rest stays as it is.
+    """Trains the entropy models of a PerCo's codes at all rates; all other parts stay frozen.
 
-    What tells whether they get better is the ideal code length as a share of log2 V a code,
-    `val/share/GRIDxGRID/CODES`.
+    The validation metric `val/share/GRIDxGRID/CODES` is the ideal code length relative to log2 V
+    bits per code.
 
     Args:
-        codec: a trained PerCo with `index_coder` `table` or `model`.
-        lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
+        codec: trained PerCo with `index_coder` `table` or `model`.
+        lr, weight_decay, warmup_steps: learning rate, weight decay and warm-up steps of AdamW; the
+            learning rate falls linearly to zero.
 
     Attributes:
-        product: what is exported when training is over.
+        product: the codec that is exported after training.
 
     Raises:
-        ValueError: the codec codes its indices uniformly, or has no weights.
+        ValueError: the codec codes its indices uniformly.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class IndexModelTraining(LightningModule):
             self.log(f"val/share/{self.codec.rates[index].name}", share, prog_bar=True)
 
     def _grids(self, batch: dict[str, Any]) -> list[tuple[IndexModel, Tensor]]:
-        """Of each rate its model and the images' codes, (B, h, w)."""
+        """The entropy model of each rate and the images' codes at it, (B, h, w)."""
         model, count = self.codec.model, len(self.codec.rates)
         return [(model.index_model(i), model.codes(batch["image"], i)) for i in range(count)]
 
@@ -92,5 +93,5 @@ class IndexModelTraining(LightningModule):
 
 
 def _share(model: IndexModel, indices: Tensor) -> Tensor:
-    """The ideal code length of codes (B, h, w) as a share of that of uniform ones, ()."""
+    """The ideal code length of codes (B, h, w), relative to that of uniform coding, ()."""
     return model.num_bits(indices).sum() / (indices.numel() * math.log2(model.num_codes))

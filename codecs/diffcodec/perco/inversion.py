@@ -1,4 +1,4 @@
-"""Captions by prompt inversion: words whose CLIP embedding is the image's (Text-Sketch PIC)."""
+"""Captions by prompt inversion: text whose CLIP embedding matches the image (Text-Sketch PIC)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,27 +13,27 @@ from diffcodec.weights.sources import find_pipeline
 
 
 class InversionCaptioner(Configured):
-    """Hard prompts by PEZ (Wen et al. 2023), as Text-Sketch PIC sends them (Lei et al. 2023).
+    """Hard prompts by PEZ (Wen et al. 2023), the captions of Text-Sketch PIC (Lei et al. 2023).
 
-    Embeddings of a few tokens are optimised by AdamW for the cosine of CLIP's embeddings of text
-    and image. In each step they are replaced by those of the nearest tokens, whose gradient they
-    take. What is returned is the best text that was met, as it reads when its tokens are found
-    again: a token may begin in the middle of a word.
+    AdamW optimizes the embeddings of a few tokens to maximize the cosine similarity of CLIP's text
+    and image embeddings. Each step projects them to the nearest tokens and applies the gradient at
+    the projection. The result is the best text of all steps. Candidates are decoded to text and
+    tokenized again before they are scored, because a token may begin in the middle of a word.
 
-    It knows nothing of grammar; a picture takes some thousand passes through CLIP's text encoder.
-    With `codec.condition=text` PerCo decodes from such a text alone.
+    The captions are not grammatical, and an image takes up to 2 * `steps` passes through CLIP's
+    text encoder. With `codec.condition=text`, PerCo decodes from the caption alone.
 
     Args:
-        model: a CLIP, `hf://owner/repo[@revision]` or a folder that `save_pretrained` wrote; its
-            text encoder should be the backbone's.
-        num_tokens: of a caption.
-        steps: of the optimiser.
-        lr, weight_decay: of AdamW; both are 0.1 in the paper.
-        seed: of the tokens that it begins with, alike for all images.
+        model: CLIP model, `hf://owner/repo[@revision]` or a folder written by `save_pretrained`;
+            its text encoder should be the backbone's.
+        num_tokens: number of tokens of a caption.
+        steps: number of optimizer steps.
+        lr, weight_decay: learning rate and weight decay of AdamW; both are 0.1 in the paper.
+        seed: seed of the initial tokens, the same for all images.
 
     Raises:
-        ValueError: a number is out of range; when called, the model cannot be had or takes fewer
-            tokens.
+        ValueError: a number is out of range; or on a call, the model cannot be loaded or accepts
+            fewer tokens.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class InversionCaptioner(Configured):
         return list(self.caption_images(list(x)))
 
     def caption_images(self, images: Sequence[Tensor]) -> list[str]:
-        """Captions of images (3, H, W) in [0, 1] of any sizes, one after another."""
-        # Captions are made under no_grad or in inference mode.
+        """Caption images (3, H, W) in [0, 1] of any sizes, one after another."""
+        # Callers may have disabled gradients.
         with torch.inference_mode(False), torch.enable_grad():
             if self._clip is None:
                 self._clip = _Clip(self.model, self.num_tokens)
@@ -91,11 +91,11 @@ class InversionCaptioner(Configured):
 
 
 class _Clip:
-    """A frozen CLIP, with the steps of its text encoder that take embeddings of tokens.
+    """A frozen CLIP whose text encoder also accepts token embeddings.
 
     Attributes:
         table: embeddings of all tokens, (V, D).
-        choices: tokens that stand for text, which prompts are made of.
+        choices: ids of the tokens that prompts may contain.
     """
 
     def __init__(self, source: str, num_tokens: int) -> None:
@@ -114,7 +114,7 @@ class _Clip:
             raise ValueError(f"num_tokens={num_tokens}: {source} takes {longest} at most")
         ids = tokenizer([""]).input_ids[0]
         self._begin, self._end = int(ids[0]), int(ids[-1])
-        # Those that are text when read alone.
+        # Keep the tokens that decode to printable text on their own.
         special = set(tokenizer.all_special_ids)
         words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
         known = [
@@ -129,18 +129,18 @@ class _Clip:
 
     @torch.no_grad()
     def embed_image(self, image: Tensor) -> Tensor:
-        """Image (3, H, W) in [0, 1] -> its embedding, (1, D)."""
+        """Image (3, H, W) in [0, 1] -> embedding (1, D)."""
         inputs = self._processor(images=[to_uint8(image).cpu()], return_tensors="pt")
         return _embedding(self._model.get_image_features(**inputs))
 
     @torch.no_grad()
     def embed_text(self, text: str) -> Tensor:
-        """Text -> its embedding, (1, D)."""
+        """Text -> embedding (1, D)."""
         inputs = self._processor(text=[text], return_tensors="pt", truncation=True)
         return _embedding(self._model.get_text_features(**inputs))
 
     def embed_tokens(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of n tokens, (n, D), -> that of the text which they make, (1, D)."""
+        """Embeddings of n tokens (n, D) -> embedding of their text (1, D)."""
         ids = torch.full((1, len(embeddings) + 2), int(self.choices[0]))
         ids[0, 0], ids[0, -1] = self._begin, self._end
 
@@ -154,16 +154,16 @@ class _Clip:
             hook.remove()
 
     def nearest(self, embeddings: Tensor) -> Tensor:
-        """The tokens nearest to embeddings (n, D) by the cosine, (n,)."""
+        """Ids of the tokens nearest to embeddings (n, D) by cosine similarity, (n,)."""
         return self.choices[(F.normalize(embeddings, dim=1) @ self._directions.T).argmax(1)]
 
     def decode(self, tokens: Tensor) -> str:
-        """Tokens (n,) as text."""
+        """Token ids (n,) -> text."""
         text: str = self._processor.tokenizer.decode(tokens.tolist())
         return " ".join(text.split())
 
 
 def _embedding(found: Any) -> Tensor:
-    """What CLIP's methods return: a tensor, or since transformers 5 an output that has it."""
+    """The embedding in CLIP's output: the output itself, or an attribute since transformers 5."""
     embedding: Tensor = found if isinstance(found, Tensor) else found.pooler_output
     return embedding

@@ -1,4 +1,4 @@
-"""Captions without a model: colours, where they are, light and texture, computed from the image."""
+"""Captions without a model: colours by region, light and texture, computed from the image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from diffcodec.weights.configuration import Configured
 
-# Named points of the RGB cube; a pixel has the name of the nearest, in a space that weighs
-# brightness less than hue.
+# Named RGB colours. A pixel gets the name of the nearest colour in a space that weights brightness
+# less than hue.
 COLOURS = {
     "black": (20, 20, 20),
     "gray": (120, 120, 120),
@@ -32,14 +32,15 @@ REGIONS = {
     "in the middle": (slice(2, 4), slice(1, 5)),
     "at the bottom": (slice(4, 6), slice(0, 6)),
 }
-SIDE = 48  # of the thumbnail that is described
-MIN_SHARE = 0.3  # of a region that its second colour must have to be named
+SIDE = 48  # side of the thumbnail that is described
+MIN_SHARE = 0.3  # minimum share of a region's second colour to be named
 
 
 class PaletteCaptioner(Configured):
-    """Such as "a bright photo, light blue at the top, green and brown at the bottom, fine texture".
+    """Captions that describe the colours, light and texture of an image.
 
-    The same image always has the same caption; regions whose colours repeat are named together.
+    Example: "a bright photo, light blue at the top, green and brown at the bottom, fine texture".
+    Captions are deterministic; consecutive regions with the same colours are merged.
     """
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]:
@@ -47,7 +48,7 @@ class PaletteCaptioner(Configured):
 
 
 def describe(image: Tensor) -> str:
-    """Image (3, H, W) in [0, 1] -> its caption."""
+    """Image (3, H, W) in [0, 1] -> caption."""
     thumbnail = F.interpolate(image[None], size=(SIDE, SIDE), mode="area")[0]
     luma = _luma(thumbnail)
     names = _nearest_colours(thumbnail)
@@ -97,7 +98,7 @@ def _light(luma: Tensor) -> str:
 
 
 def _texture(image: Tensor) -> str:
-    """How much neighbouring pixels differ: smooth, soft, detailed or fine texture."""
+    """Texture by the differences of neighbouring pixels: smooth, soft, detailed or fine."""
     luma = _luma(image)
     steps = [d.abs().mean().item() for d in (luma.diff(dim=0), luma.diff(dim=1)) if d.numel()]
     activity = sum(steps) / len(steps) if steps else 0.0

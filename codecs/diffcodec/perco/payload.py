@@ -1,7 +1,7 @@
-"""What PerCo's streams hold: first a byte of facts and the caption, then the codes.
+"""Sections of PerCo's streams: a header byte with the caption, and the codes.
 
-first section   bit 0: a caption follows; bit 1: there are codes; bits 2 to 7: number of the
-                rate; then the caption, by one of the text coders
+first section   header byte: bit 0: a caption follows; bit 1: codes are present; bits 2 to 7: index
+                of the rate. Then the caption, encoded by one of the text coders.
 second section  the indices of the codes, see `index_coder`
 """
 
@@ -13,7 +13,16 @@ MAX_RATES = 64
 
 
 def join_caption(rate: int, text: bytes | None, *, has_local: bool) -> bytes:
-    """Number of the rate, coded caption or None, whether there are codes -> the section."""
+    """Build the first section.
+
+    Args:
+        rate: index of the rate.
+        text: encoded caption, or None.
+        has_local: whether the stream contains codes.
+
+    Raises:
+        ValueError: the index does not fit into the header byte.
+    """
     if not 0 <= rate < MAX_RATES:
         raise ValueError(f"a stream can name {MAX_RATES} rates, not number {rate}")
     return bytes([rate << 2 | has_local << 1 | (text is not None)]) + (text or b"")
@@ -23,7 +32,7 @@ def split_caption(section: bytes) -> tuple[int, bytes | None, bool]:
     """Inverse of `join_caption`.
 
     Raises:
-        BitstreamError: there is no such byte, or a caption where it says that there is none.
+        BitstreamError: the header byte is missing, or a caption follows that it does not announce.
     """
     if not section:
         raise BitstreamError("the stream does not say what it holds")
@@ -36,10 +45,13 @@ def split_caption(section: bytes) -> tuple[int, bytes | None, bool]:
 def read_payload(
     payload: Sequence[bytes], num_rates: int
 ) -> tuple[int, bytes | None, bytes | None]:
-    """Both sections of an image -> number of its rate, coded caption and codes, None if not sent.
+    """Parse the sections of an image: index of the rate, encoded caption and encoded codes.
+
+    Caption and codes are None if they were not sent.
 
     Raises:
-        BitstreamError: there is no such rate, or codes in a stream that says that it has none.
+        BitstreamError: the header byte is missing, the rate does not exist, or a caption or codes
+            follow that the header byte does not announce.
     """
     head, codes = payload
     index, text, has_local = split_caption(head)

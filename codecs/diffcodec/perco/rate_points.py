@@ -1,4 +1,4 @@
-"""Operating points of PerCo: rates, and what encoder and decoder can do at each."""
+"""Operating points of PerCo: rates, and settings of the encoder and the decoder."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,17 @@ def build_points(
     num_samples: int = 1,
     grid_steps: int = GRID_STEPS,
 ) -> tuple[Point, ...]:
-    """All combinations, in order of rate; a setting is one value or a list of them.
+    """All combinations of settings, in order of rate; a setting is one value or a list.
 
     Args:
-        rates: the hyper-encoders that can be used.
-        steps: of DDIM; None is the rate's own number.
-        guidance: lambda_s.
-        guided: what it is on: `text`, or `text_and_codes`.
-        condition: `both`, `text` (no codes are sent) or `local` (no caption is sent).
-        caption: is sent in place of the image's own; None is its own.
-        num_samples: reconstructions of a stream; `sample` numbers them from 0 on.
-        grid_steps: timesteps that can be sampled.
+        rates: rates of the available hyper-encoders.
+        steps: number of sampling steps; None selects the rate's default.
+        guidance: guidance scale lambda_s.
+        guided: conditions that guidance applies to: `text`, or `text_and_codes`.
+        condition: `both`, `text` (send no codes) or `local` (send no caption).
+        caption: caption to send in place of the image's own; None sends its own.
+        num_samples: number of reconstructions per stream; the setting `sample` counts from 0.
+        grid_steps: number of timesteps that can be sampled.
 
     Raises:
         ValueError: a value is out of range.

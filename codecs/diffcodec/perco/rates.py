@@ -1,15 +1,15 @@
-"""Rates of PerCo: how many pixels share a code, and how many codes there are."""
+"""Rates of PerCo: the pixels per code and the size of the codebook."""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REFERENCE_SIDE = 512  # grids are named by their size on a 512x512 image
+REFERENCE_SIDE = 512  # grids are named by their size for a 512x512 image
 GRIDS = (64, 32, 16, 8)
-GRID_STEPS = 50  # timesteps that the model is fine-tuned on (App. A)
+GRID_STEPS = 50  # number of timesteps for fine-tuning (App. A)
 
-# Spatial grid and codebook of every model of the paper (Table 2).
+# Spatial grid and codebook size of all models of the paper (Table 2).
 TABLE_2 = (
     *("64x64/256", "64x64/64", "32x32/8196", "32x32/256"),
     *("16x16/1024", "8x8/1024", "8x8/256"),
@@ -18,7 +18,7 @@ TABLE_2 = (
 
 @dataclass(frozen=True)
 class Rate:
-    """One code out of `num_codes` for every square of 512 / `grid` pixels a side.
+    """A rate with one of `num_codes` codes per square of 512 / `grid` pixels a side.
 
     Raises:
         ValueError: the grid is not one of `GRIDS`, or the codebook has fewer than two codes.
@@ -35,34 +35,34 @@ class Rate:
 
     @property
     def name(self) -> str:
-        """The name as in Table 2: the grid of a 512x512 image and the size of the codebook."""
+        """The name in Table 2: the grid for a 512x512 image and the size of the codebook."""
         return f"{self.grid}x{self.grid}/{self.num_codes}"
 
     @property
     def pixels_per_code(self) -> int:
-        """Side of the square that one code stands for."""
+        """Side of the square that one code covers, in pixels."""
         return REFERENCE_SIDE // self.grid
 
     @property
     def bpp(self) -> float:
-        """Spatial bits per pixel, where the image divides into whole squares."""
+        """Bits per pixel of uniformly coded codes, for images that divide into whole squares."""
         return math.log2(self.num_codes) / self.pixels_per_code**2
 
     @property
     def default_steps(self) -> int:
-        """Decoding steps: 5 from 0.05 bpp on, else 20 (App. A)."""
+        """Number of decoding steps: 5 from 0.05 bpp on, else 20 (App. A)."""
         return 5 if self.bpp >= 0.05 else 20
 
     def code_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of codes of an image of any size in pixels."""
+        """Rows and columns of codes for an image of any size in pixels."""
         return -(-height // self.pixels_per_code), -(-width // self.pixels_per_code)
 
 
 def parse_rate(rate: str | Sequence[int]) -> Rate:
-    """`"16x16/1024"` or `[16, 1024]` -> the rate.
+    """Parse a rate such as `"16x16/1024"` or `[16, 1024]`.
 
     Raises:
-        ValueError: it is neither; the message lists the paper's.
+        ValueError: it has another format; the message lists the paper's rates.
     """
     if isinstance(rate, str):
         match = re.fullmatch(r"(\d+)x(\d+)/(\d+)", rate)

@@ -1,7 +1,7 @@
-"""The public PerCo (SD): a reimplementation's checkpoints, on Stable Diffusion.
+"""Checkpoints of PerCo (SD), the public reimplementation on Stable Diffusion.
 
-They have the layout of a Stable Diffusion in diffusers and beside it `hyper_enc/`; their U-Net has
-the widened first convolution as `conv_in_extended`.
+They have diffusers' layout of Stable Diffusion plus a folder `hyper_enc/`. Their U-Net stores the
+widened first convolution as `conv_in_extended`.
 """
 
 import json
@@ -26,11 +26,11 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
 
     Args:
         source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout; a checkpoint of
-            PerCo (SD) is a folder.
+            PerCo (SD) must be a folder.
         memory: see `Backbone.hold`.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline, or there is no such choice.
+        ValueError: the source cannot be loaded or is not such a pipeline, or `memory` is unknown.
     """
     backbone = pipelines.stable_diffusion(source)
     folder = local_path(source)
@@ -42,14 +42,15 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
 
 
 def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The public reimplementation's `hyper_enc/` -> its settings and state dict.
+    """Read settings and state dict from the public reimplementation's folder `hyper_enc/`.
 
-    Settings: `grid`, `num_codes`, `N`, `M`, `codebook_dim` and `cosine`. Its search is by cosine
-    similarity. Its codes have unit length, so that a Euclidean search finds the same ones, but
-    training on is another quantiser.
+    The settings are `grid`, `num_codes`, `N`, `M`, `codebook_dim` and `cosine`. The codebook is
+    searched by cosine similarity. Its codes have unit length, so a Euclidean search finds the same
+    codes, but further training would differ.
 
     Raises:
-        ValueError: the folder holds another design than the authors' hyper-encoder.
+        ValueError: the folder cannot be read, or contains another design than the authors'
+            hyper-encoder.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,7 +74,7 @@ def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _use_extended(unet: Any, state: dict[str, Tensor]) -> None:
-    """Put `conv_in_extended` of a checkpoint in the place of the U-Net's first convolution."""
+    """Replace the U-Net's first convolution by `conv_in_extended` of a checkpoint."""
     weight = state.get(EXTENDED + "weight")
     if weight is None:
         raise ValueError(f"the U-Net beside {HYPER_ENCODER}/ has no {EXTENDED}weight")

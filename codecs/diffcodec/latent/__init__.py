@@ -1,2 +1,5 @@
-"""The latent diffusion model that several methods share: an autoencoder, a U-Net in its latent
-space, the text encoder that conditions it, and its noise schedule."""
+"""Latent diffusion models shared by several codecs.
+
+A backbone has an autoencoder, a U-Net in its latent space, a text encoder that conditions the U-Net
+and a noise schedule.
+"""

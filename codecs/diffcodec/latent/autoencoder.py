@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 WINDOW = 1024
-_NAME = "latents."  # of an autoencoder in what is built on it
+_NAME = "latents."  # state-dict prefix of an autoencoder inside a larger model
 
 
 class LatentSpace(nn.Module):
-    """A diffusers autoencoder, how images get into its shape and its latents to unit scale.
+    """A diffusers autoencoder with pixel unshuffle, latent normalization and tiling.
 
     Args:
-        vae: the autoencoder.
-        patch: squares of so many pixels a side are channels of what it sees (pixel unshuffle); 1
-            for Stable Diffusion's.
-        shift, scale: latents are (z - shift) * scale; kept with the weights.
-        window: side in pixels up to which images are taken whole. Larger ones go through the
-            autoencoder in overlapping tiles of that side, which are blended: its normalisation and
-            attention see a tile in place of the image.
+        vae: diffusers autoencoder.
+        patch: factor of the pixel unshuffle before the autoencoder; 1 for Stable Diffusion.
+        shift, scale: normalization of latents, (z - shift) * scale; saved with the weights.
+        window: side in pixels up to which images are processed whole. Larger images are split into
+            overlapping tiles of this side, which are blended. The autoencoder's normalization and
+            attention then cover a tile instead of the image.
 
     Raises:
-        ValueError: the window is no multiple of `stride`.
+        ValueError: the window is not a multiple of `stride`.
     """
 
     shift: Tensor
@@ -56,18 +55,18 @@ class LatentSpace(nn.Module):
 
     @property
     def channels(self) -> int:
-        """The number of channels of a latent."""
+        """Number of channels of a latent."""
         return int(self.vae.config.latent_channels)
 
     @property
     def stride(self) -> int:
-        """The downsampling factor f: pixels per latent, along a side."""
+        """The downsampling factor f: pixels per latent and side."""
         return int(self.patch * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def encode(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1], sides multiples of `stride` -> (B, C, H / f, W / f).
 
-        The mean of the posterior: coding must not be random.
+        Returns the mean of the posterior, because coding must be deterministic.
         """
         z = blend_tiles(
             lambda rows, columns: self.posterior(x[..., rows, columns]).mode(),
@@ -93,9 +92,9 @@ class LatentSpace(nn.Module):
         return (F.pixel_shuffle(x, self.patch) + 1) / 2
 
     def round_trip(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1], any size -> themselves after `encode` and `decode`.
+        """Encode and decode images (B, 3, H, W) in [0, 1] of any size, without quantization.
 
-        One image at a time, as they are coded.
+        Processes one image at a time, as in coding.
         """
         height, width = x.shape[-2:]
         latents = (self.encode(pad_to_multiple(image, self.stride)) for image in x.split(1))
@@ -103,16 +102,16 @@ class LatentSpace(nn.Module):
         return torch.cat(images).clamp(0, 1)
 
     def load_weights(self, source: str) -> None:
-        """Load an autoencoder, or that of a whole backbone or PerCo.
+        """Load the weights of an autoencoder, or the autoencoder's weights of a backbone or PerCo.
 
         Raises:
-            ValueError: it cannot be had or does not fit.
+            ValueError: the weights cannot be loaded or do not fit.
         """
         state = state_dict_of(load_checkpoint(source))
         own = {k.partition(_NAME)[2]: v for k, v in state.items() if _NAME in k}
         load_strict(self, own or state, source=source)
 
     def posterior(self, x: Tensor) -> Any:
-        """The Gaussian that images (B, 3, H, W) in [0, 1] are encoded to, not shifted or scaled."""
+        """The Gaussian posterior of images (B, 3, H, W) in [0, 1], without shift and scale."""
         x = F.pixel_unshuffle(x * 2 - 1, self.patch)
         return self.vae.encode(x.to(self.vae.dtype)).latent_dist

@@ -18,25 +18,26 @@ Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token indices (B, L)."""
 
 MEMORY = ("full", "frozen", "all")
-_NAME = "backbone."  # of a backbone in what is built on it
+_NAME = "backbone."  # state-dict prefix of a backbone inside a larger model
 
 
 class Backbone(nn.Module):
     """A text-conditioned latent diffusion model.
 
     Args:
-        latents: images <-> latents.
-        unet, text_encoder: the other networks, of the classes of Stable Diffusion.
-        tokenizer: texts -> token indices (B, L).
-        alphas_cumprod: abar of its training timesteps, (N,) falling.
-        prediction: `x0`, `eps` or `v`, what the U-Net predicts.
+        latents: autoencoder.
+        unet, text_encoder: U-Net and text encoder, of the classes that Stable Diffusion uses.
+        tokenizer: function from texts to token indices (B, L).
+        alphas_cumprod: abar of the training timesteps, (N,) falling.
+        prediction: prediction type of the U-Net: `x0`, `eps` or `v`.
 
     Attributes:
-        trained: whether it has weights of somewhere.
-        memory: which networks hold their weights in bfloat16, see `hold`.
-        perco_state: what this project's PerCo files hold beside the backbone, see `load_weights`.
-        hyper_encoder_weights: what a released checkpoint of PerCo (SD) has beside the backbone:
-            options of its hyper-encoder and a state dict; None of any other.
+        trained: whether trained weights were loaded.
+        memory: which networks have bfloat16 weights, see `hold`.
+        perco_state: state dict of PerCo's other parts if the weights are those of a PerCo, see
+            `load_weights`.
+        hyper_encoder_weights: settings and state dict of the hyper-encoder in a checkpoint of PerCo
+            (SD); None for other sources.
     """
 
     takes_text = True
@@ -65,28 +66,28 @@ class Backbone(nn.Module):
 
     @property
     def held_in_bfloat16(self) -> bool:
-        """Whether networks hold their weights in bfloat16, and convert what goes in and out."""
+        """Whether some networks have bfloat16 weights and convert their inputs and outputs."""
         return self.memory != "full"
 
     @property
     def text_encoders(self) -> tuple[nn.Module, ...]:
-        """All of them."""
+        """All text encoders."""
         return (self.text_encoder,)
 
     @property
     def local_channels(self) -> int:
-        """Channels of a spatial condition that the U-Net takes beside the noisy latent."""
+        """Number of channels of the spatial condition that the U-Net takes with the latent."""
         return int(self.unet.config.in_channels) - self.latents.channels
 
     @property
     def stride(self) -> int:
-        """Latents per side of the U-Net's coarsest grid: of that both sides are multiples."""
+        """Downsampling factor of the U-Net; both sides of a latent must be multiples of it."""
         return int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def null_text(self) -> Tensor:
-        """What the U-Net attends to where there is no text, (1, L, D).
+        """The text embedding for images without text, (1, L, D).
 
-        The embedding that was learned for that, as a PerCo's file holds it, or else that of the
+        This is the learned embedding of a PerCo if one was loaded, or else the embedding of the
         empty text.
         """
         learned = self.perco_state.get("null_text")
@@ -95,27 +96,30 @@ class Backbone(nn.Module):
         return _full(learned.to(next(self.text_encoder.parameters())))
 
     def null_condition(self) -> dict[str, Tensor]:
-        """What `network` is told where there is no text, each (1, …)."""
+        """Keyword arguments of `network` for images without text, each (1, …)."""
         return {"text": self.null_text()}
 
     def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
-        """What `network` is told of texts, each (B, …)."""
+        """Keyword arguments of `network` for texts, each (B, …)."""
         return {"text": self.embed_text(texts)}
 
     def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
-        """What `network` is told of the size of a picture in pixels."""
+        """Keyword arguments of `network` for the size of an image in pixels."""
         return {}
 
     def widen(self, local_channels: int) -> None:
-        """Let the U-Net's first convolution see a spatial condition beside the noisy latent.
+        """Add input channels for a spatial condition to the U-Net's first convolution.
 
-        This is how PerCo's codes z_hat get in (Careil et al. 2024, Sec. 3.2).
+        PerCo conditions the U-Net on its codes z_hat in this way (Careil et al. 2024, Sec. 3.2).
+        Weights of existing channels are kept, weights of new channels are random. If the
+        convolution already has this width, it is unchanged.
 
-        The old channels' weights are kept, the new ones random; a convolution that is already that
-        wide is left as it is. Without local channels it becomes what it does when they are zero.
+        Args:
+            local_channels: number of channels of the condition; 0 removes them, which is equivalent
+                to a condition of zeros.
 
         Raises:
-            ValueError: it has been widened to another number of channels.
+            ValueError: the U-Net was widened to another number of channels before.
         """
         if self.local_channels == local_channels:
             return
@@ -127,7 +131,7 @@ class Backbone(nn.Module):
         old: Any = self.unet.conv_in
         kept = self.latents.channels
         in_channels = kept + local_channels
-        # A new module: `from_pretrained` with another in_channels leaves the weights uninitialised.
+        # A new module: `from_pretrained` with other in_channels leaves the weights uninitialized.
         place: dict[str, Any] = {"device": old.weight.device, "dtype": old.weight.dtype}
         new = nn.Conv2d(
             in_channels, old.out_channels, old.kernel_size, padding=old.padding, **place
@@ -139,18 +143,18 @@ class Backbone(nn.Module):
         self.unet.register_to_config(in_channels=in_channels)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """`torch.compile` the U-Net, of all that a backbone calls what takes the time."""
+        """`torch.compile` the U-Net, which takes most of the time."""
         self.unet.compile(*args, **kwargs)
 
     def hold(self, memory: str) -> None:
-        """Choose which networks hold their weights in bfloat16; what goes in and out is float32.
+        """Convert the weights of some networks to bfloat16; inputs and outputs stay float32.
 
         Args:
-            memory: `full`: none; `frozen`: the autoencoder and the text encoder, which are not
-                trained; `all`: also the U-Net, which then cannot be trained.
+            memory: `full`: no network; `frozen`: the autoencoder and the text encoder, which are
+                not trained; `all`: also the U-Net, which then cannot be trained.
 
         Raises:
-            ValueError: there is no such choice.
+            ValueError: the value is unknown.
         """
         if memory not in MEMORY:
             raise ValueError(f"unknown memory {memory!r}, choose from {', '.join(MEMORY)}")
@@ -163,10 +167,10 @@ class Backbone(nn.Module):
             self.unet.bfloat16()
 
     def check_trainable(self) -> None:
-        """That its U-Net holds weights of a precision in which they can be trained.
+        """Check that the U-Net's weights have a precision that can be trained.
 
         Raises:
-            ValueError: it does not.
+            ValueError: they do not.
         """
         if self.memory == "all":
             raise ValueError(
@@ -175,7 +179,7 @@ class Backbone(nn.Module):
             )
 
     def embed_text(self, texts: list[str]) -> Tensor:
-        """Texts -> what the U-Net attends to, (B, L, D)."""
+        """Texts -> text embeddings for the U-Net's cross-attention, (B, L, D)."""
         device = next(self.text_encoder.parameters()).device
         embedding: Tensor = self.text_encoder(self.tokenizer(texts).to(device)).last_hidden_state
         return _full(embedding)
@@ -189,8 +193,8 @@ class Backbone(nn.Module):
             x_t: noisy latents (B, C, H, W) of unit variance.
             time: timestep, () or (B,).
             text: embeddings (B, L, D).
-            local: a spatial condition (B, M, h, w), upsampled to the latents' size; None is zeros,
-                and all that a U-Net takes that was not widened.
+            local: spatial condition (B, M, h, w), upsampled to the latents' size; None stands for
+                zeros, and is required if the U-Net was not widened.
         """
         if local is None and self.local_channels:
             local = x_t.new_zeros(len(x_t), self.local_channels, 1, 1)
@@ -201,13 +205,13 @@ class Backbone(nn.Module):
         return _full(out)
 
     def load_weights(self, source: str) -> None:
-        """Load a backbone, or that of a whole PerCo.
+        """Load the weights of a backbone, or the backbone's weights of a PerCo.
 
-        A whole PerCo's null text and hyper-encoders are kept in `perco_state`, for a PerCo on this
-        backbone.
+        The other weights of a PerCo, such as its null text and hyper-encoders, are stored in
+        `perco_state` for a PerCo on this backbone.
 
         Raises:
-            ValueError: it cannot be had or does not fit.
+            ValueError: the weights cannot be loaded or do not fit.
         """
         state = state_dict_of(load_checkpoint(source), prefix="model.")
         own = {k.removeprefix(_NAME): v for k, v in state.items() if k.startswith(_NAME)}
@@ -221,10 +225,10 @@ class Backbone(nn.Module):
 
 
 def _full(x: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Convert to at least float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """The module without gradients, in eval mode."""
+    """Disable gradients of a module and set it to eval mode."""
     return module.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What captions are made by, and which one is sent with an image."""
+"""The interface of captioners, and the choice of the caption to send with an image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,9 +9,9 @@ from diffcodec.points import Setting
 
 
 class Captioner(Protocol):
-    """Images (B, 3, H, W) in [0, 1], and the batch they are of -> a caption each.
+    """Function from images (B, 3, H, W) in [0, 1] and their batch to one caption per image.
 
-    None is no caption: nothing is sent, and the decoder uses its learned embedding.
+    None means that no caption is sent; the decoder uses its learned embedding.
     """
 
     def __call__(self, x: Tensor, batch: Mapping[str, Any] | None = None) -> list[str | None]: ...
@@ -25,17 +25,17 @@ def choose_captions(
     captions: Sequence[str | None] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[str | None]:
-    """The captions that are sent with images (B, 3, H, W) in [0, 1].
+    """The captions to send with images (B, 3, H, W) in [0, 1].
 
     Args:
         x: the images.
-        fixed: the operating point's caption, before all others; None is none.
-        captioner: makes them where none are given; None makes none.
-        captions: one for each image, in place of the captioner's.
-        about: the batch that the images are of, for the captioner.
+        fixed: caption of the operating point, which takes precedence; None if it has none.
+        captioner: captioner that is called if no captions are given; None sends no captions.
+        captions: one caption per image, in place of the captioner's.
+        about: batch of the images, for the captioner.
 
     Raises:
-        ValueError: there are not as many captions as images.
+        ValueError: the number of captions differs from the number of images.
     """
     if captions is not None and len(captions) != len(x):
         raise ValueError(f"{len(captions)} captions for {len(x)} images")

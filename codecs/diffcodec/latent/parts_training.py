@@ -1,8 +1,8 @@
 """Training of a latent diffusion model: its autoencoder, then its U-Net and text encoder.
 
-Neither is a codec. What tells whether the autoencoder gets better is the PSNR of its round trip,
-which is the ceiling of what is coded in its latents (PerCo, Fig. 9; Table 1); what tells it of the
-other two is their loss on the same noise and timesteps every time.
+Neither is a codec. The validation metric of the autoencoder is the PSNR of its reconstructions, an
+upper bound for codecs in its latent space (PerCo, Fig. 9; Table 1). The validation metric of U-Net
+and text encoder is their loss at fixed noise and timesteps.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,27 +26,31 @@ from diffcodec.training.optimization import clip_network, warmed_up_adamw
 from diffcodec.weights.configuration import arguments_of, is_configured
 
 Captioner = Callable[..., list[str | None]]
-"""captioner(x, batch) -> a caption of each image, see `TextToImageTraining`."""
+"""captioner(x, batch) -> one caption per image, see `TextToImageTraining`."""
 
 
 class AutoencoderTraining(LightningModule):
-    """Trains a latent space, with a divergence that keeps latents compact (Rombach et al. 2022).
+    """Trains an autoencoder with a KL penalty on its latents (Rombach et al. 2022).
 
-    Latents are brought to zero mean and unit variance per channel by statistics that are averaged
-    while it trains.
+    Latents are normalized to zero mean and unit variance per channel, by moving averages of their
+    statistics during training.
 
     Args:
-        latents: what is trained.
-        loss: of the decoded images, see `DecoderLoss`; null is their squared error.
-        discriminator_lr: of the discriminator in `loss`.
-        lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
-        kl_weight: of the divergence of the posterior from N(0, I), per latent value.
-        momentum: of the latents' statistics.
-        decoder_only: go on with the latent space as its weights have it, so that what was trained
-            on it still fits.
+        latents: autoencoder to train.
+        loss: loss of the reconstructions, see `DecoderLoss`; null selects the squared error.
+        discriminator_lr: learning rate of the discriminator in `loss`.
+        lr, weight_decay, warmup_steps: learning rate, weight decay and warm-up steps of AdamW; the
+            learning rate falls linearly to zero.
+        kl_weight: weight of the KL divergence of the posterior from N(0, I), per latent value.
+        momentum: momentum of the latents' statistics.
+        decoder_only: freeze the encoder and the normalization, so that models trained in the latent
+            space stay valid.
 
     Attributes:
-        product: what is exported when training is over.
+        product: the autoencoder that is exported after training.
+
+    Raises:
+        ValueError: decoder_only without trained weights.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class AutoencoderTraining(LightningModule):
         if decoder_only and not (is_configured(latents) and arguments_of(latents)["weights"]):
             raise ValueError("decoder_only=true needs trained weights: pass part.latents.weights")
         self.latents = latents
-        # A squared error of images in [0, 1].
+        # 0.25 on [-1, 1] equals the squared error of images in [0, 1].
         self.loss = loss or DecoderLoss(mse_weight=0.25, perceptual_weight=0.0)
         self.discriminator_lr = discriminator_lr
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
@@ -118,12 +122,12 @@ class AutoencoderTraining(LightningModule):
     def _track(self, z: Tensor) -> None:
         z, over = z.float(), (0, 2, 3)
         moments = torch.stack([z.mean(over, keepdim=True), z.square().mean(over, keepdim=True)])
-        # Of the images of all processes.
+        # Average over the images of all processes.
         mean, power = self.trainer.strategy.reduce(moments, reduce_op="mean")
         std = (power - mean**2).clamp(min=0).sqrt()
         first = self.global_step == 0
         self.latents.shift.lerp_(mean, 1.0 if first else self.momentum)
-        # 1 / std is what is kept: its average leans to small deviations, but little.
+        # The average of 1 / std is slightly biased towards small deviations.
         self.latents.scale.lerp_(1 / std.clamp(min=1e-6), 1.0 if first else self.momentum)
 
     def configure_gradient_clipping(
@@ -145,20 +149,21 @@ class AutoencoderTraining(LightningModule):
 
 
 class TextToImageTraining(LightningModule):
-    """Trains U-Net and text encoder of a backbone to make images of captions.
+    """Trains the U-Net and the text encoder of a backbone to generate images from captions.
 
     Args:
-        backbone: with a trained autoencoder, which stays as it is.
-        captioner: images (B, 3, H, W) in [0, 1] and the batch that they are of -> a caption each;
-            None is an empty one.
-        caption_drop: share of the images in training whose caption is replaced by the empty one,
-            which is what guidance leads away from.
-        grid_steps: timesteps that are trained.
-        validation_levels: noise levels at which each image is validated, evenly spaced timesteps.
-        lr, weight_decay, warmup_steps: of AdamW; the learning rate falls linearly to zero.
+        backbone: backbone with a trained autoencoder, which stays frozen.
+        captioner: function of images (B, 3, H, W) in [0, 1] and their batch that returns one
+            caption per image; None is an empty caption.
+        caption_drop: probability in training that a caption is replaced by the empty one, for
+            classifier-free guidance.
+        grid_steps: number of timesteps to train.
+        validation_levels: number of noise levels for validation, at evenly spaced timesteps.
+        lr, weight_decay, warmup_steps: learning rate, weight decay and warm-up steps of AdamW; the
+            learning rate falls linearly to zero.
 
     Attributes:
-        product: what is exported when training is over.
+        product: the backbone that is exported after training.
     """
 
     def __init__(
@@ -184,7 +189,7 @@ class TextToImageTraining(LightningModule):
         self.captioner = captioner
         self.caption_drop = caption_drop
         self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        # Not the lowest: v is the noise there, of which almost nothing can be seen.
+        # Skip the lowest level: v is the noise there, which is barely visible in the input.
         self._levels = self.process.sampling_sigmas(validation_levels + 1)[:-2]
         self._v_loss = MeanMetric()
 
@@ -225,7 +230,7 @@ class TextToImageTraining(LightningModule):
     @torch.no_grad()
     def _latents(self, x: Tensor) -> Tensor:
         latents = self.backbone.latents
-        # Under autocast in half precision; noise of a large sigma would swallow it there.
+        # Autocast may return half precision, which cannot represent latents under strong noise.
         return latents.encode(pad_to_multiple(x, latents.stride)).float()
 
     def _loss(

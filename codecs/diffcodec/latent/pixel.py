@@ -1,7 +1,6 @@
-"""An unconditional diffusion model of images where a latent one is expected.
+"""An unconditional pixel-space diffusion model with the interface of a latent diffusion model.
 
-Its latents are the pixels. The loader of such models, in diffusers' layout, is here because the
-enhancer's priors also use it.
+Its latents are the pixels. The loader for diffusers' layout is also used by the enhancer's priors.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from diffcodec.weights.sources import find_pipeline
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-CONTINUOUS = ("EDM", "CMStochastic")  # schedulers of models that are not told a timestep
+CONTINUOUS = ("EDM", "CMStochastic")  # schedulers of models without discrete timesteps
 
 
 class PixelSpace(nn.Module):
@@ -36,13 +35,13 @@ class PixelSpace(nn.Module):
 
 
 class PixelBackbone(nn.Module):
-    """An unconditional U-Net with what of `Backbone` needs no text.
+    """An unconditional U-Net with the interface of `Backbone`, except for its text methods.
 
     Args:
-        unet: the network.
-        alphas_cumprod: abar of its training timesteps, (N,) falling.
-        prediction: `x0`, `eps` or `v`, what it predicts.
-        class_label: of a network that is conditioned on a class.
+        unet: the U-Net.
+        alphas_cumprod: abar of the training timesteps, (N,) falling.
+        prediction: prediction type of the U-Net: `x0`, `eps` or `v`.
+        class_label: class index for class-conditional networks.
     """
 
     takes_text = False
@@ -66,7 +65,7 @@ class PixelBackbone(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels per side of the U-Net's coarsest grid: of that both sides are multiples."""
+        """Downsampling factor of the U-Net; both sides of an image must be multiples of it."""
         return int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -74,15 +73,15 @@ class PixelBackbone(nn.Module):
         self.unet.compile(*args, **kwargs)
 
     def null_text(self) -> Tensor:
-        """A placeholder (1, 1, 1): the network is told no text."""
+        """A placeholder (1, 1, 1), which the network ignores."""
         return torch.zeros(1, 1, 1)
 
     def null_condition(self) -> dict[str, Tensor]:
-        """As of `Backbone`."""
+        """See `Backbone.null_condition`."""
         return {"text": self.null_text()}
 
     def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
-        """There is no text.
+        """Not supported.
 
         Raises:
             ValueError: always.
@@ -90,11 +89,11 @@ class PixelBackbone(nn.Module):
         return {"text": self.embed_text(texts)}
 
     def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
-        """As of `Backbone`."""
+        """See `Backbone.size_condition`."""
         return {}
 
     def embed_text(self, texts: list[str]) -> Tensor:
-        """There is no text.
+        """Not supported.
 
         Raises:
             ValueError: always.
@@ -107,25 +106,25 @@ class PixelBackbone(nn.Module):
         Args:
             x_t: noisy images (B, 3, H, W) of unit variance.
             time: timestep, () or (B,).
-            text: is not used.
+            text: unused.
         """
         labels = None
         if self.unet.config.num_class_embeds is not None:
             labels = torch.full((len(x_t),), self.class_label, device=x_t.device)
         out: Tensor = self.unet(x_t, time, class_labels=labels).sample
-        return out[:, :3]  # some also predict a variance
+        return out[:, :3]  # drop the variance that some networks also predict
 
 
 @configured
 def pixel_backbone(source: str, *, class_label: int = 0) -> PixelBackbone:
-    """Load a discrete diffusion model of images, such as DDPM's, in float32.
+    """Load a pixel-space diffusion model with discrete timesteps, such as DDPM, in float32.
 
     Args:
         source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout.
-        class_label: of a network that is conditioned on a class.
+        class_label: class index for class-conditional networks.
 
     Raises:
-        ValueError: it cannot be had, or its process is not discrete.
+        ValueError: the source cannot be loaded, or its process is not discrete.
     """
     unet, config = load_unconditional(source)
     name = str(config.get("_class_name", ""))
@@ -138,14 +137,14 @@ def pixel_backbone(source: str, *, class_label: int = 0) -> PixelBackbone:
 
 
 def load_unconditional(source: str) -> tuple[Any, dict[str, Any]]:
-    """Load a UNet2DModel, in float32, and the config of its scheduler.
+    """Load a UNet2DModel in float32, and its scheduler config.
 
     Args:
-        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout; the two may lie in
-            `unet/` and `scheduler/` or, as in early repositories, side by side.
+        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout. U-Net and scheduler
+            are in `unet/` and `scheduler/`, or in the same folder, as in early repositories.
 
     Raises:
-        ValueError: they cannot be had.
+        ValueError: U-Net or scheduler cannot be loaded.
     """
     folder, parts = local_path(source), ("unet", "scheduler")
     if is_folder(folder):

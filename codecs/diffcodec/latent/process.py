@@ -1,4 +1,4 @@
-"""The diffusion process of the latents: a grid of timesteps, a denoiser, the loss of v."""
+"""The diffusion process in latent space: a grid of timesteps, a denoiser and the v loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,16 @@ SPACINGS = ("grid", "leading")
 
 
 class LatentProcess:
-    """A variance-preserving process on a grid of its timesteps.
+    """A variance-preserving process on a grid of timesteps.
 
     Args:
         alphas_cumprod: abar of all N timesteps, (N,) falling.
-        prediction: `x0`, `eps` or `v`, what the network predicts; the loss is that of v for any.
-        grid_steps: how many of the timesteps are trained and sampled, evenly spaced up to the last.
+        prediction: prediction type of the network: `x0`, `eps` or `v`. The loss is always that of
+            v.
+        grid_steps: number of timesteps that are trained and sampled, evenly spaced up to the last.
 
     Raises:
-        ValueError: the grid has more timesteps than the process, or less than one.
+        ValueError: the grid has more timesteps than the process, or fewer than one.
     """
 
     def __init__(self, alphas_cumprod: Tensor, *, prediction: str, grid_steps: int) -> None:
@@ -37,21 +38,21 @@ class LatentProcess:
         self.sigmas = sigmas_of(abar[self.timesteps])
 
     def denoiser(self, network: Callable[..., Tensor]) -> VPDenoiser:
-        """D around a network that is told the timestep."""
+        """D(x; sigma) around a network that takes the timestep."""
         time_of = TimeTable(self.sigmas, self.timesteps)
         return VPDenoiser(network, prediction=self.prediction, time_of=time_of)
 
     def sampling_sigmas(self, num_steps: int, spacing: str = "grid") -> Tensor:
-        """S + 1 noise levels of the grid, falling.
+        """Falling noise levels for sampling, (S + 1,).
 
         Args:
-            num_steps: S.
-            spacing: `grid`, evenly over the grid, from its last timestep's level down to 0; or
-                `leading`, as Stable Diffusion 2.1's own scheduler samples in diffusers: timesteps
-                1, 1 + N // S, … of N, and the level of timestep 0 at the end.
+            num_steps: number of steps S.
+            spacing: `grid`: evenly over the grid, from the level of its last timestep to 0;
+                `leading`: timesteps 1, 1 + N // S, … of N, then the level of timestep 0, as in
+                diffusers' scheduler of Stable Diffusion 2.1.
 
         Raises:
-            ValueError: there are not that many timesteps in the grid, or no such choice.
+            ValueError: the grid has too few timesteps, or the spacing is unknown.
         """
         if spacing not in SPACINGS:
             raise ValueError(f"unknown spacing {spacing!r}, choose from {', '.join(SPACINGS)}")
@@ -85,13 +86,13 @@ class LatentProcess:
         sigma: Tensor,
         **condition: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Squared error of v, whatever the network itself predicts.
+        """Squared error of v, for any prediction type of the network.
 
         Args:
-            network: that is told the timestep.
+            network: function of x_t and the timestep.
             x0, noise: latents and standard normal noise, (B, …).
             sigma: noise levels of the grid, (B,).
-            condition: handed to the network.
+            condition: keyword arguments of the network.
 
         Returns:
             The loss of each latent, (B,), and the estimate of x0, (B, …).
@@ -101,8 +102,8 @@ class LatentProcess:
 
 
 def pure_noise(noise: Tensor, sigma: Tensor) -> Tensor:
-    """Unit noise (B, …) -> the start of sampling at the level sigma, ().
+    """Unit noise (B, …) -> start of sampling at noise level sigma, ().
 
-    x_T ~ N(0, I) at the scale of the variance-preserving process.
+    Converts x_T ~ N(0, I) of the variance-preserving process to the scale of x.
     """
     return like(noise, (1 + sigma.double() ** 2).sqrt()) * noise

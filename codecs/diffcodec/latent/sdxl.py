@@ -1,4 +1,4 @@
-"""Stable Diffusion XL as a backbone (Podell et al., ICLR 2024): two text encoders, and sizes."""
+"""Stable Diffusion XL as a backbone (Podell et al., ICLR 2024), with its additional conditions."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class SDXLBackbone(Backbone):
-    """A backbone whose U-Net is told texts by two encoders, their summary, and a picture's size.
+    """A backbone conditioned on two text encoders, a pooled embedding and the image size.
 
-    No text is the empty text, as in the public DiffC.
+    Images without text use the empty text, as in the public DiffC.
 
     Args:
-        latents, unet, text_encoder, tokenizer: as of `Backbone`.
-        text_encoder_2, tokenizer_2: the second ones.
-        alphas_cumprod, prediction: as of `Backbone`.
+        latents, unet, text_encoder, tokenizer: see `Backbone`.
+        text_encoder_2, tokenizer_2: second text encoder and its tokenizer.
+        alphas_cumprod, prediction: see `Backbone`.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class SDXLBackbone(Backbone):
         return self.text_condition([""])
 
     def text_condition(self, texts: list[str]) -> dict[str, Tensor]:
-        """What `network` is told of texts.
+        """Keyword arguments of `network` for texts.
 
         Args:
-            texts: B of them.
+            texts: B texts.
 
         Returns:
-            `text`, the layers before the last of both encoders, (B, L, D1 + D2), and `pooled`, the
-            second's projection of the end of the text, (B, D2).
+            `text`, the penultimate layers of both encoders, (B, L, D1 + D2), and `pooled`, the
+            second encoder's projection of the end token, (B, D2).
         """
         device = next(self.text_encoder.parameters()).device
         both = [
@@ -73,7 +73,7 @@ class SDXLBackbone(Backbone):
         return {"text": text.float(), "pooled": both[1].text_embeds.float()}
 
     def size_condition(self, height: int, width: int) -> dict[str, Tensor]:
-        """The time ids of a picture in pixels that was neither resized nor cropped, (1, 6)."""
+        """The time ids of an image in pixels without resizing or cropping, (1, 6)."""
         device = next(self.unet.parameters()).device
         ids = [height, width, 0, 0, height, width]
         return {"time_ids": torch.tensor([ids], dtype=torch.float32, device=device)}
@@ -86,8 +86,8 @@ class SDXLBackbone(Backbone):
         Args:
             x_t: noisy latents (B, C, H, W) of unit variance.
             time: timestep, () or (B,).
-            text, pooled: of `text_condition`.
-            time_ids: of `size_condition`.
+            text, pooled: results of `text_condition`.
+            time_ids: result of `size_condition`.
         """
         dtype = self.unet.dtype
         out: Tensor = self.unet(

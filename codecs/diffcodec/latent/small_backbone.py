@@ -1,4 +1,4 @@
-"""The small backbone: Stable Diffusion's three classes with 13 million parameters in all.
+"""The small backbone: the network classes of Stable Diffusion with 13 million parameters in total.
 
 In half precision its weights take 26 MiB.
 """
@@ -12,7 +12,7 @@ from diffcodec.latent.tokenizer import BEGIN, END, WordTokenizer
 from diffcodec.weights.configuration import configured
 
 NUM_TIMESTEPS = 1000
-PATCH = 4  # pixel-unshuffle: convolutions at full resolution are what a CPU spends its time on
+PATCH = 4  # pixel-unshuffle factor; convolutions at full resolution would dominate CPU time
 
 
 @configured
@@ -26,13 +26,13 @@ def small_autoencoder(
     """An autoencoder of residual 3x3 blocks on pixel-unshuffled images; f = 8 with two stages.
 
     Args:
-        channels, layers: of its stages, and residual blocks in each.
-        latent_channels: of a latent.
-        weights: null (random) or a source of `diffcodec.weights`: of an autoencoder, or of what is
-            built on one.
+        channels, layers: number of channels of each stage, and of residual blocks per stage.
+        latent_channels: number of channels of a latent.
+        weights: null (random), or a source of `diffcodec.weights` for the weights of an autoencoder
+            or of a model that contains one.
 
     Raises:
-        ValueError: the weights cannot be had or do not fit.
+        ValueError: the weights cannot be loaded or do not fit.
     """
     from diffusers import AutoencoderKL
 
@@ -65,19 +65,21 @@ def small_backbone(
     memory: str = "full",
     weights: str | None = None,
 ) -> Backbone:
-    """Autoencoder, U-Net and text encoder with random or given weights; v-prediction, cosine.
+    """A small latent diffusion model with v-prediction and a cosine schedule.
 
     Args:
-        latents: the autoencoder; null is a `small_autoencoder`.
-        unet_channels, unet_layers: stages of the U-Net and residual blocks in each; the first
-            stage has no attention.
-        text_channels, text_layers, text_length: of the text encoder.
-        memory: see `Backbone.hold`.
-        weights: of all of it: null (random) or a source of `diffcodec.weights`: of a backbone, or
-            of a whole PerCo.
+        latents: autoencoder; null selects `small_autoencoder`.
+        unet_channels, unet_layers: number of channels of each stage of the U-Net, and of residual
+            blocks per stage; the first stage has no attention.
+        text_channels, text_layers, text_length: width, number of layers and maximum number of
+            tokens of the text encoder.
+        memory: which networks have bfloat16 weights: `full`, `frozen` or `all`, see
+            `Backbone.hold`.
+        weights: null (random), or a source of `diffcodec.weights` for the weights of a whole
+            backbone or PerCo.
 
     Raises:
-        ValueError: the weights cannot be had or do not fit, or there is no such choice of memory.
+        ValueError: the weights cannot be loaded or do not fit, or `memory` is unknown.
     """
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -93,7 +95,7 @@ def small_backbone(
         block_out_channels=tuple(unet_channels),
         layers_per_block=unet_layers,
         cross_attention_dim=text_channels,
-        attention_head_dim=4,  # heads, in spite of the name
+        attention_head_dim=4,  # the number of heads, despite the name
         norm_num_groups=8,
         use_linear_projection=True,
     )

@@ -1,7 +1,7 @@
-"""Stable Diffusion 1.x, 2.x and XL: the one loader of its parts, and the backbone that they make.
+"""Loader of Stable Diffusion 1.x, 2.x and XL, as separate parts or as a backbone.
 
-Source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout (`vae/`, `unet/`,
-`text_encoder/`, `tokenizer/`, `scheduler/`, of XL also `text_encoder_2/` and `tokenizer_2/`).
+A source is `hf://owner/repo[@revision]` or a folder, in diffusers' layout (`vae/`, `unet/`,
+`text_encoder/`, `tokenizer/`, `scheduler/`, and for XL `text_encoder_2/` and `tokenizer_2/`).
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ SUPPORTED = "Stable Diffusion 1.x, 2.x or XL (base)"
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The parts of a Stable Diffusion, networks in float32.
+    """The parts of a Stable Diffusion; the networks are in float32.
 
     Attributes:
-        latents: the autoencoder, with the scale and shift of its latents.
-        unet, text_encoder: the other networks.
-        tokenizer: texts -> token indices (B, L).
-        scheduler: the scheduler's config, which holds the noise schedule and what is predicted.
-        text_encoder_2, tokenizer_2: of XL; None of others.
+        latents: autoencoder, with the scale and shift of its latents.
+        unet, text_encoder: U-Net and text encoder.
+        tokenizer: function from texts to token indices (B, L).
+        scheduler: scheduler config, with the noise schedule and the prediction type.
+        text_encoder_2, tokenizer_2: second text encoder and tokenizer of XL; None for 1.x and 2.x.
     """
 
     latents: LatentSpace
@@ -46,7 +46,7 @@ class Pipeline:
 
 
 class HubTokenizer:
-    """A CLIP tokenizer: texts -> indices (B, L), filled up and cut to the model's length."""
+    """A CLIP tokenizer: texts -> indices (B, L), padded and truncated to the model's length."""
 
     def __init__(self, source: str, subfolder: str = "tokenizer", **options: Any) -> None:
         from transformers import CLIPTokenizer
@@ -64,7 +64,7 @@ class HubTokenizer:
         return indices
 
 
-# Conditions of a U-Net beside the text, by which SDXL, unCLIP and upscalers are known.
+# Conditions other than the text, which identify the U-Nets of SDXL, unCLIP and upscalers.
 _OTHER_CONDITIONS = (
     "addition_embed_type",
     "encoder_hid_dim_type",
@@ -94,7 +94,7 @@ def load_pipeline(source: str) -> Pipeline:
         source: `hf://owner/repo[@revision]` or a folder.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline.
+        ValueError: the source cannot be loaded, or is not such a pipeline.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -104,7 +104,7 @@ def load_pipeline(source: str) -> Pipeline:
     text_encoder_2: Any = None
     tokenizer_2 = None
     try:
-        # Before gigabytes of it are loaded.
+        # Check the config before gigabytes of weights are loaded.
         _check_conditions(
             source,
             UNet2DConditionModel.load_config(place, subfolder="unet", **options),
@@ -153,10 +153,10 @@ def load_pipeline(source: str) -> Pipeline:
 
 
 def _is_xl(source: str, place: str, options: dict[str, Any]) -> bool:
-    """Whether a pipeline is an XL; one without an index is taken for a 1.x or 2.x.
+    """Whether a pipeline is SDXL; a pipeline without an index counts as 1.x or 2.x.
 
     Raises:
-        ValueError: it is of another kind.
+        ValueError: the pipeline has no U-Net or no text encoder.
     """
     from diffusers import DiffusionPipeline
 
@@ -174,7 +174,7 @@ def _is_xl(source: str, place: str, options: dict[str, Any]) -> bool:
 
 
 _UNET: dict[str, Any] = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280)}
-# What differs: options of the U-Net and of the text encoder, and what is predicted.
+# Differences between the versions: options of U-Net and text encoder, and the prediction type.
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "sd15": (
         {**_UNET, "attention_head_dim": 8, "cross_attention_dim": 768},
@@ -199,13 +199,15 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 def blank_stable_diffusion(size: str) -> Backbone:
-    """A backbone of Stable Diffusion's sizes with random weights, for what needs no others.
+    """A backbone with Stable Diffusion's architecture and random weights.
+
+    All texts get the same tokens.
 
     Args:
-        size: `sd15` or `sd21`. Texts all have the same tokens.
+        size: version, `sd15` or `sd21`.
 
     Raises:
-        ValueError: another size.
+        ValueError: the size is unknown.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -236,11 +238,12 @@ def stable_diffusion(source: str, *, memory: str = "full") -> Backbone:
     """Load a Stable Diffusion as a backbone.
 
     Args:
-        source: as of `load_pipeline`.
-        memory: see `Backbone.hold`.
+        source: `hf://owner/repo[@revision]` or a folder, in diffusers' layout.
+        memory: which networks have bfloat16 weights: `full`, `frozen` or `all`, see
+            `Backbone.hold`.
 
     Raises:
-        ValueError: it cannot be had, or is no such pipeline, or there is no such choice.
+        ValueError: the source cannot be loaded or is not such a pipeline, or `memory` is unknown.
     """
     pipeline = load_pipeline(source)
     alphas_cumprod, prediction = scheduler_facts(pipeline.scheduler)

@@ -1,4 +1,4 @@
-"""How captions are coded: by zlib, or by raw deflate that knows the words of captions."""
+"""Text coders for captions: zlib, or raw deflate with a dictionary of caption words."""
 
 import zlib
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from diffcodec.coding.entropy import decode_text, encode_text, inflate_text, text_bytes
 from diffcodec.latent.tokenizer import caption_words
 
-_RAW = -zlib.MAX_WBITS  # no header, no checksum: the container has its own
+_RAW = -zlib.MAX_WBITS  # without header and checksum, which the container has
 
 
 def encode_with_dictionary(text: str) -> bytes:
     """Text -> raw deflate with `caption_words` as preset dictionary.
 
     Raises:
-        ValueError: over 64 KiB of text, which no decoder accepts.
+        ValueError: the text is longer than 64 KiB, which no decoder accepts.
     """
     deflater = zlib.compressobj(9, zlib.DEFLATED, _RAW, 9, zdict=caption_words().encode())
     return deflater.compress(text_bytes(text)) + deflater.flush()
@@ -23,7 +23,7 @@ def decode_with_dictionary(data: bytes) -> str:
     """Inverse of `encode_with_dictionary`, in bounded memory.
 
     Raises:
-        BitstreamError: not one complete deflate stream of at most 64 KiB of UTF-8.
+        BitstreamError: the data are not one complete deflate stream of at most 64 KiB of UTF-8.
     """
     return inflate_text(zlib.decompressobj(_RAW, zdict=caption_words().encode()), data)
 
@@ -36,10 +36,10 @@ TEXT_CODERS: dict[str, TextCoder] = {
 
 
 def find_text_coder(name: str) -> TextCoder:
-    """Encoder and decoder of a text coder by its name.
+    """Find the encoder and the decoder of a text coder by name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     if name not in TEXT_CODERS:
         raise ValueError(f"unknown text_coder {name!r}, choose from {', '.join(TEXT_CODERS)}")

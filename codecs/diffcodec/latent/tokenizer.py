@@ -1,4 +1,4 @@
-"""The small text encoder's tokenizer: caption words, and bytes for whatever else there is."""
+"""Tokenizer of the small text encoder: a vocabulary of caption words with a byte fallback."""
 
 import re
 from functools import cache
@@ -7,26 +7,26 @@ from importlib.resources import files
 import torch
 from torch import Tensor
 
-END, BEGIN = 0, 1  # END also fills up
+END, BEGIN = 0, 1  # END is also the padding
 _NUM_SPECIAL = 2
 _PIECE = re.compile(r"[a-z]+|[^a-z\s]")
 
 
 @cache
 def caption_words() -> str:
-    """Words and phrases of captions, the most common last, where a reference to them is cheapest.
+    """Words and phrases of captions, the most common last, where deflate references are cheapest.
 
-    The small tokenizer's vocabulary and PerCo's text coder depend on it: changing it changes the
-    format of streams.
+    The small tokenizer's vocabulary and PerCo's text coder depend on them. Changing them changes
+    the bitstream format.
     """
     path = files("diffcodec.latent") / "caption_words.txt"
     return " ".join(path.read_text(encoding="utf-8").splitlines())
 
 
 class WordTokenizer:
-    """Texts -> indices (B, length): a token per word of `caption_words`, else one per byte.
+    """Texts -> token indices (B, length), with one token per word of `caption_words` or per byte.
 
-    Upper case and white space are not told apart. Texts that do not fit are cut.
+    It ignores case and white space, and truncates long texts.
     """
 
     def __init__(self, length: int = 32) -> None:
@@ -34,7 +34,7 @@ class WordTokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many different tokens there are."""
+        """Number of different tokens."""
         return _NUM_SPECIAL + 256 + len(_vocabulary())
 
     def __call__(self, texts: list[str]) -> Tensor:

@@ -1,1 +1,1 @@
-"""Diffusion without codecs: noise schedules, denoisers and samplers."""
+"""Noise schedules, denoisers, guidance and samplers, independent of codecs."""

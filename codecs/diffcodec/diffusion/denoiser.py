@@ -1,8 +1,8 @@
-"""Denoisers: D(x; sigma) -> x0_hat, whatever the network inside was trained to predict.
+"""Denoisers: D(x; sigma) -> x0_hat, for networks of any prediction type.
 
-x = x0 + sigma * eps is the noisy image with the signal at its own scale. What a network predicts,
-how its input is scaled, how it is told the noise level and what its error is, is known here and
-nowhere else: samplers and guidance only see D.
+x = x0 + sigma * eps is the noisy image, in which the signal keeps its scale. This module handles
+the prediction type, input scaling, noise conditioning and loss of a network. Samplers and guidance
+only call D.
 """
 
 from abc import ABC, abstractmethod
@@ -16,21 +16,20 @@ PREDICTIONS = ("x0", "eps", "v")
 
 
 class Denoiser(Protocol):
-    """D(x; sigma, **condition) -> x0_hat, of the shape of x; sigma is () or (B,)."""
+    """D(x; sigma, **condition) -> x0_hat in the shape of x; sigma is () or (B,)."""
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor: ...
 
 
 class NetworkDenoiser(ABC):
-    """A denoiser around a network whose input and output are scaled by the noise level.
+    """A denoiser around a network with preconditioning (Karras et al. 2022, Eq. 7).
 
         D(x; sigma) = c_skip x + c_out F(c_in x, time)
 
-    as in Karras et al. (2022), Eq. 7: a parameterization is its scalings and what the network is
-    told as its time.
+    A subclass defines the scalings and the network's time.
 
     Args:
-        network: F(c_in x, time, **condition), of the shape of x.
+        network: F(c_in x, time, **condition), with an output in the shape of x.
     """
 
     def __init__(self, network: Callable[..., Tensor]) -> None:
@@ -38,28 +37,28 @@ class NetworkDenoiser(ABC):
 
     @abstractmethod
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_skip, c_out and c_in at noise levels of any shape, each of that shape."""
+        """c_skip, c_out and c_in at noise levels of any shape, each in that shape."""
 
     @abstractmethod
     def time(self, sigma: Tensor, x: Tensor) -> Tensor:
-        """What the network is told of the noise level of x, in float32 on its device."""
+        """The network's time at noise level sigma, in float32 on the device of x."""
 
     def output(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        """F: what the network itself predicts at noise level sigma, () or (B,)."""
+        """F, the network's prediction at noise level sigma, () or (B,)."""
         _, _, c_in = self.scalings(sigma.double())
         out = self.network(like(x, c_in) * x, self.time(sigma.double(), x), **condition)
         return out.to(x.dtype)
 
     def x0_of(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate of x0 that the network's output at (x, sigma) means."""
+        """Convert the network's output at (x, sigma) to an estimate of x0."""
         c_skip, c_out, _ = self.scalings(sigma.double())
         return like(x, c_skip) * x + like(x, c_out) * output
 
     def target(self, x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-        """What F should predict of x0 + sigma noise: (x0 - c_skip x) / c_out.
+        """The training target of F for x = x0 + sigma noise: (x0 - c_skip x) / c_out.
 
-        As the sum of its two parts, in which nothing cancels: it is x0, the noise or v where that
-        is what the network predicts.
+        The target is x0, the noise or v, by prediction type. It is computed as a sum of two terms,
+        to avoid cancellation.
         """
         sigma = sigma.double()
         c_skip, c_out, _ = self.scalings(sigma)
@@ -75,14 +74,15 @@ class NetworkDenoiser(ABC):
         weight: Callable[[Tensor], Tensor] | None = None,
         **condition: Any,
     ) -> tuple[Tensor, Tensor]:
-        """What the network's prediction of x0 + sigma noise is off by.
+        """The loss of the network's prediction for x0 + sigma noise.
 
         Args:
             x0, noise: clean images and standard normal noise, (B, …).
             sigma: noise levels, (B,).
-            error: of each value of the network's output, averaged over an image.
-            weight: noise levels -> the weights of their errors, (B,); None is 1 at all of them.
-            condition: handed to the network.
+            error: function of the elementwise error of the network's output; its values are
+                averaged over an image.
+            weight: function from noise levels to loss weights, (B,); None weights all levels by 1.
+            condition: keyword arguments of the network.
 
         Returns:
             The loss of each image, (B,), and the estimate of x0, (B, …).
@@ -101,17 +101,18 @@ class NetworkDenoiser(ABC):
 class VPDenoiser(NetworkDenoiser):
     """A denoiser around a network of a variance-preserving process.
 
-    The network sees x_t = sqrt(abar) x = x / sqrt(1 + sigma^2) and the time of that noise level:
-    `network(x_t, time, **condition)` with time () or (B,) in float32.
+    The network is called as `network(x_t, time, **condition)`, with
+    x_t = sqrt(abar) x = x / sqrt(1 + sigma^2) and the time of the noise level, () or (B,) in
+    float32.
 
     Args:
-        network: predicts x0, eps or v = sqrt(abar) eps - sqrt(1 - abar) x0.
-        prediction: which of them.
-        time_of: noise level -> what the network is told, as `schedule.TimeTable`.
-        clip: clamp x0_hat to [-1, 1].
+        network: network that predicts x0, eps or v = sqrt(abar) eps - sqrt(1 - abar) x0.
+        prediction: prediction type of the network: `x0`, `eps` or `v`.
+        time_of: function from noise levels to the network's time, such as `schedule.TimeTable`.
+        clip: whether to clamp x0_hat to [-1, 1].
 
     Raises:
-        ValueError: an unknown prediction.
+        ValueError: the prediction type is unknown.
     """
 
     def __init__(
@@ -146,20 +147,21 @@ class VPDenoiser(NetworkDenoiser):
         return x0.clamp(-1, 1) if self.clip else x0
 
     def v_weight(self, sigma: Tensor) -> Tensor:
-        """What makes a squared error of F one of v (Salimans & Ho 2022); 1 where F is v.
+        """The weight that converts a squared error of F to one of v (Salimans & Ho 2022).
 
-        v = sqrt(abar) eps - sqrt(1 - abar) x0 at a given x: its error is that of x0 divided by
-        sqrt(1 - abar), and that of x0 is c_out times F's.
+        At a given x, the error of v = sqrt(abar) eps - sqrt(1 - abar) x0 is the error of x0 divided
+        by sqrt(1 - abar), and the error of x0 is c_out times that of F. The weight is 1 if F is v.
         """
         _, c_out, _ = self.scalings(sigma)
         return c_out**2 * (1 + sigma**2) / sigma**2
 
 
 class LearnedVarianceDenoiser(VPDenoiser):
-    """A denoiser of a network that also says how much noise a step of DDPM adds.
+    """A denoiser around a network that also predicts the variance of DDPM's steps.
 
-    `network(x_t, time)` gives twice the channels of x_t: its prediction, then v in [-1, 1], and so
-    does the denoiser: x0_hat, then v (Nichol & Dhariwal 2021, Eq. 15; `sampler.ancestral_step`).
+    `network(x_t, time)` returns twice the channels of x_t: its prediction, then the variance v in
+    [-1, 1] (Nichol & Dhariwal 2021, Eq. 15). The denoiser returns x0_hat, then v, see
+    `sampler.ancestral_step`.
     """
 
     def x0_of(self, output: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
@@ -172,11 +174,11 @@ class EDMDenoiser(NetworkDenoiser):
 
         D(x; sigma) = c_skip x + c_out F(c_in x, c_noise),   c_noise = ln(sigma) / 4
 
-    F sees inputs and is trained to make outputs of unit variance at every noise level, so that the
-    loss needs no weight: lambda(sigma) c_out^2 = 1 (Eq. 8).
+    The inputs and training targets of F have unit variance at every noise level, so the loss needs
+    no weight: lambda(sigma) c_out^2 = 1 (Eq. 8).
 
     Args:
-        network: F(x, c_noise), x of unit variance (B, …), c_noise (B,) in float32.
+        network: F(x, c_noise), with x (B, …) of unit variance and c_noise (B,) in float32.
         sigma_data: standard deviation of the data.
     """
 
@@ -194,13 +196,13 @@ class EDMDenoiser(NetworkDenoiser):
 
 
 class ConsistencyDenoiser(EDMDenoiser):
-    """A consistency function f(x, sigma), from any noise level to the ODE's end in one evaluation.
+    """A consistency function f(x, sigma), which maps any noise level to the end of the ODE.
 
-    EDM's preconditioning, shifted so that f(x, sigma_min) = x (Song et al. 2023, App. C).
+    It uses EDM's preconditioning, shifted so that f(x, sigma_min) = x (Song et al. 2023, App. C).
 
     Args:
-        network, sigma_data: as of `EDMDenoiser`.
-        sigma_min: where the ODE ends.
+        network, sigma_data: see `EDMDenoiser`.
+        sigma_min: noise level at the end of the ODE.
     """
 
     def __init__(
@@ -220,10 +222,10 @@ class ConsistencyDenoiser(EDMDenoiser):
 
 
 def min_snr(sigma: Tensor, maximum: float) -> Tensor:
-    """SNR = 1 / sigma^2 up to a maximum: the weight of an error of x0 (Hang et al. 2023)."""
+    """The min-SNR weight of the error of x0: 1 / sigma^2 up to a maximum (Hang et al. 2023)."""
     return (sigma**-2).clamp(max=maximum)
 
 
 def like(x: Tensor, coefficient: Tensor) -> Tensor:
-    """A coefficient () or (B,) -> one that multiplies x (B, …), on its device and of its dtype."""
+    """Reshape a coefficient, () or (B,), to multiply x (B, …), with the device and dtype of x."""
     return coefficient.to(x.device, x.dtype).reshape(-1, *(1,) * (x.ndim - 1))

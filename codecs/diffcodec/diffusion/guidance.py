@@ -1,4 +1,4 @@
-"""Guidance: what moves a denoiser's estimate, or the sampler by its gradient."""
+"""Guidance of the denoiser's estimate (classifier-free) or of the sampler (DPS)."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -12,16 +12,17 @@ from diffcodec.diffusion.sampler import Noise, ancestral_step
 
 
 class ClassifierFreeGuidance:
-    """D_null + scale (D - D_null), both in one batch (Ho & Salimans 2022; PerCo, Eq. 5).
+    """D_null + scale (D - D_null), evaluated as one batch (Ho & Salimans 2022; PerCo, Eq. 5).
 
-    Written for the noise estimate, this holds for D as it stands: at one x and sigma the two
-    differ by an affine map, and the weights sum to one.
+    The papers define it on the noise estimate. It is equivalent on D, because the two estimates
+    differ by an affine map at a given x and sigma, and the weights sum to one.
 
     Args:
         denoiser: D(x; sigma, **condition).
-        scale: 1 is the denoiser itself, 0 the unguided branch; at either, only one is evaluated.
-        null: the conditions that the unguided branch has instead, each (B, …) or (1, …); all
-            others, such as PerCo's spatial codes, are the same in both branches.
+        scale: guidance scale. At 1 only the conditional branch is evaluated, at 0 only the
+            unconditional one.
+        null: conditions that the unconditional branch uses instead, each (B, …) or (1, …). Both
+            branches share all other conditions, such as PerCo's spatial codes.
     """
 
     def __init__(self, denoiser: Denoiser, scale: float, null: Mapping[str, Tensor]) -> None:
@@ -60,21 +61,21 @@ def dps(
 
         x <- ancestral step - zeta * grad_x distance(D(x; sigma))
 
-    The distance is a norm, not its square: its gradient keeps its length however close the
-    constraint is, which is how Chung et al. scale theirs.
+    The distance is a norm, not its square: the length of its gradient does not depend on the
+    distance, which matches the scaling of Chung et al.
 
     Args:
-        denoiser: D(x; sigma), through which gradients flow; a `LearnedVarianceDenoiser` says how
-            much noise is added as well.
-        x: the noisy image at `sigmas[0]`, (B, …), no inference tensor.
-        sigmas: noise levels, (S + 1,) falling.
-        distance: x0_hat (B, …) -> how far it is from the constraint, ().
+        denoiser: differentiable D(x; sigma); a `LearnedVarianceDenoiser` also sets the variance of
+            the added noise.
+        x: noisy image at `sigmas[0]`, (B, …); not an inference tensor.
+        sigmas: falling noise levels, (S + 1,).
+        distance: function from x0_hat (B, …) to its distance from the constraint, ().
         zeta: step size.
-        noise: what is added after each step but one down to 0.
-        of_vp: take the step where Chung et al. (Algorithm 1) and Xu et al. (2024) do, in the
-            variance-preserving x_t = sqrt(abar_t) x: the gradient is by x_t and moves x_{t-1}.
-            Seen from x, zeta is then divided by sqrt(abar_t abar_{t-1}).
-        condition: handed to the denoiser.
+        noise: source of the noise added after each step, except a step to 0.
+        of_vp: whether to apply the gradient step to the variance-preserving x_t = sqrt(abar_t) x,
+            as Chung et al. (Algorithm 1) and Xu et al. (2024) do: the gradient with respect to x_t
+            moves x_{t-1}. In terms of x, this divides zeta by sqrt(abar_t abar_{t-1}).
+        condition: keyword arguments of the denoiser.
 
     Raises:
         ValueError: gradients are disabled.

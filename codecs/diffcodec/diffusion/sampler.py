@@ -1,9 +1,10 @@
-"""Samplers: free functions that walk a denoiser down a list of noise levels.
+"""Samplers: functions that evaluate a denoiser along falling noise levels.
 
-All are called alike, `(denoiser, x, sigmas, *, noise, **condition)`, and those of `SAMPLERS` may
-stand in for each other. These can also `overwrite` what they are given and what the denoiser
-returns, where nobody else looks at it, the denoiser does not return its input and no gradients
-flow: a sampler then holds two or three copies of a large image and not five.
+All samplers have the signature `(denoiser, x, sigmas, *, noise, **condition)`. Those in `SAMPLERS`
+are interchangeable and have an option `overwrite` to work in place: they overwrite x and the
+denoiser's outputs, and hold two or three copies of a large image instead of five. It requires that
+no other code uses these tensors, that the denoiser does not return its input, and that no gradients
+are needed.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from torch import Tensor
 from diffcodec.diffusion.denoiser import Denoiser, like
 
 Noise = Callable[[Tensor], Tensor]
-"""A tensor -> standard normal noise like it, another one with every call."""
+"""Function that returns new standard normal noise like a tensor on every call."""
 
 
 def seeded_noise(seed: int) -> Noise:
-    """Noise that is a function of the seed: drawn on the CPU in float32, the same on any device."""
+    """Noise from a seed, drawn on the CPU in float32 and therefore the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return lambda x: torch.randn(x.shape, generator=generator).to(x)
 
@@ -40,16 +41,17 @@ def ddim(
 
     Args:
         denoiser: D(x; sigma).
-        x: the noisy image at `sigmas[0]`, (B, …).
-        sigmas: noise levels, (S + 1,) falling; where the last is 0 the result is D's own estimate.
-        noise: is not drawn.
-        overwrite: use the memory of x.
-        condition: handed to the denoiser.
+        x: noisy image at `sigmas[0]`, (B, …).
+        sigmas: falling noise levels, (S + 1,); if the last one is 0, the result is D's last
+            estimate.
+        noise: unused.
+        overwrite: whether to work in place, see the module's docstring.
+        condition: keyword arguments of the denoiser.
     """
     for sigma, sigma_next in pairwise(sigmas):
         x0 = denoiser(x, sigma, **condition)
         x = _towards(x, x0, sigma_next / sigma, overwrite=overwrite)
-        del x0  # before the next one is made
+        del x0  # free it before the next evaluation
     return x
 
 
@@ -62,15 +64,14 @@ def dpmpp_2m(
     overwrite: bool = False,
     **condition: Any,
 ) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the same ODE at second order.
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2), a second-order solver of the same ODE.
 
-    Of the estimates of x0 at the last two levels it extrapolates the one that is best held over
-    the step in ln(sigma); each level costs one evaluation. The first step and one down to 0 are
-    DDIM's.
+    A step uses an estimate of x0 that is extrapolated in ln(sigma) from the last two levels. Each
+    level takes one evaluation. The first step and a step to 0 are DDIM steps.
 
     Args:
-        denoiser, x, noise, overwrite, condition: as of `ddim`.
-        sigmas: as of `ddim`, or (S + 1, B): levels for each image.
+        denoiser, x, noise, overwrite, condition: see `ddim`.
+        sigmas: falling noise levels, (S + 1,), or (S + 1, B) with levels for each image.
     """
     previous: Tensor | None = None
     h_last = torch.tensor(0.0)
@@ -99,8 +100,8 @@ def euler_sde(
     """The reverse SDE by ancestral steps (SDEdit, Eq. 5).
 
     Args:
-        denoiser, x, sigmas, overwrite, condition: as of `ddim`.
-        noise: what is added after each step but one down to 0.
+        denoiser, x, sigmas, overwrite, condition: see `ddim`.
+        noise: source of the noise added after each step, except a step to 0.
     """
     for sigma, sigma_next in pairwise(sigmas):
         x0 = denoiser(x, sigma, **condition)
@@ -119,25 +120,25 @@ def ancestral_step(
     v: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    """A draw of the noisy image at `sigma_next` given the one at `sigma` and the clean one.
+    """Draw the noisy image at `sigma_next`, given the noisy image at `sigma` and the clean image.
 
-    With r = sigma_next^2 / sigma^2 its mean is r x + (1 - r) x0, an Euler step of the reverse SDE,
-    and its variance (1 - r) sigma_next^2, which is DDPM's beta_tilde.
+    With r = sigma_next^2 / sigma^2, the mean is r x + (1 - r) x0, an Euler step of the reverse SDE,
+    and the variance is (1 - r) sigma_next^2, which is DDPM's beta_tilde.
 
     Args:
         x, x0: noisy and clean image, (B, …).
         sigma, sigma_next: noise levels, ().
-        noise: what is added, unless it is a step down to 0.
-        v: a learned variance, of the shape of x: from DDPM's beta_tilde at -1 to its beta at 1,
-            evenly in the logarithm (Nichol & Dhariwal 2021, Eq. 15). None is -1.
-        overwrite: use the memory of x.
+        noise: source of the added noise; a step to 0 adds none.
+        v: learned variance in the shape of x, which interpolates the log variance from DDPM's
+            beta_tilde at -1 to beta at 1 (Nichol & Dhariwal 2021, Eq. 15). None stands for -1.
+        overwrite: whether to work in place, see the module's docstring.
     """
     ratio = (sigma_next / sigma) ** 2
     x_next = _towards(x, x0, ratio, overwrite=overwrite)
     if sigma_next > 0:
         added = noise(x).mul_(like(x, sigma_next * (1 - ratio).sqrt()))
         if v is not None:
-            # beta / beta_tilde = (1 - abar) / (1 - abar_next), and v is in half of its logarithm
+            # beta / beta_tilde = (1 - abar) / (1 - abar_next); (v + 1) / 2 scales its logarithm
             above = (sigma**2 * (1 + sigma_next**2) / (sigma_next**2 * (1 + sigma**2))).log()
             added = added.mul_((like(x, above / 4) * (v + 1)).exp())
         x_next = added.add_(x_next)
@@ -162,13 +163,13 @@ def consistency(
     """Multistep consistency sampling (Song et al. 2023, Algorithm 1).
 
     Args:
-        denoiser: a consistency function f(x, sigma).
-        x: the noisy image at `sigmas[0]`, (B, …).
-        sigmas: noise levels, (S + 1,) falling to 0. Each but the last is one evaluation; with one
-            step no noise is drawn.
-        noise: what is added between two evaluations.
-        sigma_min: the level at which f leaves its input alone.
-        condition: handed to the function.
+        denoiser: consistency function f(x, sigma).
+        x: noisy image at `sigmas[0]`, (B, …).
+        sigmas: noise levels falling to 0, (S + 1,). Each level except the last takes one
+            evaluation. One step draws no noise.
+        noise: source of the noise added between evaluations.
+        sigma_min: noise level at which f is the identity.
+        condition: keyword arguments of the consistency function.
     """
     x0 = denoiser(x, sigmas[0], **condition)
     for sigma in sigmas[1:-1]:
@@ -180,14 +181,14 @@ def consistency(
 Sampler = Callable[..., Tensor]
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "euler_sde": euler_sde}
-"""Those that go down any noise levels with any denoiser: two of the ODE, one of the SDE."""
+"""Samplers for any noise levels and any denoiser: two for the ODE, one for the SDE."""
 
 
 def find_sampler(name: str) -> Sampler:
-    """A sampler by its name.
+    """Find a sampler by name.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}, choose from {', '.join(SAMPLERS)}")

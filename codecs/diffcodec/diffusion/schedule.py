@@ -1,8 +1,8 @@
-"""Noise schedules: abar (signal kept) of a discrete variance-preserving process, and its sigmas.
+"""Noise schedules: abar of a discrete variance-preserving process, and its noise levels sigma.
 
-abar_t falls from almost 1 (t = 0) to almost 0 (t = N - 1). Everything is float64 on the CPU, where
-1 - abar does not cancel; samplers see sigma^2 = (1 - abar) / abar, the noise level of the same
-process with the signal kept at its own scale.
+abar_t is the signal's share of the variance. It falls from almost 1 (t = 0) to almost 0
+(t = N - 1). All values are float64 on the CPU, for which 1 - abar is accurate. Samplers use
+sigma^2 = (1 - abar) / abar, the noise level of the same process at the signal's own scale.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-"""What a network may predict: diffusers' names -> those of `VPDenoiser`."""
+"""Prediction types: diffusers' names -> names of `VPDenoiser`."""
 
 
 def cosine_alphas_cumprod(
@@ -23,9 +23,9 @@ def cosine_alphas_cumprod(
     """abar of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17), (N,) falling.
 
     Args:
-        num_timesteps: N.
-        s: offset that keeps the first steps from being too small.
-        max_beta: the largest share of variance that one step may replace.
+        num_timesteps: number of timesteps N.
+        s: offset that prevents too small betas near t = 0.
+        max_beta: upper bound of beta.
     """
     _check_length(num_timesteps)
     u = torch.linspace(0, 1, num_timesteps + 1, dtype=torch.float64)
@@ -40,9 +40,9 @@ def linear_alphas_cumprod(
     """abar of the linear schedule (Ho et al. 2020, Sec. 4), (N,) falling.
 
     Args:
-        num_timesteps: N.
-        beta_start, beta_end: first and last beta of the schedule of 1000 steps; for another N
-            they are scaled by 1000 / N, which keeps the noise level at a given t / N.
+        num_timesteps: number of timesteps N.
+        beta_start, beta_end: first and last beta for 1000 timesteps. For another N they are scaled
+            by 1000 / N, which keeps the noise level at a given t / N.
     """
     _check_length(num_timesteps)
     scale = 1000 / num_timesteps
@@ -51,13 +51,13 @@ def linear_alphas_cumprod(
 
 
 def scheduler_facts(config: Mapping[str, Any]) -> tuple[Tensor, str]:
-    """A diffusers scheduler config -> abar (N,) of its timesteps and what the network predicts.
+    """abar (N,) of the timesteps and the prediction type, from a diffusers scheduler config.
 
     Args:
-        config: as saved next to a model, of any discrete scheduler, with or without a class name.
+        config: config of any discrete scheduler, as saved with a model; it needs no class name.
 
     Raises:
-        ValueError: another prediction than those of `PREDICTIONS`.
+        ValueError: the prediction type is not in `PREDICTIONS`.
     """
     from diffusers import DDPMScheduler
 
@@ -82,9 +82,9 @@ def alphas_cumprod_of(sigmas: Tensor) -> Tensor:
 
 
 def spaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
-    """`num_steps` of the steps 0 … N - 1, evenly spaced and truncated to integers, rising (S,).
+    """S = `num_steps` rising timesteps of 0 … N - 1, evenly spaced and truncated to integers, (S,).
 
-    One step alone is the last, N - 1.
+    A single step is the last timestep, N - 1.
 
     Raises:
         ValueError: `num_steps` is not in 1 … N.
@@ -93,14 +93,15 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
         raise ValueError(f"the number of steps must be in 1 to {num_timesteps}, got {num_steps}")
     if num_steps == 1:
         return torch.tensor([num_timesteps - 1])
-    # In float32, as released decoders do: what is truncated depends on it.
+    # In float32, as in the released decoders, because the truncation depends on the rounding.
     return torch.linspace(0, num_timesteps - 1, num_steps, dtype=torch.float32).long()
 
 
 def respaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
-    """`num_steps` of the steps 0 … N - 1, evenly spaced and rounded, rising (S,).
+    """S = `num_steps` rising timesteps of 0 … N - 1, evenly spaced and rounded, (S,).
 
-    Those of guided-diffusion's `timestep_respacing`. One step alone is the first, 0.
+    They are those of guided-diffusion's `timestep_respacing`. A single step is the first timestep,
+    0.
 
     Raises:
         ValueError: `num_steps` is not in 1 … N.
@@ -110,7 +111,7 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> Tensor:
     stride = (num_timesteps - 1) / max(num_steps - 1, 1)
     strides = torch.full((num_steps,), stride, dtype=torch.float64)
     strides[0] = 0
-    # By sums, as there: which way a half is rounded depends on it.
+    # By cumulative sums, as in guided-diffusion, because the rounding of halves depends on them.
     return strides.cumsum(0).round().long()
 
 
@@ -120,13 +121,13 @@ def karras_sigmas(
     """Noise levels of a sampler (Karras et al. 2022, Eq. 5): sigma_max … sigma_min, 0; (S + 1,).
 
     Args:
-        sigma_max: the first level.
-        num_steps: S. One step goes from sigma_max to 0 at once.
-        sigma_min: the last level above 0; where sigma_max is not twice as high, half of that.
-        rho: how densely the low levels are covered; 1 is evenly.
+        sigma_max: first level.
+        num_steps: number of steps S. A single step goes from sigma_max directly to 0.
+        sigma_min: last level above 0; at most sigma_max / 2 is used.
+        rho: exponent that concentrates the levels near 0; 1 spaces them evenly.
 
     Raises:
-        ValueError: a level that is not positive, or no step.
+        ValueError: a level is not positive, or num_steps is below 1.
     """
     if num_steps < 1:
         raise ValueError(f"the number of steps must be at least 1, got {num_steps}")
@@ -136,16 +137,16 @@ def karras_sigmas(
     first, last = torch.tensor(ends, dtype=torch.float64) ** (1 / rho)
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     levels = (first + ramp * (last - first)) ** rho
-    levels[0] = sigma_max  # to the last digit: the noise that was added has this level
+    levels[0] = sigma_max  # exact: the noise was added at this level
     return torch.cat([levels, levels.new_zeros(1)])
 
 
 class TimeTable:
-    """The time that a network was trained with, looked up by noise level.
+    """Lookup of a network's time by noise level.
 
     Args:
-        sigmas: noise levels, (N,) rising and above 0.
-        times: what the network is told at each of them, (N,).
+        sigmas: rising noise levels above 0, (N,).
+        times: time of the network at each noise level, (N,).
     """
 
     def __init__(self, sigmas: Tensor, times: Tensor) -> None:
@@ -153,7 +154,7 @@ class TimeTable:
         self._borders = (sigmas[1:] * sigmas[:-1]).sqrt()
 
     def __call__(self, sigma: Tensor) -> Tensor:
-        """Noise levels of any shape -> the time of the nearest (in log sigma), same shape."""
+        """Noise levels -> times of the nearest levels in log sigma, in the same shape."""
         return self.times[torch.bucketize(sigma, self._borders)]
 
 

@@ -1,7 +1,7 @@
-"""Networks of a fixed size, or that look at the whole image, on images of any size.
+"""Tiling, for networks with a fixed input size or a global receptive field on larger images.
 
-They see overlapping tiles, whose results are averaged. Weights fall linearly from a tile's centre
-to its border, so that no pixel changes its owner all at once.
+Networks process overlapping tiles, whose results are averaged. The weights fall linearly from a
+tile's centre to its border, which avoids seams.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,23 +16,24 @@ OVERLAP = 0.25
 
 
 class TiledDenoiser:
-    """A denoiser on overlapping squares whose estimates of x0 are averaged, at every call.
+    """A denoiser on overlapping square tiles, whose estimates of x0 are averaged at every call.
 
-    A sampler sees one image and one estimate of it: what neighbouring tiles disagree on is settled
-    at each noise level, not in the finished picture. Images no larger than a square go whole.
+    The sampler works on one image, so that differences between neighbouring tiles are averaged at
+    each noise level instead of in the final image. Images up to the window size are processed
+    whole.
 
     Args:
-        denoiser: D(x; sigma, **condition) on squares. Along a side that is shorter, a tile is as
-            long as the side.
-        window: their side.
-        overlap: by how much neighbours overlap at least, as a share of the window in (0, 1).
-        multiple: tiles begin at multiples of it; the window is a multiple.
-        spatial: names of conditions (B, C, h, w) that lie on the image or on a grid that is coarser
-            by a whole number, a divisor of `multiple`: a tile is handed its part of them. All
-            others are handed on as they are.
+        denoiser: D(x; sigma, **condition) for tiles. If a side of the image is shorter than the
+            window, the tiles have the length of that side.
+        window: side of the tiles.
+        overlap: minimum overlap of neighbouring tiles as a share of the window, in (0, 1).
+        multiple: tiles start at multiples of it; the window must be a multiple.
+        spatial: names of conditions (B, C, h, w) that are cropped to each tile. Their grid is that
+            of the image, or coarser by an integer factor that divides `multiple`. All other
+            conditions are passed unchanged.
 
     Raises:
-        ValueError: the window has no pixel or is no multiple, or the overlap is not in (0, 1).
+        ValueError: the window is not a positive multiple, or the overlap is not in (0, 1).
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class TiledDenoiser:
         self.spatial = frozenset(spatial)
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        """Images (B, …, H, W) -> x0_hat; sides over the window are multiples of `multiple`."""
+        """Images (B, …, H, W) -> x0_hat; sides above the window must be multiples of `multiple`."""
         height, width = x.shape[-2:]
         if max(height, width) <= self.window:
             return self.denoiser(x, sigma, **condition)
@@ -81,14 +82,14 @@ def blend_tiles(
     up: int = 1,
     down: int = 1,
 ) -> Tensor:
-    """The average of what overlapping tiles give, (B, C, H up / down, W up / down).
+    """Average the results of overlapping tiles, (B, C, H up / down, W up / down).
 
     Args:
-        of_tile: rows and columns of the input -> the result for that part.
+        of_tile: function from rows and columns of the input to the result for this tile.
         size: H and W of the input.
-        window: side of the tiles; a tile is as long as the side where that is shorter.
-        overlap, multiple: as of `TiledDenoiser`.
-        up, down: values of the result for a value of the input, and the other way round.
+        window: side of the tiles; if a side of the input is shorter, tiles have its length.
+        overlap, multiple: see `TiledDenoiser`.
+        up, down: upsampling and downsampling factor from the input to the result.
     """
     height, width = size
     if max(size) <= window:
@@ -109,11 +110,11 @@ def blend_tiles(
 def tile_starts(
     side: int, window: int, *, overlap: float = OVERLAP, multiple: int = 1
 ) -> list[int]:
-    """Where tiles begin along a side, evenly spread; one that is no longer than the window has one.
+    """Evenly spaced start positions of the tiles along a side; a side up to the window has one.
 
     Args:
-        side: its length.
-        window, overlap, multiple: as of `TiledDenoiser`.
+        side: length of the side.
+        window, overlap, multiple: see `TiledDenoiser`.
     """
     if side <= window:
         return [0]
@@ -123,10 +124,10 @@ def tile_starts(
 
 
 def check_window(window: int, multiple: int = 1) -> None:
-    """Refuse a window that tiles cannot have.
+    """Check the size of a window.
 
     Raises:
-        ValueError: it is no multiple, or not positive.
+        ValueError: it is not positive, or not a multiple.
     """
     if window < 1:
         raise ValueError(f"a window has at least 1 pixel a side, got {window}")
@@ -137,9 +138,9 @@ def check_window(window: int, multiple: int = 1) -> None:
 def _weighted(
     side: int, window: int, overlap: float, multiple: int, up: int, down: int
 ) -> list[tuple[slice, slice, Tensor]]:
-    """Of each tile along a side its place in the input, in the result, and its weights there.
+    """The slices of each tile along a side in the input and in the result, and its weights.
 
-    The weights of all tiles at a place sum to one.
+    The weights of all tiles sum to one at each position of the result.
     """
     length = min(side, window)
     starts = tile_starts(side, window, overlap=overlap, multiple=multiple)
@@ -156,7 +157,7 @@ def _weighted(
 
 
 def _part(condition: Tensor, height: int, rows: slice, columns: slice) -> Tensor:
-    """The part of a condition that belongs to a tile of an image."""
+    """Crop a condition to a tile of the image."""
     ratio = height // condition.shape[-2]
     return condition[
         ...,

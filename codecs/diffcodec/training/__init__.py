@@ -1,1 +1,1 @@
-"""What trainings share: losses, optimizers, sharding."""
+"""Losses, optimizers and sharding that several trainings share."""

@@ -1,4 +1,4 @@
-"""An adversarial loss on patches, with the hinge (Lim & Ye, 2017), in one backward pass."""
+"""A patch discriminator with hinge loss (Lim & Ye, 2017), trained in the same backward pass."""
 
 from itertools import pairwise
 
@@ -10,11 +10,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 class PatchDiscriminator(nn.Module):
     """Scores overlapping patches of 46x46 pixels of an image (Isola et al., 2017).
 
-    Spectral normalization (Miyato et al., 2018) in place of batch statistics, so that a score does
-    not depend on the other images of a batch.
+    It uses spectral normalization (Miyato et al., 2018) instead of batch normalization, so that the
+    score of an image does not depend on the rest of the batch.
 
     Args:
-        width: channels of the first layer.
+        width: number of channels of the first layer.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -36,13 +36,13 @@ class PatchDiscriminator(nn.Module):
         return scores.float()
 
     def generator_loss(self, x_hat: Tensor) -> Tensor:
-        """What a decoder minimizes: a scalar whose gradient reaches `x_hat` alone."""
+        """The decoder's loss, a scalar with gradients for `x_hat` only."""
         self.requires_grad_(False)
         loss = -self(x_hat).mean()
         self.requires_grad_(True)
         return loss
 
     def loss(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        """What the discriminator minimizes: a scalar whose gradient reaches its weights alone."""
+        """The discriminator's loss, a scalar with gradients for its weights only."""
         fake, real = self(x_hat.detach()), self(x.detach())
         return (F.relu(1 + fake).mean() + F.relu(1 - real).mean()) / 2

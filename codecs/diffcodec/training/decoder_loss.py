@@ -1,4 +1,4 @@
-"""The loss that decoders are trained with: squared error, a perceptual and an adversarial term."""
+"""The loss of decoders: squared error, perceptual distance and adversarial loss."""
 
 from typing import Any
 
@@ -9,19 +9,20 @@ from diffcodec.training.perceptual import PerceptualLoss
 
 
 class DecoderLoss(nn.Module):
-    """Squared error + a perceptual distance + an adversarial loss (Esser et al. 2021, Sec. 3.1).
+    """Squared error, perceptual distance and adversarial loss (Esser et al. 2021, Sec. 3.1).
 
     Args:
-        mse_weight: of the squared error of images in [-1, 1].
-        perceptual_weight: of the perceptual distance; 0 leaves it out.
-        perceptual, vgg_weights: see `PerceptualLoss`.
-        adversarial_weight: of the discriminator's verdict; 0 leaves it out.
-        adversarial_start: first step in which the discriminator counts; it is trained 200 steps
-            longer.
-        width: of the discriminator.
+        mse_weight: weight of the squared error of images in [-1, 1].
+        perceptual_weight: weight of the perceptual distance; 0 disables it.
+        perceptual, vgg_weights: choice and weights of the perceptual loss, see `PerceptualLoss`.
+        adversarial_weight: weight of the adversarial loss; 0 disables it.
+        adversarial_start: first step with the adversarial loss; the discriminator's own training
+            starts 200 steps earlier.
+        width: number of channels of the discriminator's first layer.
 
     Raises:
-        ValueError: a negative weight, an unknown perceptual loss, or its weights cannot be had.
+        ValueError: a weight is negative, the perceptual loss is unknown, or its weights cannot be
+            loaded.
     """
 
     HEAD_START = 200
@@ -58,16 +59,16 @@ class DecoderLoss(nn.Module):
     def forward(
         self, x_hat: Tensor, x: Tensor, *, step: int, realism: float = 1.0
     ) -> dict[str, Tensor]:
-        """The terms of the loss of decoded images.
+        """Compute the loss and its terms.
 
         Args:
-            x_hat, x: decoded images and originals, (B, 3, H, W) in [-1, 1].
-            step: of the optimizer.
+            x_hat, x: reconstructions and originals, (B, 3, H, W) in [-1, 1].
+            step: optimizer step.
             realism: factor of the perceptual and the adversarial term, in [0, 1].
 
         Returns:
-            Scalars: `loss`, their weighted sum; `mse`; `perceptual` and `adversarial` where they
-            count; `discriminator`, part of the sum but without a gradient to `x_hat`.
+            Scalars: `loss`, the weighted sum of all terms; `mse`; `perceptual`, `adversarial` and
+            `discriminator` while they are enabled. `discriminator` has no gradient for `x_hat`.
         """
         x_hat = x_hat.float()
         terms = {"mse": (x_hat - x).square().mean()}
@@ -93,16 +94,16 @@ def parameter_groups(
     aux_lr: float | None = None,
     only: tuple[str, ...] = ("",),
 ) -> list[dict[str, Any]]:
-    """Groups of one optimizer: a network, the quantiles of factorized priors, a discriminator.
+    """Parameter groups of one optimizer: network, quantiles of factorized priors, discriminator.
 
-    One backward pass serves all, as none of their losses has a gradient to another group.
+    One backward pass is enough, because no loss has a gradient for the parameters of another group.
 
     Args:
-        network: what is trained; frozen parameters are left out.
-        loss: of the decoder.
+        network: network to train; frozen parameters are excluded.
+        loss: loss of the decoder, which may have a discriminator.
         discriminator_lr: learning rate of the discriminator.
-        aux_lr: of the parameters named `….quantiles`; None treats them as the others.
-        only: beginnings of the names of parameters that are trained.
+        aux_lr: learning rate of parameters named `….quantiles`; None treats them as the others.
+        only: prefixes of the names of the parameters to train.
     """
     named = [
         (n, p) for n, p in network.named_parameters() if p.requires_grad and n.startswith(only)

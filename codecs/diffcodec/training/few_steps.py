@@ -1,4 +1,4 @@
-"""Training a diffusion decoder through the few steps of its own sampler."""
+"""Training of a diffusion decoder through the few steps of its own sampler."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from diffcodec.training.optimization import clip_network, warmed_up_adamw
 
 @dataclass(frozen=True)
 class Resampled:
-    """What a codec decodes in training, with gradients through all steps of its sampler.
+    """Reconstructions in training, with gradients through all steps of the sampler.
 
     Attributes:
-        x_hat: the decoded images, (B, 3, H, W) in [0, 1].
-        loss: what is minimized beside the loss of the images, such as the weighted rate of an
-            encoder that is trained along; None where only the decoder is trained.
+        x_hat: reconstructions, (B, 3, H, W) in [0, 1].
+        loss: additional loss, such as the weighted rate of an encoder that is trained jointly; None
+            if only the decoder is trained.
         logged: scalars to log.
     """
 
@@ -38,33 +38,34 @@ class FewStepDecoder(Protocol):
     points: tuple[Point, ...]
 
     def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
-        """Decode the images of a batch at a point."""
+        """Encode and decode the images of a batch at an operating point."""
 
 
 class FewStepTraining(LightningModule):
     """Trains a codec through all steps of its decoder's sampler.
 
-    A network that was trained to denoise needs many steps, since its estimate at a high noise level
-    is a mean over what the image may have been. Trained through one to three steps with a
-    perceptual and an adversarial loss, it makes one likely image instead. Every step draws one of
-    the codec's operating points; gamma, the strength of the starting noise, is the weight of these
-    two losses, so that gamma=0 is trained to be faithful, by the squared error alone, and gamma=1
-    to look real, with the same weights.
+    A network trained to denoise needs many steps: at a high noise level, its estimate is a mean
+    over all plausible images. Trained through one to three steps with a perceptual and an
+    adversarial loss, it generates one plausible image instead.
+
+    Every training step draws one of the codec's operating points. Gamma, the strength of the
+    initial noise, is the weight of the two losses. The same weights thus learn low distortion at
+    gamma=0, by the squared error only, and realism at gamma=1.
 
     Args:
-        codec: what is trained. `ResidualCDC` keeps its base codec; of `CDC` the encoder is trained
-            as well, by the rate times `lmbda`.
-        loss: see `DecoderLoss`.
+        codec: codec to train. The base codec of `ResidualCDC` stays frozen; the encoder of `CDC` is
+            also trained, by the rate times `lmbda`.
+        loss: loss of the reconstructions, see `DecoderLoss`.
         faithful_mse_weight: weight of the squared error at gamma=0.
-        lr, aux_lr, discriminator_lr: of AdamW for the network, for the quantiles of factorized
-            priors and for the discriminator; the learning rates fall linearly to zero.
-        warmup_steps: in which they rise.
+        lr, aux_lr, discriminator_lr: learning rates of AdamW for the network, the quantiles of
+            factorized priors and the discriminator; they fall linearly to zero.
+        warmup_steps: number of steps of linear warm-up.
 
     Attributes:
-        product: the codec.
+        product: the codec that is exported after training.
 
     Raises:
-        ValueError: the codec cannot be trained like this.
+        ValueError: the codec has no method `resample`.
     """
 
     def __init__(

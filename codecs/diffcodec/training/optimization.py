@@ -1,4 +1,4 @@
-"""Optimizers and learning rates: of codecs with a learned prior, and of latent diffusion models."""
+"""Optimizers and learning-rate schedules for hyperprior codecs and diffusion models."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,15 +20,16 @@ def hyperprior_optimizer(
 ) -> dict[str, Any]:
     """Adam over two parameter groups, for Lightning's `configure_optimizers`.
 
-    The rate-distortion loss and the auxiliary loss share no parameter that both change, so one
-    optimizer serves both; a second one would count every step twice.
+    The rate-distortion loss and the auxiliary loss update different parameters, so one optimizer is
+    enough. With two optimizers, Lightning would count every step twice.
 
     Args:
-        module: its parameters named `….quantiles` are those of factorized priors.
+        module: module to train; parameters named `….quantiles` are the quantiles of factorized
+            priors.
         lr, aux_lr: learning rates of the network and of the quantiles.
-        num_steps: optimizer steps of the run, possibly infinite.
-        schedule: optimizer -> learning-rate scheduler, stepped every step; null is a cosine to zero
-            over `num_steps`, or no change if that is infinite.
+        num_steps: number of optimizer steps of the run, possibly infinite.
+        schedule: function from the optimizer to a learning-rate scheduler, which is stepped every
+            step; null selects a cosine to zero over `num_steps`, or a constant rate if infinite.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     quantiles = [p for name, p in named if name.endswith("quantiles")]
@@ -39,10 +40,9 @@ def hyperprior_optimizer(
 
 
 def clip_network(optimizer: Optimizer, max_norm: float | None) -> None:
-    """Clip the gradient norm of the first parameter group alone.
+    """Clip the gradient norm of the first parameter group only.
 
-    The auxiliary loss is a sum over channels: in a common norm it would leave nothing to the
-    network.
+    The auxiliary loss is a sum over channels and would dominate a joint norm.
     """
     if max_norm:
         parameters: Iterable[Any] = optimizer.param_groups[0]["params"]
@@ -50,7 +50,7 @@ def clip_network(optimizer: Optimizer, max_norm: float | None) -> None:
 
 
 def annealed(num_steps: float) -> Callable[[Optimizer], LRScheduler]:
-    """A cosine from the learning rates to zero over `num_steps`; no change if that is infinite."""
+    """Cosine annealing to zero over `num_steps`; constant learning rates if infinite."""
     if math.isinf(num_steps):
         return lambda optimizer: LambdaLR(optimizer, lambda step: 1.0)
     return lambda optimizer: CosineAnnealingLR(optimizer, T_max=int(num_steps))
@@ -67,11 +67,11 @@ def warmed_up_adamw(
     """AdamW with a linear warm-up, for Lightning's `configure_optimizers` (PerCo, App. A).
 
     Args:
-        parameters: what is trained, or groups of it for the optimizer.
-        lr, weight_decay: of AdamW.
-        warmup_steps: in which the learning rate grows.
-        num_steps: after the warm-up the learning rate falls linearly to zero at this step; None or
-            infinite keeps it.
+        parameters: parameters, or parameter groups of the optimizer.
+        lr, weight_decay: learning rate and weight decay of AdamW.
+        warmup_steps: number of steps of linear warm-up.
+        num_steps: step at which the linear decay after the warm-up reaches zero; None or infinite
+            keeps the learning rate constant.
     """
     optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay)
 

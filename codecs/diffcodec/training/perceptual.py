@@ -17,21 +17,22 @@ FALLBACK = "st-vgg"
 class PerceptualLoss:
     """LPIPS with VGG16 (Zhang et al., 2018) or ST-LPIPS (Ghildyal & Liu, 2022), as a loss.
 
-    It is not a module: its weights are neither trained nor saved, and belong to no codec.
+    It is not a module: its weights are not trained or saved with a codec.
 
     Args:
-        choice: `vgg` (LPIPS, torchvision's weights), `st-alex` or `st-vgg` (ST-LPIPS, whose weights
-            are in an installed package), or several joined by `+`, which take turns from call to
-            call. None is `vgg` where its weights can be had, else `st-vgg`; which one is logged.
-        wanted_by: setting that asks for the loss, for messages.
-        vgg_weights: torchvision's VGG16, a source of `diffcodec.weights`; None takes it from the
-            torch hub cache or downloads it.
+        choice: `vgg` (LPIPS, with torchvision's weights), `st-alex` or `st-vgg` (ST-LPIPS, with
+            weights from an installed package), or several joined by `+`, which alternate from call
+            to call. None selects `vgg` if its weights are available, else `st-vgg`, and logs the
+            choice.
+        wanted_by: setting that requests the loss, for messages.
+        vgg_weights: source of torchvision's VGG16, see `diffcodec.weights`; None reads the torch
+            hub cache or downloads the weights.
 
     Attributes:
-        name: the choice that was made.
+        name: the selected loss.
 
     Raises:
-        ValueError: an unknown choice, or the weights of the chosen one cannot be had.
+        ValueError: the choice is unknown, or its weights cannot be loaded.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ def check_choice(choice: str | None) -> None:
     """Check the name of a perceptual loss.
 
     Raises:
-        ValueError: it is not among the choices.
+        ValueError: the name is unknown.
     """
     for name in [] if choice is None else choice.split("+"):
         if name not in LOSSES:
@@ -70,7 +71,7 @@ def check_choice(choice: str | None) -> None:
 
 
 def _available(vgg_weights: str | None) -> str:
-    """`vgg` where its weights can be had or are given, else the loss that is always there."""
+    """`vgg` if its weights are given or can be loaded, else `FALLBACK`."""
     if vgg_weights is not None:
         return "vgg"
     try:

@@ -10,19 +10,19 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 def shard(
     module: nn.Module, mesh: Any, *, units: Iterable[nn.Module], methods: Sequence[str]
 ) -> None:
-    """Let every process keep its share of a module's parameters alone.
+    """Shard the parameters of a module over all processes, frozen ones included.
 
-    What a unit needs is gathered while it computes, and freed after. All else that the module has
-    is gathered as long as one of its methods runs. Frozen parameters are also sharded.
+    The parameters of a unit are gathered before it computes and freed afterwards. All other
+    parameters of the module are gathered while one of its methods runs.
 
     Args:
-        module: on which the training step calls `methods`, and nothing else that computes.
+        module: module of which the training step calls `methods` only.
         mesh: `torch.distributed.DeviceMesh` of one dimension.
-        units: modules inside it that are called themselves, inner ones before outer ones.
-        methods: names of methods of `module`.
+        units: submodules that are called directly, inner ones before outer ones.
+        methods: names of the methods of `module` that compute.
     """
     if isinstance(module, FSDPModule):
-        return  # Lightning asks again at each stage
+        return  # Lightning configures the model again at each stage
     for unit in units:
         fully_shard(unit, mesh=mesh)
     fully_shard(module, mesh=mesh)

@@ -1,1 +1,1 @@
-"""What a run measured: curves, figures, where they are from."""
+"""Results of a run: curves, figures and their provenance."""

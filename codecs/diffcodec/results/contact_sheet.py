@@ -1,4 +1,4 @@
-"""One picture of many: a row per image, a column per codec or operating point."""
+"""Contact sheet: a grid with a row per image and a column per codec or operating point."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ def contact_sheet(
     size: int = CELL,
     crop: bool = False,
 ) -> Image.Image:
-    """Pictures side by side.
+    """Arrange images side by side.
 
     Args:
-        columns: (heading of up to two lines, pictures or their files) of each; all have as many as
-            there are rows.
-        size: of each, in pixels; larger ones are scaled down.
-        crop: show so many pixels as they are, from the middle of the upper two thirds, in place of
-            the whole picture scaled down.
+        columns: pairs of a heading of up to two lines and images or their files; all columns have
+            the same number of images.
+        size: maximum width and height of an image in pixels; larger images are scaled down.
+        crop: whether to crop images to `size` instead of scaling them down. The crop is centred
+            horizontally, and a quarter of the cut height is above it.
     """
     pictures = [column for _, column in columns]
     rows = [[_cell(picture, size, crop) for picture in row] for row in zip(*pictures, strict=True)]

@@ -1,10 +1,10 @@
-"""`curve.json`: CompressAI's results schema, and what is needed to know what was measured.
+"""`curve.json`: CompressAI's results schema, extended by metadata of the measurement.
 
     {"name": …, "description": …,
      "meta": {"points": [{"name", "rate", "encoding", "decoding", "series"}, …], "dataset": …, …},
      "results": {"bpp": [one value per point], "psnr-rgb": […], …}}
 
-CompressAI's published files have no `meta`; older ones of this project have names for points.
+CompressAI's published files have no `meta`. In older files of this project, points are names.
 """
 
 import csv
@@ -22,7 +22,7 @@ from diffcodec.points import Point
 CURVE_FILE, ROWS_FILE = "curve.json", "images.csv"
 MAX_NAME = 200
 MAX_NUMBER = 1e30
-MAX_FILE_BYTES = 1 << 26  # of a curve: its points are hundreds, not millions
+MAX_FILE_BYTES = 1 << 26  # far above the size of a curve with hundreds of points
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class Curve:
     """The measured points of one line of a figure.
 
     Attributes:
-        name: as in a legend.
-        points: the operating points, in the order in which they were measured.
-        metrics: of each point, metric -> finite value; what a point lacks is left out.
-        meta: what is known of data set, protocol and config; `points` is not part of it.
+        name: display label.
+        points: operating points, in the order of measurement.
+        metrics: mapping of metric keys to finite values for each point; missing values are absent.
+        meta: metadata such as data set, protocol and config, without `points`.
         description: free text.
     """
 
@@ -45,24 +45,24 @@ class Curve:
 
     @property
     def keys(self) -> list[str]:
-        """The metrics that at least one point has."""
+        """Keys of the metrics that at least one point has."""
         return list(dict.fromkeys(key for point in self.metrics for key in point))
 
     def values(self, key: str) -> list[float | None]:
-        """A metric of every point, None where it has none."""
+        """The values of a metric at all points; None where a point has no value."""
         return [point.get(key) for point in self.metrics]
 
     def pairs(self, key: str, rate: str = "bpp") -> list[tuple[float, float]]:
-        """(rate, value) of the points that have both, in order of rate."""
+        """(rate, value) of the points that have both, sorted by rate."""
         return sorted((p[rate], p[key]) for p in self.metrics if rate in p and key in p)
 
     @property
     def ceiling(self) -> dict[str, float]:
-        """Metric -> what no rate can pass; empty where nothing but the rate limits the codec."""
+        """Metric -> its limit at any rate; empty if only the rate limits the codec."""
         return dict(self.meta.get("ceiling") or {})
 
     def to_json(self) -> dict[str, Any]:
-        """The curve as its file holds it; null stands for what a point lacks."""
+        """The contents of the curve's file; missing values are null."""
         return {
             "name": self.name,
             "description": self.description,
@@ -72,14 +72,14 @@ class Curve:
 
 
 def curve_from_json(data: Any, *, source: str) -> Curve:
-    """The curve that JSON data describe.
+    """Convert JSON data to a curve.
 
     Args:
-        data: of this project or of CompressAI's published results.
-        source: where they were read from, for messages.
+        data: data of a `curve.json` of this project or of CompressAI's published results.
+        source: where the data were read from, for error messages.
 
     Raises:
-        ValueError: they are no curve; the message says why.
+        ValueError: the data are not a curve; the message gives the reason.
     """
     results = data.get("results") if isinstance(data, Mapping) else None
     if not isinstance(results, Mapping) or not isinstance(results.get("bpp"), list):
@@ -107,7 +107,7 @@ def curve_from_json(data: Any, *, source: str) -> Curve:
     return Curve(name or source, points, metrics, meta, description)
 
 
-# What this project's own files have there. Other keys of `meta` are shown, and not computed with.
+# Keys of `meta` in this project's files. Other keys are displayed, but not used in computations.
 _META: dict[str, tuple[type, ...]] = {
     **{"config": (dict,), "ceiling": (dict,), "variants": (dict,), "sizes": (list,)},
     **{"fid": (str,), "rate": (str,), "skipped": (list,), "points": (list,)},
@@ -117,7 +117,7 @@ _META: dict[str, tuple[type, ...]] = {
 
 
 def _meta(meta: Any, source: str) -> dict[str, Any]:
-    """The `meta` of a file, of the types that comparisons rely on."""
+    """Validate the `meta` of a file: comparisons rely on the types of its values."""
     if meta is None:
         return {}
     if not isinstance(meta, Mapping):
@@ -138,15 +138,15 @@ def _meta(meta: Any, source: str) -> dict[str, Any]:
 
 
 def _line(name: Any) -> str:
-    """A name as one line that is not too long to show."""
+    """Convert a name to one line of limited length."""
     return " ".join(str(name or "").split())[:MAX_NAME]
 
 
 def read_json(path: Path) -> Any:
-    """The data of a JSON file from anywhere.
+    """Read an untrusted JSON file.
 
     Raises:
-        ValueError: it cannot be read, is too large, or is no JSON.
+        ValueError: it cannot be read, is too large, or is not JSON.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
@@ -159,13 +159,13 @@ def read_json(path: Path) -> Any:
 
 
 def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Without what JSON cannot hold or was not measured."""
+    """Remove metrics that are None or not finite, which JSON does not support."""
     return {k: v for k, v in metrics.items() if v is not None and math.isfinite(v)}
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes another's place once it is whole; errors name it."""
+    """Write a text file atomically; errors name the final path."""
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -178,13 +178,13 @@ def _replacing(path: Path) -> Iterator[TextIO]:
 
 
 def write_json(data: Any, path: Path) -> None:
-    """Write JSON in one step, so that a reader never sees half a file."""
+    """Write JSON atomically."""
     with _replacing(path) as file:
         file.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write in one step a CSV line per mapping, with a column for each key that any of them has."""
+    """Write a CSV file atomically, with a line per mapping and a column per key of any mapping."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with _replacing(path) as file:
         writer = csv.DictWriter(file, fieldnames=columns)
@@ -193,9 +193,9 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A name of a point or a series as that of a file or folder, never `..` nor a hidden one.
+    """Convert the name of a point or series to a file name, which is never `..` or hidden.
 
-    No name is none.
+    An empty name stays empty.
     """
     safe = re.sub(r"[^\w=.,-]+", "_", name)
     safe = f"_{safe[1:]}" if safe.startswith(".") else safe
@@ -205,11 +205,11 @@ def safe_name(name: str) -> str:
 
 
 def picture_name(index: int, name: str) -> str:
-    """The file that holds an image of the data set, original or decoded, without its suffix."""
+    """File name, without suffix, of an original or reconstructed image of the data set."""
     return f"{index:04d}-{safe_name(Path(name).stem)}"
 
 
 def _is_number(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return -MAX_NUMBER <= value <= MAX_NUMBER  # NaN is not; an int may be too large for a float
+    return -MAX_NUMBER <= value <= MAX_NUMBER  # false for NaN and for ints too large for a float

@@ -1,4 +1,4 @@
-"""A run's own figure by matplotlib, drawn without a display."""
+"""Rate-distortion figures of a run, drawn by matplotlib without a display."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ COLUMNS = 4
 
 
 def panels(curves: Sequence[Curve]) -> list[Metric]:
-    """Which metrics a figure of these curves shows: its headlines, drawn over the rate."""
+    """The headline metrics of curves, which a figure shows by default."""
     return headlines(key for curve in curves for key in curve.keys)
 
 
 def all_panels(curves: Sequence[Curve]) -> list[Metric]:
-    """Every metric of distortion or perception that a curve has."""
+    """All metrics of distortion or perception that at least one curve has."""
     found = ordered(key for curve in curves for key in curve.keys)
     return [metric for metric in found if metric.kind in ("distortion", "perception")]
 
@@ -27,12 +27,13 @@ def all_panels(curves: Sequence[Curve]) -> list[Metric]:
 def plot_curves(
     curves: Sequence[Curve], path: Path, metrics: Sequence[Metric] | None = None
 ) -> None:
-    """Draw curves of one data set against bits per pixel, with their ceilings, into a PNG.
+    """Plot curves of one data set over bits per pixel, with their ceilings, and write a PNG.
 
     Args:
-        curves: what is drawn.
-        path: of the PNG.
-        metrics: a panel for each, four in a row; None is what `panels` says, in one row.
+        curves: curves to plot.
+        path: path of the PNG.
+        metrics: metrics to plot, one panel each, four per row; None selects those of `panels`, in
+            one row.
     """
     rows = 1 if metrics is None else max(1, -(-len(metrics) // COLUMNS))
     metrics = panels(curves) if metrics is None else metrics
@@ -74,7 +75,7 @@ def plot_curves(
 
 
 def plain(text: str) -> str:
-    """A text that matplotlib shows as it is: between dollars it would look for a formula."""
+    """Escape dollar signs, between which matplotlib would parse a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""Collecting Python objects from all processes, of any size and number per process."""
+"""Gathering of Python objects from all processes, of any size and number per process."""
 
 from functools import cache
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def gather_all(items: list[T]) -> list[T]:
-    """The items of every process, in order of rank, on every process."""
+    """Gather the items of all processes on every process, in order of rank."""
     if not _distributed():
         return items
     parts: list[Any] = [None] * dist.get_world_size()
@@ -18,7 +18,7 @@ def gather_all(items: list[T]) -> list[T]:
 
 
 def gather_to_first(items: list[T]) -> list[T]:
-    """The items of every process on rank 0, an empty list elsewhere."""
+    """Gather the items of all processes on rank 0; other ranks get an empty list."""
     if not _distributed():
         return items
     first = dist.get_rank() == 0

@@ -1,4 +1,4 @@
-"""What a number stands for: the pixels that were coded, and the code that measured them."""
+"""Provenance of results: digests of the coded images and of the code that measured them."""
 
 import hashlib
 import os
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DIGITS = 32  # of a digest, hexadecimal
+_DIGITS = 32  # number of hex digits of a digest
 
 
 def image_digest(image: "Tensor") -> str:
-    """A digest of the pixels and the size of a uint8 image (3, H, W)."""
+    """Digest of the pixels and the size of a uint8 image (3, H, W)."""
     digest = hashlib.sha256(str(tuple(image.shape)).encode())
     digest.update(image.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:_DIGITS]
 
 
 def set_digest(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A digest of the names and pixels of a set of images, in their order.
+    """Digest of the names and pixels of a list of images.
 
     Args:
-        rows: `name` and `digest` (see `image_digest`) of each.
+        rows: mappings with the `name` and the `digest` (see `image_digest`) of each image.
     """
     lines = (f"{row['name']}\n{row['digest']}\n" for row in rows)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:_DIGITS]
@@ -34,7 +34,7 @@ def set_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 
 @cache
 def sources_digest(*packages: str) -> str:
-    """A digest of the Python files of some packages, as they are on the disk."""
+    """Digest of the Python files of packages on disk."""
     digest = hashlib.sha256()
     for package in packages:
         spec = find_spec(package)
@@ -46,12 +46,12 @@ def sources_digest(*packages: str) -> str:
 
 
 def git_revision(folder: Path = Path(__file__).parents[1]) -> str | None:
-    """Revision of the checkout that this code runs from, `-dirty` if it was changed.
+    """Git revision of the checkout that this code runs from, with `-dirty` if it has changes.
 
-    None where the package is installed, also inside another project's repository.
+    None if the package is installed, even inside another project's repository.
 
     Args:
-        folder: of the package `diffcodec`.
+        folder: folder of the package `diffcodec`.
     """
     root = _git(folder, "rev-parse", "--show-toplevel")
     # A checkout holds the package as `codecs/diffcodec`.
@@ -63,7 +63,7 @@ def git_revision(folder: Path = Path(__file__).parents[1]) -> str | None:
 
 
 def _git(folder: Path, *command: str) -> str | None:
-    # Git's own hooks say by GIT_DIR which repository they are of.
+    # Git hooks set GIT_DIR to their own repository.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(

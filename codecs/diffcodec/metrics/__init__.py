@@ -1,4 +1,4 @@
-"""The metrics: every file of this package that has a `METRIC` is one, and nothing lists them."""
+"""Registry of metrics: all modules of this package that define `METRIC`, found automatically."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def all_metrics() -> dict[str, Metric]:
-    """Every metric by its key, in the order in which they are shown."""
+    """All metrics by key, in display order."""
     return _read_package(tuple(__path__))
 
 
@@ -44,17 +44,17 @@ def _read_package(path: tuple[str, ...]) -> dict[str, Metric]:
 
 
 def find_metric(key: str) -> Metric:
-    """The metric of a key; one that this project does not know is shown by its key."""
+    """The metric of a key; an unknown metric is labelled by its key."""
     return all_metrics().get(key) or Metric(key, key, kind="distortion", order=1000)
 
 
 def ordered(keys: Iterable[str]) -> list[Metric]:
-    """The metrics of these keys, each once, in the order in which they are shown."""
+    """The metrics of these keys without duplicates, in display order."""
     return sorted((find_metric(key) for key in dict.fromkeys(keys)), key=_rank)
 
 
 def headlines(keys: Iterable[str]) -> list[Metric]:
-    """The metrics among these keys that overviews show."""
+    """The headline metrics among these keys."""
     return [metric for metric in ordered(keys) if metric.headline]
 
 

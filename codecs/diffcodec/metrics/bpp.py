@@ -1,4 +1,4 @@
-"""Bits per pixel of the whole file, header included."""
+"""Bits per pixel of the whole stream, including the header."""
 
 from diffcodec.metrics.metric import Coding, CodingMetric
 

@@ -1,4 +1,4 @@
-"""Bits per pixel of the codes of an image that is sent with a caption (PerCo, Table 2)."""
+"""Bits per pixel of the codes, for codecs that also send a caption (PerCo, Table 2)."""
 
 from diffcodec.metrics.bpp_text import part_bits_per_pixel
 from diffcodec.metrics.metric import CodingMetric

@@ -1,4 +1,4 @@
-"""Bits per pixel without the container's header and checksum, as some papers count them."""
+"""Bits per pixel without the container's header and checksum, as in some papers."""
 
 from diffcodec.metrics.metric import Coding, CodingMetric
 

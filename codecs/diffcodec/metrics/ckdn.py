@@ -1,4 +1,4 @@
-"""CKDN (Zheng et al., ICCV 2021): a reference that was degraded serves a network as well."""
+"""CKDN (Zheng et al., ICCV 2021): a learned metric that also accepts degraded references."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

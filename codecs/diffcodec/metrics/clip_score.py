@@ -1,4 +1,4 @@
-"""CLIP score: how well a decoded picture fits a caption of the original."""
+"""CLIP score: similarity of a reconstruction and a caption of the original."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ CLIP = "hf://openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f02
 
 
 def build_clip(weights: str | None) -> AnnotatedMeasure:
-    """The network, see `networks.clip.ClipSimilarity`."""
+    """Build `networks.clip.ClipSimilarity`."""
     from diffcodec.metrics.networks.clip import ClipSimilarity
 
     return ClipSimilarity(weights or CLIP)
 
 
 def mean(sums: "Tensor") -> float:
-    """(sum of the scores, how many) -> their mean."""
+    """(sum of the scores, their number) -> mean."""
     return float(sums[0] / sums[1])
 
 

@@ -1,4 +1,4 @@
-"""Complex wavelet structural similarity (Sampat et al., 2009) of luma: shifts cost little."""
+"""Complex wavelet structural similarity (Sampat et al., 2009) of luma, robust to small shifts."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

@@ -1,4 +1,4 @@
-"""DBCNN (Zhang et al., 2020): two networks' opinion score, without reference."""
+"""DBCNN (Zhang et al., 2020): no-reference opinion score by two networks."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

@@ -1,4 +1,4 @@
-"""Seconds that decoding an image takes, the device synchronised around the clock."""
+"""Decoding time per image in wall-clock seconds, measured after device synchronization."""
 
 from diffcodec.metrics.metric import CodingMetric
 

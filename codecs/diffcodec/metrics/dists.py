@@ -1,4 +1,4 @@
-"""DISTS (Ding et al., 2020): structure and texture of VGG's features."""
+"""DISTS (Ding et al., 2020): structure and texture similarity of VGG features."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

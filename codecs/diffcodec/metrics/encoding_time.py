@@ -1,4 +1,4 @@
-"""Seconds that encoding an image takes, the device synchronised around the clock."""
+"""Encoding time per image in wall-clock seconds, measured after device synchronization."""
 
 from diffcodec.metrics.metric import CodingMetric
 

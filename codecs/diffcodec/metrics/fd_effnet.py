@@ -1,4 +1,4 @@
-"""Fréchet distance on EfficientNet-Lite0, whose weights come with a package."""
+"""Fréchet distance on features of EfficientNet-Lite0, with weights from a Python package."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def build_efficientnet(weights: str | None) -> "nn.Module":
-    """The embedding, see `networks.efficientnet.EfficientNetFeatures`."""
+    """Build `networks.efficientnet.EfficientNetFeatures`."""
     from diffcodec.metrics.networks.efficientnet import EfficientNetFeatures
 
     return EfficientNetFeatures(weights)

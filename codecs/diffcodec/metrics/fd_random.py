@@ -1,4 +1,4 @@
-"""Fréchet distance on a fixed random embedding: it rewards any texture, see docs/measuring.md."""
+"""Fréchet distance on a fixed random embedding; rewards any texture, see docs/measuring.md."""
 
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def build_random(weights: str | None) -> "nn.Module":
-    """The embedding, see `networks.features.RandomFeatures`.
+    """Build `networks.features.RandomFeatures`.
 
     Raises:
-        ValueError: weights are given: it has those that it was defined with.
+        ValueError: weights are given; the embedding has fixed weights.
     """
     from diffcodec.metrics.networks.features import RandomFeatures
 

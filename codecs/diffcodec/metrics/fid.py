@@ -1,4 +1,4 @@
-"""Fréchet distance: between Gaussians that are fitted to two sets of features."""
+"""FID: the Fréchet distance between Gaussians fitted to two sets of Inception features."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ def frechet_distance(real: "Tensor", fake: "Tensor") -> float:
     """Fréchet distance between Gaussians fitted to two feature sets (N, D) and (M, D).
 
     |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) (Heusel et al., 2017), in float64. With
-    S_i = A_i^T A_i the last trace is the sum of the singular values of A_1 A_2^T. That needs no
-    root of a matrix that is singular when there are fewer samples than features, where eigenvalues
-    that should be zero would add noise of the order of 1e-5.
+    S_i = A_i^T A_i, the trace of the square root is the sum of the singular values of A_1 A_2^T.
+    This avoids the root of a matrix that is singular for fewer samples than features, where
+    eigenvalues that should be zero would add noise of the order of 1e-5.
 
     Raises:
         ValueError: a set has fewer than two samples.
@@ -31,7 +31,7 @@ def frechet_distance(real: "Tensor", fake: "Tensor") -> float:
 
 
 def _moments(features: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Mean, and a matrix A with A^T A the covariance."""
+    """The mean of features, and a matrix A such that A^T A is their covariance."""
     import torch
 
     features = features.double()
@@ -43,7 +43,7 @@ def _moments(features: "Tensor") -> "tuple[Tensor, Tensor]":
 
 
 def build_inception(weights: str | None) -> "nn.Module":
-    """The network of FID and KID, see `networks.features.InceptionFeatures`."""
+    """Build `networks.features.InceptionFeatures`, the network of FID and KID."""
     from diffcodec.metrics.networks.features import InceptionFeatures
 
     return InceptionFeatures(weights)

@@ -1,4 +1,4 @@
-"""What the metrics that pyiqa computes have in common."""
+"""Factory for metrics that are computed by pyiqa."""
 
 from diffcodec.metrics.metric import ImageMeasure, ImageMetric, Kind
 
@@ -15,13 +15,13 @@ def pyiqa_metric(
     needs: str = "",
     min_side: int = 1,
 ) -> ImageMetric:
-    """An `ImageMetric` that pyiqa computes, where it is asked for.
+    """Define an `ImageMetric` that pyiqa computes; it is not measured by default.
 
     Args:
-        key, label, kind, order, better, variant: as of `Metric`.
-        name: as pyiqa calls it; "" is the key.
-        needs: the network of a learned one.
-        min_side: as of `networks.pyiqa.PyiqaMetric`.
+        key, label, kind, order, better, variant: see `Metric`.
+        name: pyiqa's name of the metric; "" selects the key.
+        needs: network of a learned metric, for messages.
+        min_side: shortest supported side, see `networks.pyiqa.PyiqaMetric`.
     """
 
     def build(weights: str | None) -> ImageMeasure:

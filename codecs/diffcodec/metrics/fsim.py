@@ -1,4 +1,4 @@
-"""Feature similarity with colour (Zhang et al., 2011): phase congruency and gradients."""
+"""Feature similarity with colour (Zhang et al., 2011), by phase congruency and gradients."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

@@ -1,4 +1,4 @@
-"""Kernel distance on EfficientNet-Lite0, whose weights come with a package."""
+"""Kernel distance on features of EfficientNet-Lite0, with weights from a Python package."""
 
 from diffcodec.metrics.fd_effnet import build_efficientnet
 from diffcodec.metrics.kid import kernel_distance

@@ -1,4 +1,4 @@
-"""Kernel distance on a fixed random embedding: it rewards any texture, see docs/measuring.md."""
+"""Kernel distance on a fixed random embedding; rewards any texture, see docs/measuring.md."""
 
 from diffcodec.metrics.fd_random import build_random
 from diffcodec.metrics.kid import kernel_distance

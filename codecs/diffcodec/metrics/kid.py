@@ -1,4 +1,4 @@
-"""Kernel distance: the maximum mean discrepancy of two sets of features."""
+"""KID: the squared maximum mean discrepancy between two sets of Inception features."""
 
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ SUBSET_SIZE = 1000
 def kernel_distance(real: "Tensor", fake: "Tensor") -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, in float64.
 
-    Over 1000 samples it is the mean over 100 random subsets of 1000, drawn with a fixed seed
-    (Binkowski et al., 2018); up to 1000 it is the estimate on all of them.
+    With more than 1000 samples in a set, the result is the mean over 100 random subsets of up to
+    1000, drawn with a fixed seed (Binkowski et al., 2018). Otherwise all samples are used at once.
 
     Raises:
         ValueError: a set has fewer than two samples.

@@ -1,10 +1,10 @@
-"""LPIPS with AlexNet, as most papers report it."""
+"""LPIPS with AlexNet, the variant that most papers report."""
 
 from diffcodec.metrics.metric import ImageMeasure, ImageMetric
 
 
 def build_lpips(net: str, weights: str | None) -> ImageMeasure:
-    """LPIPS with a network, see `networks.lpips.Lpips`."""
+    """Build `networks.lpips.Lpips` with the given network."""
     from diffcodec.metrics.networks.lpips import Lpips
 
     return Lpips(net, weights)

@@ -1,4 +1,4 @@
-"""LPIPS with VGG16, the network of the training losses; measured where it is asked for."""
+"""LPIPS with VGG16, the network of the training losses; not measured by default."""
 
 from diffcodec.metrics.lpips import build_lpips
 from diffcodec.metrics.metric import ImageMetric

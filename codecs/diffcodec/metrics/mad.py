@@ -1,4 +1,4 @@
-"""Most apparent distortion (Larson & Chandler, 2010): seconds per image on a CPU."""
+"""Most apparent distortion (Larson & Chandler, 2010); takes seconds per image on a CPU."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

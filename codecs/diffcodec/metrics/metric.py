@@ -1,8 +1,7 @@
-"""What a metric is: its name on every page, which way is better, what it needs, how it is computed.
+"""Definition of metrics: name, direction, required weights and computation.
 
-A metric is one object, `METRIC`, in one file of this package. Whatever shows or computes metrics
-(evaluation, tables, figures, W&B, the comparison) asks `diffcodec.metrics` for them and knows none
-by name.
+A metric is an object `METRIC` in its own module of this package. All code that computes or displays
+metrics (evaluation, tables, figures, W&B, the comparison) looks them up in `diffcodec.metrics`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,22 +18,21 @@ DECADE = 10.0
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that this project can show; one that it can compute is of a class below.
+    """A metric that can be displayed; the subclasses below can also be computed.
 
     Attributes:
-        key: its one name: in CompressAI's results schema where that has it, in `images.csv`,
-            `curve.json`, W&B and on the page.
-        label: as readers know it.
-        kind: `rate`, `distortion` (distance of each picture from its original), `perception` (how
-            real pictures look) or `time`.
-        column: heading of a table's column, where the label is too long for one.
-        unit: of its values; "" has none.
+        key: unique name in `images.csv`, `curve.json`, W&B and the comparison page; that of
+            CompressAI's results schema if it exists there.
+        label: display label.
+        kind: `rate`, `distortion` (distance from the original), `perception` (realism) or `time`.
+        column: heading of a table's column, if the label is too long.
+        unit: unit of the values; "" if there is none.
         better: `higher`, `lower`, or `neither`.
-        order: among the metrics of its kind.
-        headline: it has a place in overviews and a column in tables.
-        needs: the weights without which it is left out, for messages; "" needs none.
-        variant: which of several definitions it follows; curves that are compared must agree in it.
-        default: it is measured unless other metrics are asked for.
+        order: display order among the metrics of its kind.
+        headline: whether overviews and tables show the metric.
+        needs: required weights, for messages; the metric is skipped without them. "" requires none.
+        variant: definition of the metric, if there are several; compared curves must agree in it.
+        default: whether the metric is measured by default.
     """
 
     key: str
@@ -56,54 +54,54 @@ class Metric:
 
     @property
     def axis_label(self) -> str:
-        """Label of an axis, with unit and, where lower is better, the direction."""
+        """Label of an axis, with the unit, and with the direction if lower is better."""
         return self.heading + (", lower is better" if self.better == "lower" else "")
 
     def counted(self, metas: Iterable[Mapping[str, Any]]) -> str:
-        """What a value is taken over, to stand beside it: "" unless it is a distance of sets.
+        """The number of samples to display with a value; "" unless it is a distance of sets.
 
         Args:
-            metas: `meta` of the curves that have it.
+            metas: `meta` of the curves that have the metric.
         """
         return ""
 
     def logarithmic(self, values: Iterable[float]) -> bool:
-        """Whether its values, of all curves in a figure, are best drawn by their logarithm."""
+        """Whether to plot the values of all curves in a figure on a logarithmic axis."""
         return (self.kind == "time" or self.better == "lower") and spans_a_decade(values)
 
 
 ImageMeasure = Callable[["Tensor", "Tensor"], float | None]
-"""Two uint8 images (3, H, W), original and decoded -> value, None where it has none."""
+"""Two uint8 images (3, H, W), original and reconstruction -> value, or None if undefined."""
 
 
 @dataclass(frozen=True)
 class ImageMetric(Metric):
-    """A metric of one image; the set's value is the mean.
+    """A metric of one image; the value of a set is the mean.
 
     Attributes:
-        build: source of its weights (see `diffcodec.weights`), None for the usual place -> how it
-            is computed. Raises ValueError where the weights cannot be had. A measure that holds a
-            network is an `nn.Module`, and is moved to the device of the codec.
+        build: function from the source of its weights (see `diffcodec.weights`; None selects the
+            default source) to the measure. It raises ValueError if the weights cannot be loaded. A
+            measure with a network is an `nn.Module`, and is moved to the codec's device.
     """
 
     build: Callable[[str | None], ImageMeasure] | None = None
 
 
 AnnotatedMeasure = Callable[[Any, "Tensor"], "Tensor"]
-"""What the data set says of an image, and the decoded uint8 image (3, H, W) -> numbers (S,)."""
+"""Annotation of an image and its uint8 reconstruction (3, H, W) -> statistics (S,)."""
 
 
 @dataclass(frozen=True)
 class AnnotatedMetric(Metric):
-    """A metric of decoded pictures and of what the data set says of the images.
+    """A metric of reconstructions and the data set's annotations.
 
     Attributes:
-        annotation: what it needs, by its key in a batch, as in `score_caption`.
-        option: how a datamodule is given that, for messages.
-        build: source of its network's weights, None for the usual place -> how an image's numbers
-            are computed. Raises ValueError where the weights cannot be had. A measure that holds a
-            network is an `nn.Module`, and is moved to the device of the codec.
-        finish: these numbers, summed over images -> value.
+        annotation: key of the required annotation in a batch, such as `score_caption`.
+        option: options of the datamodule that provide the annotation, for messages.
+        build: function from the source of the network's weights (None selects the default source)
+            to the measure. It raises ValueError if the weights cannot be loaded. A measure with a
+            network is an `nn.Module`, and is moved to the codec's device.
+        finish: function from the statistics, summed over images, to the value.
     """
 
     annotation: str = ""
@@ -114,13 +112,14 @@ class AnnotatedMetric(Metric):
 
 @dataclass(frozen=True)
 class SetMetric(Metric):
-    """A distance between the features of originals (real) and decoded pictures (fake).
+    """A distance between features of originals (real) and reconstructions (fake).
 
     Attributes:
-        embedding: name of the features; metrics of one name share them.
-        build: source of the embedding's weights, None for the usual place -> network of uint8
-            images (B, 3, H, W) to features (B, D). Raises ValueError where they cannot be had.
-        distance: features (N, D) of both sides -> value.
+        embedding: name of the features; metrics with the same name share them.
+        build: function from the source of the embedding's weights (None selects the default source)
+            to a network, which maps uint8 images (B, 3, H, W) to features (B, D). It raises
+            ValueError if the weights cannot be loaded.
+        distance: function from real and fake features, (N, D) each, to the value.
     """
 
     embedding: str = ""
@@ -128,7 +127,7 @@ class SetMetric(Metric):
     distance: "Callable[[Tensor, Tensor], float] | None" = None
 
     def counted(self, metas: Iterable[Mapping[str, Any]]) -> str:
-        """The number of patches or images a side, such as `192 patches`, `9 to 192 patches`."""
+        """The number of patches or images per set, such as `192 patches` or `9 to 192 patches`."""
         stated = [meta for meta in metas if meta.get("num_patches")]
         counts = sorted({meta["num_patches"] for meta in stated})
         whole = {meta.get("protocol") in ("whole", "clean") for meta in stated}
@@ -140,14 +139,16 @@ class SetMetric(Metric):
 
 @dataclass(frozen=True)
 class Coding:
-    """The bytes and times of coding one image.
+    """Stream lengths and coding times of one image.
 
     Attributes:
-        height, width: of the image, in pixels.
-        num_bytes: of its stream, header included; None for a picture that no stream makes.
-        num_payload_bytes: the same without container header and checksum.
-        num_part_bytes: of what a codec counts apart, by name, see `Codec.num_part_bytes`.
-        encoding_seconds, decoding_seconds: None where it was not timed.
+        height, width: size of the image in pixels.
+        num_bytes: length of the stream, including the header; None without a stream, as for a
+            ceiling.
+        num_payload_bytes: length of the stream without container header and checksum.
+        num_part_bytes: lengths of the parts that the codec counts separately, by name, see
+            `Codec.num_part_bytes`.
+        encoding_seconds, decoding_seconds: wall-clock times; None if not measured.
     """
 
     height: int
@@ -161,11 +162,11 @@ class Coding:
 
 @dataclass(frozen=True)
 class CodingMetric(Metric):
-    """A metric of the coding itself: rates and times; the set's value is the mean.
+    """A rate or a time; the value of a set is the mean.
 
     Attributes:
-        read: what was coded -> value, None where there is none.
-        of_all: every codec has it; of others there is no column where there is no value.
+        read: function from a `Coding` to the value, or None if it has none.
+        of_all: whether every codec has the metric; otherwise its column is omitted without values.
     """
 
     read: Callable[[Coding], float | None] | None = None
@@ -173,6 +174,6 @@ class CodingMetric(Metric):
 
 
 def spans_a_decade(values: Iterable[float]) -> bool:
-    """Whether values, all above 0, differ by a factor of ten or more."""
+    """Whether all values are above 0 and span a factor of ten or more."""
     found: list[Any] = list(values)
     return bool(found) and 0 < DECADE * min(found) <= max(found)

@@ -1,4 +1,4 @@
-"""Mean intersection over union: whether a segmentation network still finds what was there."""
+"""Mean intersection over union of a reconstruction's segmentation and a label map."""
 
 from typing import TYPE_CHECKING
 
@@ -7,24 +7,25 @@ from diffcodec.metrics.metric import AnnotatedMeasure, AnnotatedMetric
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of COCO-Stuff's 171 classes, as PerCo's ViT-Adapter, which is on no hub and a better one: the mIoU
-# of originals is lower with this one, and figures compare with one another only.
+# A network for COCO-Stuff's 171 classes. PerCo uses a better network, ViT-Adapter, which is on no
+# hub. The mIoU of originals is lower with this one, so values are not comparable with the paper's.
 SEGMENTATION = (
     "hf://facebook/maskformer-resnet101-coco-stuff@a3030115f23b2b1ecb4bf1cc18ae59fcc8358318"
 )
 
 
 def build_segmentation(weights: str | None) -> AnnotatedMeasure:
-    """The network and its counts, see `networks.segmentation.Overlaps`."""
+    """Build `networks.segmentation.Overlaps`."""
     from diffcodec.metrics.networks.segmentation import Overlaps
 
     return Overlaps(weights or SEGMENTATION)
 
 
 def mean_iou(sums: "Tensor") -> float:
-    """Intersections of all classes, then unions (2 K,) -> 100 times the mean of their ratios.
+    """Intersections, then unions of all classes (2 K,) -> 100 times the mean of their ratios.
 
-    A class that is neither in a label map nor predicted is left out; NaN where there is none.
+    Classes that are neither in a label map nor predicted are ignored. Without any class, the result
+    is NaN.
     """
     intersection, union = sums.double().chunk(2)
     present = union > 0

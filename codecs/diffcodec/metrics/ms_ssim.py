@@ -1,4 +1,4 @@
-"""Multi-scale structural similarity of 8-bit RGB pictures."""
+"""Multi-scale structural similarity (MS-SSIM) of 8-bit RGB images."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from diffcodec.metrics.metric import ImageMetric
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest first
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales, the finest first
 WINDOW, SIGMA = 11, 1.5
 MIN_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
 
@@ -15,9 +15,9 @@ MIN_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
 def ms_ssim(x: "Tensor", x_hat: "Tensor") -> float | None:
     """MS-SSIM (Wang et al., 2003) of two uint8 images (3, H, W); None under 161 pixels a side.
 
-    Before it is halved, an odd side is continued by its last line, as in TensorFlow and
-    NeuralCompression. pytorch_msssim, whose windows these are, continues both ends by black, which
-    is alike in both images and raises the score.
+    Before downsampling, an odd side is padded by replicating its last line, as in TensorFlow and
+    NeuralCompression. pytorch_msssim, from which the windows are, pads both ends with zeros. These
+    are identical in both images and raise the score.
     """
     import torch
     from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim

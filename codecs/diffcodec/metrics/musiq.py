@@ -1,4 +1,4 @@
-"""MUSIQ (Ke et al., ICCV 2021): a transformer's opinion score, without reference."""
+"""MUSIQ (Ke et al., ICCV 2021): no-reference opinion score by a transformer."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

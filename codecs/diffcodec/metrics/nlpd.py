@@ -1,4 +1,4 @@
-"""Normalised Laplacian pyramid distance (Laparra et al., 2016) of luma."""
+"""Normalized Laplacian pyramid distance (Laparra et al., 2016) of luma."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

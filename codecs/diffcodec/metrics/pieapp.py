@@ -1,4 +1,4 @@
-"""PieAPP (Prashnani et al., CVPR 2018): a network's guess which of two images people prefer."""
+"""PieAPP (Prashnani et al., CVPR 2018): a distance learned from pairwise human preferences."""
 
 from diffcodec.metrics.from_pyiqa import pyiqa_metric
 

@@ -1,10 +1,10 @@
-"""ST-LPIPS with AlexNet, with which its authors measure; its weights come with a package."""
+"""ST-LPIPS with AlexNet, the authors' choice, with weights from a Python package."""
 
 from diffcodec.metrics.metric import ImageMeasure, ImageMetric
 
 
 def build_st_lpips(net: str, weights: str | None) -> ImageMeasure:
-    """ST-LPIPS with a network, see `networks.st_lpips.ShiftTolerantLpips`."""
+    """Build `networks.st_lpips.ShiftTolerantLpips` with the given network."""
     from diffcodec.metrics.networks.st_lpips import ShiftTolerantLpips
 
     return ShiftTolerantLpips(net, weights)

@@ -1,4 +1,4 @@
-"""ST-LPIPS with VGG16; measured where it is asked for."""
+"""ST-LPIPS with VGG16; not measured by default."""
 
 from diffcodec.metrics.metric import ImageMetric
 from diffcodec.metrics.st_lpips import build_st_lpips

@@ -1,1 +1,1 @@
-"""The networks that metrics are computed with."""
+"""Networks used by the metrics."""

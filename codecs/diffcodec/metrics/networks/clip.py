@@ -1,4 +1,4 @@
-"""The network that the CLIP score is measured with."""
+"""The network of the CLIP score."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 
 class ClipSimilarity(nn.Module):
-    """100 times the cosine of the embeddings of a picture and a text, frozen.
+    """100 times the cosine similarity of image and text embeddings, by a frozen CLIP.
 
-    PerCo's CLIP score (Sec. 4.1 and App. A) is its mean over a set with CLIP ViT-B/32 (Radford et
-    al., 2021). It is not rescaled or cut at 0 as the CLIPScore of Hessel et al. (2021) is, whose
-    values are 2.5 / 100 times these.
+    PerCo's CLIP score (Sec. 4.1 and App. A) is the mean over a set, with CLIP ViT-B/32 (Radford et
+    al., 2021). Unlike the CLIPScore of Hessel et al. (2021), it is not clamped at 0. CLIPScore is
+    2.5 / 100 times these values.
 
     Args:
-        source: `hf://owner/repo[@revision]`, or a folder that `save_pretrained` wrote, with model,
+        source: `hf://owner/repo[@revision]`, or a folder written by `save_pretrained`, with model,
             tokenizer and preprocessor.
 
     Raises:
-        ValueError: the model cannot be had.
+        ValueError: the model cannot be loaded.
     """
 
     def __init__(self, source: str) -> None:
@@ -38,7 +38,7 @@ class ClipSimilarity(nn.Module):
     def forward(self, caption: str, x: Tensor) -> Tensor:
         """A text and a uint8 image (3, H, W) -> (score, 1), float64, to be summed over images.
 
-        A text of more tokens than the model takes (77) is cut.
+        Longer texts than the model supports (77 tokens) are truncated.
         """
         inputs = self._processor(
             text=[caption], images=[x.cpu()], return_tensors="pt", padding=True, truncation=True

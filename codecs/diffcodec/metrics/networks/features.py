@@ -1,17 +1,17 @@
-"""Features that distances between sets of pictures are taken on, and which crops they are of.
+"""Features and crops for distances between sets of images.
 
-The protocols, by the names that `curve.json` and the configs have for them:
+The protocols, by their names in `curve.json` and in the configs:
 
-    patches   256x256 tiles that do not overlap, the remainder dropped; where both sides are at
-              least 384, again from offset (128, 128): HiFiC's, as NeuralCompression implements it.
-              Kodak gives 192 patches.
-    tiles     the first of these two passes alone, as CDC has it (Sec. 4). Kodak gives 144.
-    whole     whole images, resized to 299x299 inside the Inception network as TensorFlow 1 does it:
-              bilinear, without a filter against aliasing.
-    clean     whole images, resized to 299x299 as clean-fid (Parmar et al., CVPR 2022) does it, with
-              which PerCo measures (App. A): bicubic with such a filter, not rounded to 8 bits.
+    patches   non-overlapping 256x256 tiles without the remainder, and if both sides are at least
+              384, a second pass from offset (128, 128). HiFiC's protocol as implemented in
+              NeuralCompression. Kodak gives 192 patches.
+    tiles     the first pass only, as in CDC (Sec. 4). Kodak gives 144 patches.
+    whole     whole images, resized to 299x299 in the Inception network as in TensorFlow 1: bilinear
+              without antialiasing.
+    clean     whole images, resized to 299x299 as in clean-fid (Parmar et al., CVPR 2022), which
+              PerCo uses (App. A): antialiased bicubic, without rounding to 8 bits.
 
-Originals are the real set, reconstructions the fake one.
+Originals are the real set, reconstructions the fake set.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ PROTOCOLS = {
     "clean": "whole images, resized by clean-fid (PerCo)",
 }
 
-# The network's layers up to its pooled features, in their order.
+# The network's layers up to the pooled features, in order.
 _INCEPTION_LAYERS = (
     *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1"),
     *("Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
@@ -41,11 +41,11 @@ _INCEPTION_LAYERS = (
 
 
 def cut(image: Tensor, protocol: str) -> Tensor:
-    """An image (3, H, W) -> what features are taken of (P, 3, h, w); P may be 0.
+    """Cut an image (3, H, W) into patches (P, 3, h, w); P may be 0.
 
     Args:
-        image: uint8.
-        protocol: one of `PROTOCOLS`. Of `clean` the result is float32 in [0, 255], else uint8.
+        image: uint8 image.
+        protocol: one of `PROTOCOLS`. The result of `clean` is float32 in [0, 255], otherwise uint8.
     """
     if protocol == "patches":
         return patches(image)
@@ -55,7 +55,7 @@ def cut(image: Tensor, protocol: str) -> Tensor:
 
 
 def patches(image: Tensor) -> Tensor:
-    """An image (3, H, W) -> its tiles (P, 3, 256, 256); P may be 0."""
+    """An image (3, H, W) -> tiles of both passes (P, 3, 256, 256); P may be 0."""
     passes = [tiles(image)]
     if min(image.shape[-2:]) >= PATCH + OFFSET:
         passes.append(tiles(image[:, OFFSET:, OFFSET:]))
@@ -63,7 +63,7 @@ def patches(image: Tensor) -> Tensor:
 
 
 def tiles(image: Tensor) -> Tensor:
-    """An image (3, H, W) -> the tiles of one pass (P, 3, 256, 256); P may be 0."""
+    """An image (3, H, W) -> tiles of one pass (P, 3, 256, 256); P may be 0."""
     if min(image.shape[-2:]) < PATCH:
         return image.new_empty((0, image.shape[0], PATCH, PATCH))
     grid = image.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH)  # (3, rows, columns, 256, 256)
@@ -71,10 +71,10 @@ def tiles(image: Tensor) -> Tensor:
 
 
 def clean_resize(image: Tensor) -> Tensor:
-    """An image (3, H, W), uint8 -> float32 (3, 299, 299) in [0, 255], as clean-fid resizes it.
+    """Resize a uint8 image (3, H, W) to float32 (3, 299, 299) in [0, 255], as in clean-fid.
 
-    Each channel on its own in float32 by Pillow's bicubic filter, whose support grows with the
-    reduction, and clipped but not rounded.
+    Each channel is resized separately in float32 by Pillow's antialiased bicubic filter. The result
+    is clamped, but not rounded.
     """
     size = (INCEPTION_SIDE, INCEPTION_SIDE)
     channels = [
@@ -85,17 +85,17 @@ def clean_resize(image: Tensor) -> Tensor:
 
 
 class InceptionFeatures(nn.Module):
-    """The 2048 pooled features of the Inception network that FID is defined with.
+    """The 2048 pooled features of the Inception network of FID, frozen.
 
-    uint8 pictures are resized to 299x299 as the network's graph did in TensorFlow 1. Pictures of
-    float32 in [0, 255] have that size already: `clean_resize` made them.
+    uint8 images are resized to 299x299 as in the TensorFlow 1 graph. float32 images in [0, 255] are
+    results of `clean_resize` and already have this size.
 
     Args:
-        weights: `weights-inception-2015-12-05-6726825d.pth`, a source of `diffcodec.weights`; None
-            takes it from the torch hub cache or downloads it.
+        weights: source of `weights-inception-2015-12-05-6726825d.pth`, see `diffcodec.weights`;
+            None reads the torch hub cache or downloads the file.
 
     Raises:
-        ValueError: the weights cannot be had.
+        ValueError: the weights cannot be loaded.
     """
 
     def __init__(self, weights: str | None = None) -> None:
@@ -115,7 +115,7 @@ class InceptionFeatures(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W), uint8, or float32 of 299x299 -> features (B, 2048)."""
+        """Images (B, 3, H, W), uint8, or float32 with 299x299 pixels -> features (B, 2048)."""
         if x.dtype == torch.uint8:
             features: Tensor = self.network(x)[0]
             return features
@@ -129,13 +129,13 @@ class InceptionFeatures(nn.Module):
 class RandomFeatures(nn.Module):
     """A fixed random convolutional embedding, for machines without Inception weights.
 
-    Four 3x3 convolutions of stride 2 with ReLU, their weights drawn once and for all; the features
+    The network has four 3x3 convolutions with stride 2, ReLU and fixed random weights. The features
     are the spatial means and standard deviations of every layer's activations. Random embeddings
-    are a sound basis for comparing image sets (Naeem et al., ICML 2020); the distances are
-    comparable with one another only.
+    are a sound basis for comparing image sets (Naeem et al., ICML 2020), but the distances are
+    comparable only with each other.
 
     Attributes:
-        WIDTH: channels of each layer; D = 4 layers * 2 * WIDTH features.
+        WIDTH: number of channels of each layer; there are D = 4 layers * 2 * WIDTH features.
     """
 
     WIDTH = 32
@@ -143,13 +143,13 @@ class RandomFeatures(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # NumPy promises that this generator's stream never changes; torch promises nothing.
+        # NumPy guarantees the stream of this generator; torch gives no such guarantee.
         random = np.random.RandomState(0)
         channels = 3
         for layer in range(self.DEPTH):
             weight = random.standard_normal((self.WIDTH, channels, 3, 3))
             if layer == 0:
-                # Half of the filters ignore brightness, or it would drown texture.
+                # Half of the filters ignore brightness, which would otherwise dominate texture.
                 weight[::2] -= weight[::2].mean(axis=(2, 3), keepdims=True)
             weight /= np.sqrt((weight**2).sum(axis=(1, 2, 3), keepdims=True) / 2)
             self.register_buffer(f"weight{layer}", torch.from_numpy(weight).float())

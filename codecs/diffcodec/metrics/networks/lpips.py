@@ -1,4 +1,4 @@
-"""The network that LPIPS is measured with."""
+"""The networks of LPIPS."""
 
 import warnings
 
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 from diffcodec.metrics.networks.originals import normalized
 
 NETS = ("alex", "vgg", "squeeze")
-MIN_SIDE = 32  # the networks halve the image five times
+MIN_SIDE = 32  # the networks downsample five times by 2
 
 
 class Lpips(nn.Module):
     """LPIPS 0.1 (Zhang et al., 2018), frozen.
 
     Args:
-        net: `alex` (evaluation), `vgg` or `squeeze`.
-        weights: torchvision's weights of that network, a source of `diffcodec.weights`; None takes
-            them from the torch hub cache or downloads them. LPIPS's own linear layers ship with its
+        net: network, `alex` (for evaluation), `vgg` or `squeeze`.
+        weights: source of torchvision's weights of this network, see `diffcodec.weights`; None
+            reads the torch hub cache or downloads them. The linear layers of LPIPS are part of its
             package.
 
     Raises:
-        ValueError: an unknown net, or its weights cannot be had.
+        ValueError: the network is unknown, or its weights cannot be loaded.
     """
 
     def __init__(self, net: str, weights: str | None = None) -> None:
@@ -38,7 +38,7 @@ class Lpips(nn.Module):
                 self.model = lpips.LPIPS(net=net, pnet_rand=weights is not None, verbose=False)
             if weights is not None:
                 state = load_checkpoint(weights)
-                # LPIPS cuts `features` into slices and keeps torchvision's layer numbers.
+                # LPIPS splits `features` into slices and keeps torchvision's layer indices.
                 self.model.net.load_state_dict(
                     {
                         key: state[f"features.{key.partition('.')[2]}"]
@@ -55,7 +55,7 @@ class Lpips(nn.Module):
         return distances
 
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
-        """LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
+        """LPIPS of two uint8 images (3, H, W); None if a side is shorter than 32 pixels."""
         if min(x.shape[-2:]) < MIN_SIDE:
             return None
         return float(self.distance(normalized(x), normalized(x_hat)))

@@ -1,20 +1,19 @@
-"""Features of originals, which are compared with their reconstruction at every operating point."""
+"""Cache for features of originals, which are reused at every operating point."""
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 
 from torch import Tensor
 
-LIMIT = 256 * 2**20  # bytes of features; ten images of 512x768 by AlexNet
+LIMIT = 256 * 2**20  # bytes of features; ten images of 512x768 with AlexNet
 
 
 class Originals:
-    """Computes the features of an image once.
+    """Computes the features of an image on the first call, then reads them from a cache.
 
     Args:
-        embed: images (1, 3, H, W) in [-1, 1] -> features.
-        limit: bytes of features that are kept in memory; those of further images are computed at
-            every call.
+        embed: function from images (1, 3, H, W) in [-1, 1] to features.
+        limit: size of the cache in bytes; features that do not fit are computed at every call.
     """
 
     def __init__(self, embed: Callable[[Tensor], Sequence[Tensor]], limit: int = LIMIT) -> None:

@@ -1,8 +1,8 @@
-"""Metrics of the package pyiqa, which has most of the sixteen that CDC is measured with (Sec. 4).
+"""Metrics of the package pyiqa, which has most of CDC's sixteen metrics (Sec. 4).
 
-It is an optional extra (`pip install 'diffcodec[iqa]'`): its licence, PolyForm Noncommercial 1.0.0,
-allows no commercial use. Those that are closed forms need nothing else; of the others it fetches
-the networks of their authors when they are first wanted.
+It is an optional extra (`pip install 'diffcodec[iqa]'`), because its licence, PolyForm
+Noncommercial 1.0.0, excludes commercial use. For learned metrics, pyiqa downloads the authors'
+networks on first use.
 """
 
 from torch import Tensor, nn
@@ -11,15 +11,17 @@ EXTRA = "the package pyiqa (for non-commercial use): pip install 'diffcodec[iqa]
 
 
 class PyiqaMetric(nn.Module):
-    """One metric of pyiqa in its default setting, frozen.
+    """A metric of pyiqa with its default settings, frozen.
 
     Args:
-        name: as pyiqa calls it.
-        weights: of its network, a source of `diffcodec.weights`; None is what pyiqa fetches.
-        min_side: an image with a shorter side has no value.
+        name: pyiqa's name of the metric.
+        weights: source of the network's weights, see `diffcodec.weights`; None lets pyiqa download
+            them.
+        min_side: shortest supported side in pixels; smaller images have no value.
 
     Raises:
-        ValueError: pyiqa is not installed, its weights cannot be had, or it has none.
+        ValueError: pyiqa is not installed, the weights cannot be loaded, or weights are given for a
+            metric without a network.
     """
 
     def __init__(self, name: str, weights: str | None = None, *, min_side: int = 1) -> None:
@@ -42,9 +44,9 @@ class PyiqaMetric(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
-        """Value for two uint8 images (3, H, W); None where a side is too short.
+        """Value for two uint8 images (3, H, W); None if a side is too short.
 
-        Metrics without reference look at the decoded image alone.
+        No-reference metrics use the reconstruction only.
         """
         if min(x.shape[-2:]) < self.min_side:
             return None

@@ -1,4 +1,4 @@
-"""Semantic segmentation of decoded pictures, and how it overlaps with label maps."""
+"""Semantic segmentation of reconstructions, and its overlap with label maps."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ IGNORED = 255
 
 
 class Overlaps(nn.Module):
-    """Counts pixels on which a segmentation network and a label map agree, frozen.
+    """Computes intersections and unions of a label map and a frozen network's segmentation.
 
-    The mean intersection over union is that of the whole set: intersections and unions of each
-    class are summed over the images before they are divided (PerCo Sec. 4.1; Sushko et al., 2022).
+    Intersections and unions of each class are summed over the whole set before they are divided
+    (PerCo, Sec. 4.1; Sushko et al., 2022).
 
     Args:
-        source: `hf://owner/repo[@revision]`, or a folder that `save_pretrained` wrote: a model of
+        source: `hf://owner/repo[@revision]`, or a folder written by `save_pretrained`: a model of
             transformers for semantic or universal segmentation, with its preprocessor. Its classes
-            are those of the label maps, in the same order.
+            must be those of the label maps, in the same order.
 
     Raises:
-        ValueError: the model cannot be had, or segments nothing.
+        ValueError: the model cannot be loaded, or is not a segmentation network.
     """
 
     def __init__(self, source: str) -> None:
@@ -38,7 +38,7 @@ class Overlaps(nn.Module):
         self.requires_grad_(False).eval()
 
     def segment(self, x: Tensor) -> Tensor:
-        """A uint8 image (3, H, W) -> the class of each pixel (H, W)."""
+        """A uint8 image (3, H, W) -> class of each pixel (H, W)."""
         inputs = self._processor(images=[x.cpu()], return_tensors="pt").to(x.device)
         keys = ("pixel_values", "pixel_mask")
         out = self.model(**{key: inputs[key] for key in keys if key in inputs})
@@ -49,9 +49,9 @@ class Overlaps(nn.Module):
         return labels
 
     def forward(self, labels: Tensor, x: Tensor) -> Tensor:
-        """A label map (H, W) and a uint8 image (3, H, W) -> intersections and unions (2 K,).
+        """A label map (H, W) and a uint8 image (3, H, W) -> intersections, then unions (2 K,).
 
-        Pixels labelled 255 have no class and do not count.
+        Pixels with label 255 have no class and are ignored.
 
         Raises:
             ValueError: the label map has a class that the network does not have.

@@ -1,4 +1,4 @@
-"""The networks of ST-LPIPS, a perceptual distance whose weights come with a Python package."""
+"""The networks of ST-LPIPS, a perceptual distance with weights from a Python package."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,9 +18,9 @@ WEIGHTS = {
     "#sha256=44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
 }
 WIDTHS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
-MIN_SIDE = 32  # the networks halve the image four times, and pad by reflection
+MIN_SIDE = 32  # the networks downsample four times by 2, with reflection padding
 
-# The authors' checkpoints -> this module.
+# Key table: the authors' checkpoints -> this module.
 _KEYS = [
     (r"scaling_layer\.", ""),
     (r"net\.slice\d\.", "features."),
@@ -29,20 +29,19 @@ _KEYS = [
 
 
 class ShiftTolerantLpips(nn.Module):
-    """ST-LPIPS (Ghildyal & Liu, ECCV 2022), frozen: LPIPS that hardly sees a shift by a pixel.
+    """ST-LPIPS (Ghildyal & Liu, ECCV 2022), frozen: an LPIPS that tolerates shifts by a pixel.
 
-    The networks are AlexNet and VGG16 with a blur before each reduction; in AlexNet the first
-    convolution has stride 1. The distance is the mean over space of weighted squared differences
-    between unit-normalized features of five layers, summed over the layers (Zhang et al. 2018,
-    Eq. 1).
+    The networks are AlexNet and VGG16 with a blur filter before each downsampling. The first
+    convolution of AlexNet has stride 1. The distance sums the spatial means of weighted squared
+    differences between unit-normalized features over five layers (Zhang et al. 2018, Eq. 1).
 
     Args:
-        net: `alex`, with which the authors measure, or `vgg`.
-        weights: the authors' checkpoint, a source of `diffcodec.weights`; None is the file in the
-            package `stlpips_pytorch`.
+        net: network, `alex` (the authors' choice) or `vgg`.
+        weights: source of the authors' checkpoint, see `diffcodec.weights`; None selects the file
+            in the package `stlpips_pytorch`.
 
     Raises:
-        ValueError: an unknown net, or its weights cannot be had.
+        ValueError: the network is unknown, or its weights cannot be loaded.
     """
 
     shift: Tensor
@@ -68,7 +67,7 @@ class ShiftTolerantLpips(nn.Module):
 
     def embed(self, x: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) in [-1, 1] -> unit-normalized features of five layers."""
-        # Pooling is several times faster on a CPU where channels are innermost.
+        # On a CPU, pooling is several times faster in the channels-last format.
         h = ((x - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
         first, features = 0, []
         if isinstance(self.features[1], BlurPool):
@@ -83,10 +82,10 @@ class ShiftTolerantLpips(nn.Module):
         return self._compare(self.embed(x), self.embed(x_hat))
 
     def map(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """Where two uint8 images (3, H, W) differ, (H, W): the distance before the mean over space.
+        """Distance map (H, W) of two uint8 images (3, H, W), before the spatial mean.
 
-        Each layer's map is resized to the image bilinearly, as in LPIPS's spatial mode, and the
-        layers are summed. H and W are at least 32.
+        The map of each layer is resized bilinearly to the image, as in LPIPS's spatial mode, and
+        the layers are summed. H and W must be at least 32.
         """
         maps = self._maps(self._originals(x), self.embed(normalized(x_hat)))
         size = x.shape[-2:]
@@ -94,7 +93,7 @@ class ShiftTolerantLpips(nn.Module):
         return torch.stack(resized).sum(0)[0, 0]
 
     def _maps(self, of_x: Sequence[Tensor], of_x_hat: Sequence[Tensor]) -> list[Tensor]:
-        """The weighted differences of each layer, (B, 1, h, w)."""
+        """The weighted squared differences of each layer, (B, 1, h, w)."""
         layers = zip(self.heads, of_x, of_x_hat, strict=True)
         return [head((a - b) ** 2) for head, a, b in layers]
 
@@ -102,14 +101,14 @@ class ShiftTolerantLpips(nn.Module):
         return torch.stack([m.mean(dim=(1, 2, 3)) for m in self._maps(of_x, of_x_hat)]).sum(0)
 
     def forward(self, x: Tensor, x_hat: Tensor) -> float | None:
-        """ST-LPIPS of two uint8 images (3, H, W); None under 32 pixels a side."""
+        """ST-LPIPS of two uint8 images (3, H, W); None if a side is shorter than 32 pixels."""
         if min(x.shape[-2:]) < MIN_SIDE:
             return None
         return float(self._compare(self._originals(x), self.embed(normalized(x_hat))))
 
 
 class BlurPool(nn.Module):
-    """Reduction to half by a binomial 3x3 filter, reflected by 2 at the borders (Zhang, 2019)."""
+    """Downsampling by 2 with a binomial 3x3 filter and reflection padding of 2 (Zhang, 2019)."""
 
     filt: Tensor
 
@@ -124,10 +123,10 @@ class BlurPool(nn.Module):
 
 
 def convolve_and_blur(x: Tensor, conv: nn.Conv2d, blur: BlurPool) -> Tensor:
-    """`blur(conv(x))` of a convolution with stride 1, as one convolution with stride 2.
+    """Compute `blur(conv(x))`, for a convolution with stride 1, as one convolution with stride 2.
 
-    A quarter of the outputs at little more work each. Only where the blur reflects what the
-    convolution made of the borders are the two computed one after the other.
+    This computes a quarter of the outputs, with little more work per output. At the borders, where
+    the blur reflects the outputs of the convolution, both are computed in sequence.
     """
     side, pad = conv.kernel_size[0], int(conv.padding[0])
     weight = F.conv_transpose2d(conv.weight.flatten(0, 1)[:, None], blur.filt[:1])
@@ -135,7 +134,7 @@ def convolve_and_blur(x: Tensor, conv: nn.Conv2d, blur: BlurPool) -> Tensor:
     out = F.conv2d(x, weight, conv.bias, stride=2, padding=pad + 2)
     for dim in (-2, -1):
         size = x.shape[dim]
-        even = (size + 2 * pad - side) % 2  # the number of outputs of `conv` is
+        even = (size + 2 * pad - side) % 2  # whether the number of outputs of `conv` is even
         for index, keep in ((0, 3), (-1, 3 + even)):
             near = keep + side - 1 - pad
             strip = conv(x.narrow(dim, index * near % size, near))
@@ -145,7 +144,7 @@ def convolve_and_blur(x: Tensor, conv: nn.Conv2d, blur: BlurPool) -> Tensor:
 
 
 def _alexnet() -> tuple[Any, list[int]]:
-    """The layers, and the numbers of layers after which features are taken."""
+    """The layers, and the numbers of layers after which features are extracted."""
     layers = [
         *(nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU()),
         *(nn.MaxPool2d(3, 1), BlurPool(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),

@@ -1,14 +1,14 @@
-"""What something was built with: its arguments as plain data, and built again from them.
+"""Recording of constructor arguments, their conversion to JSON, and rebuilding from it.
 
-Codecs, priors and backbones remember the arguments that they were built with, as classes below
-`Configured` or results of functions under `configured`. `config_of` writes them as JSON types,
-`{"_target_": "diffcodec.cdc.CDC", "width": 16, …}`, nested where an argument was built like that
-itself, and `build` makes it all again.
+Codecs, priors and backbones record the arguments that they were built with, as subclasses of
+`Configured` or results of functions decorated with `configured`. `config_of` converts them to JSON
+types, such as `{"_target_": "diffcodec.cdc.CDC", "width": 16, …}`. Arguments that record their own
+arguments become nested configs. `build` rebuilds the object from a config.
 
-Arguments that are not given, or are `INHERIT`, are those of the `config.json` beside the weights,
-if there is one; then come the defaults. So `CDC(weights="cdc")` has the sizes that those weights
-have, and what trained weights need stands in one place. None is a value where an argument may be
-None; where it may not, as for a width, it is not given either.
+Unspecified arguments, and those set to `INHERIT`, are read from the `config.json` beside the
+weights if there is one, and otherwise have their defaults. `CDC(weights="cdc")` therefore has the
+sizes of these weights. None counts as a value if the argument may be None. Otherwise, as for a
+width, it counts as unspecified.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_args
 from diffcodec.weights.sources import find_config, is_public, pinned
 
 INHERIT = "inherit"
-"""As an argument: what the weights were made with, or else the default."""
+"""Value of an argument that selects the value stored with the weights, or else the default."""
 
 TARGET = "_target_"
 TRUSTED = "diffcodec."
@@ -31,10 +31,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Configured:
-    """Remembers the arguments that it was built with."""
+    """Base class that records the arguments of the constructor."""
 
     only_by_source: bool = False
-    """Its weights are never written, only where they come from."""
+    """Whether a saved model refers to the source of the weights and never contains them."""
 
     _arguments: dict[str, Any]
 
@@ -45,7 +45,7 @@ class Configured:
 
         @functools.wraps(init)
         def remembering(self: Any, *args: Any, **kwargs: Any) -> None:
-            if type(self) is not cls:  # a subclass remembers its own
+            if type(self) is not cls:  # the subclass records its own arguments
                 init(self, *args, **kwargs)
                 return
             bound = _complete(cls, signature.bind_partial(self, *args, **kwargs))
@@ -55,12 +55,12 @@ class Configured:
         cls.__init__ = remembering  # type: ignore[method-assign]
 
     def arguments(self) -> dict[str, Any]:
-        """What a copy has to be built with, as objects; a subclass may leave something out."""
+        """The arguments to build a copy with, as objects; a subclass may omit some."""
         return self._arguments
 
 
 def configured(function: Function) -> Function:
-    """Let the result of a function remember the function and its arguments."""
+    """Decorator that records a function and its arguments in the function's result."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -76,39 +76,40 @@ def configured(function: Function) -> Function:
 
 
 def is_configured(value: Any) -> bool:
-    """Whether an object remembers what it was built with."""
+    """Whether an object has recorded its arguments."""
     return hasattr(value, "_arguments")
 
 
 def arguments_of(value: Any) -> dict[str, Any]:
-    """What an object was built with."""
+    """The recorded arguments of an object."""
     found: dict[str, Any] = value.arguments() if isinstance(value, Configured) else value._arguments
     return found
 
 
 def is_by_reference(value: Any) -> bool:
-    """Whether an object's weights can be had elsewhere: they ship, or are on the hub or the web.
+    """Whether an object's weights are publicly available: shipped, on the hub or on the web.
 
-    A whole pipeline (`source`) is always taken from where it is.
+    A pipeline (argument `source`) is always loaded from its source.
     """
     if not is_configured(value):
         return False
     if getattr(value, "only_by_source", False):
         return True
-    arguments = value._arguments  # as given: what a copy needs may take long to find out
+    arguments = value._arguments  # not `arguments()`, which may be slow
     if "weights" in arguments:
         return arguments["weights"] is not None and is_public(arguments["weights"])
     return "source" in arguments
 
 
 def config_of(value: Any) -> dict[str, Any]:
-    """An object that remembers its arguments -> JSON types, for `build`.
+    """Convert an object with recorded arguments to JSON types, for `build`.
 
-    Sources of weights that only this machine has are left out, as whoever saves the object saves
-    its tensors; those of what ships get a checksum.
+    Sources of local weights are omitted, because the tensors are saved with the object. Sources of
+    shipped weights get a checksum.
 
     Raises:
-        ValueError: an argument is no such object, no JSON type and no dataclass of these.
+        ValueError: an argument is not a JSON type, an object with recorded arguments, or a
+            dataclass of these.
     """
     by_reference = is_by_reference(value)
     config: dict[str, Any] = {TARGET: _name_of(getattr(value, "_built_by", type(value)))}
@@ -121,10 +122,11 @@ def config_of(value: Any) -> dict[str, Any]:
 
 
 def build(config: Any) -> Any:
-    """The object of a config that `config_of` wrote.
+    """Build the object of a config written by `config_of`.
 
     Raises:
-        ValueError: it names something that is not this project's, or that takes other arguments.
+        ValueError: the config refers to code outside this project, or has unknown or invalid
+            arguments.
     """
     if isinstance(config, Mapping):
         built = {key: build(value) for key, value in config.items() if key != TARGET}
@@ -133,10 +135,14 @@ def build(config: Any) -> Any:
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Build what a `_target_` names.
+    """Call the class or function that a `_target_` names.
+
+    Args:
+        name: qualified name of the target.
+        arguments: keyword arguments.
 
     Raises:
-        ValueError: it is not this project's, takes other arguments, or cannot be built of these.
+        ValueError: the target is outside this project, or the arguments are unknown or invalid.
     """
     target = _find_target(name)
     known = inspect.signature(target).parameters
@@ -148,13 +154,13 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
         return target(**arguments)
     except ValueError:
         raise
-    except Exception as error:  # a config from anywhere gives anything to any argument
+    except Exception as error:  # an untrusted config may pass any value to any argument
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{name} cannot be built of this config ({reason})") from error
 
 
 def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArguments:
-    """Fill in what is not given from the config beside the weights, and then the defaults."""
+    """Fill in unspecified arguments from the config beside the weights."""
     parameters = bound.signature.parameters
     given = {
         name: value for name, value in bound.arguments.items() if _is_given(value, parameters[name])
@@ -174,20 +180,20 @@ def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArgume
         k: None for k in bound.arguments if parameters[k].default is inspect.Parameter.empty
     }
     given = {**required, **given}
-    # In the order of the signature, as `BoundArguments` wants them.
+    # `BoundArguments` needs the order of the signature.
     bound.arguments = {k: given[k] for k in parameters if k in given}
     return bound
 
 
 def _is_given(value: Any, parameter: inspect.Parameter) -> bool:
-    """Whether a value stands for itself, and not for what is saved."""
+    """Whether an argument is specified, rather than to be read from a config."""
     if value is None:
         return parameter.default is None or NoneType in get_args(parameter.annotation)
     return not (isinstance(value, str) and value == INHERIT)
 
 
 def _sources(given: Mapping[str, Any]) -> Iterator[str]:
-    """Where the weights come from: one's own, then those of parts that were built before."""
+    """The sources of weights: the object's own, then those of its parts."""
     if isinstance(given.get("weights"), str):
         yield given["weights"]
     for value in given.values():
@@ -197,7 +203,7 @@ def _sources(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_nested(config: Any, target: Any) -> Mapping[str, Any] | None:
-    """The part of a config that is of a target; the outermost."""
+    """The outermost part of a config with the given target."""
     if isinstance(config, Mapping):
         if config.get(TARGET) == _name_of(target):
             return config
@@ -215,7 +221,7 @@ def _remembered(bound: inspect.BoundArguments, *, skip: int = 0) -> dict[str, An
     for name, parameter in bound.signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             arguments |= arguments.pop(name)
-        elif parameter.kind is parameter.VAR_POSITIONAL:  # as that of `object`
+        elif parameter.kind is parameter.VAR_POSITIONAL:  # such as that of `object`
             del arguments[name]
     return arguments
 
@@ -236,7 +242,7 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _name_of(target: Any) -> str:
-    """Where a class or function is to be found: in its package, if that offers it."""
+    """The qualified name of a class or function, in its package if the package exports it."""
     target = inspect.unwrap(target)
     package = target.__module__.rpartition(".")[0]
     offered = getattr(import_module(package), target.__name__, None) if package else None
@@ -245,7 +251,7 @@ def _name_of(target: Any) -> str:
 
 
 def _find_target(name: Any) -> Any:
-    # A config may come from anywhere: only what is made to be built from one is called.
+    # Configs are untrusted: call only targets that are designed to be built from one.
     module, _, attribute = str(name).rpartition(".")
     if not module.startswith(TRUSTED):
         raise ValueError(f"the config names code that is not this project's: {name}")

@@ -1,4 +1,4 @@
-"""Reading checkpoints, and loading them strictly."""
+"""Reading of checkpoints, and strict loading."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,11 @@ def load_checkpoint(source: str) -> dict[str, Any]:
     """Load a checkpoint onto the CPU.
 
     Args:
-        source: where it is, in one of the forms above.
+        source: source of the checkpoint, see `diffcodec.weights`.
 
     Raises:
-        ValueError: the source has none of these forms, does not exist, or its checksum is wrong.
+        ValueError: the source has an unknown form, does not exist or cannot be read, or its
+            checksum is wrong.
     """
     path = find_file(source)
     if path.suffix == ".safetensors":
@@ -35,22 +36,22 @@ def load_checkpoint(source: str) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a file that `torch.save` wrote onto the CPU; nothing in it is executed.
+    """Read a file written by `torch.save` onto the CPU, without executing code in it.
 
-    Beside tensors it may hold numbers, also NumPy's, strings and an `argparse.Namespace`.
+    Besides tensors, it may contain numbers, including NumPy's, strings and `argparse.Namespace`.
 
     Args:
-        path: of the file.
+        path: path of the file.
         mmap: read tensors when they are used; truncated files are still detected.
 
     Raises:
-        ValueError: it is cut off, of another format, or holds other things than tensors, numbers
-            and strings.
+        ValueError: the file is truncated, has another format, or contains objects other than
+            tensors, numbers and strings.
     """
     try:
         with torch.serialization.safe_globals(_plain_types()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch reports unsafe, truncated and foreign files by many types
+    except Exception as error:  # torch raises many types for unsafe, truncated and foreign files
         reason = _reason(error)
         if "GLOBAL" in reason or "class" in reason:
             reason += "; where it was made, save torch.load(FILE)['state_dict'] alone"
@@ -61,7 +62,7 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
 
 
 def _plain_types() -> list[Any]:
-    """What trainings keep beside tensors and what holds nothing but numbers and text."""
+    """Types other than tensors that checkpoints contain and that hold only numbers and text."""
     import argparse
 
     import numpy as np
@@ -74,9 +75,12 @@ def _plain_types() -> list[Any]:
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], *, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors of a checkpoint: its `state_dict` entry if it has one, keys below `prefix`.
+    """The tensors of a checkpoint.
 
-    `module.`, which data-parallel wrappers put before every key, is dropped.
+    Args:
+        checkpoint: state dict, or a mapping that has it as `state_dict`. The prefix `module.` of
+            data-parallel wrappers is removed.
+        prefix: select and strip keys with this prefix, if there are any.
     """
     state = checkpoint.get("state_dict", checkpoint)
     if state and all(str(key).startswith(_PARALLEL) for key in state):
@@ -89,9 +93,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], *, prefix: str = "") -> dict[st
 def remap(
     state: Mapping[str, Tensor], table: Sequence[tuple[str, str | None]]
 ) -> dict[str, Tensor]:
-    """Rename keys: the first (regular expression, replacement) that matches a key's start applies.
+    """Rename keys by the first (regular expression, replacement) that matches the start of a key.
 
-    A replacement of None drops the key; a key that no row matches is kept as it is.
+    A replacement of None drops the key. Keys without a match are unchanged.
     """
     out = {}
     for key, value in state.items():
@@ -107,10 +111,10 @@ def remap(
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load a state dict with `strict=True`; half precision is widened to the module's dtype.
+    """Load a state dict with `strict=True`; tensors are converted to the module's dtype.
 
     Raises:
-        ValueError: keys are missing or left over, or shapes differ; the first few are named.
+        ValueError: keys are missing or unexpected, or shapes differ; the first few are named.
     """
     try:
         module.load_state_dict(dict(state), strict=True)
@@ -121,7 +125,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, in one line, without torch's advice to trust it."""
+    """The reason of an error in one line, without torch's advice to trust the file."""
     refused = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
     text = refused.group(1) if refused else str(error).strip().partition("\n")[0]
     return text.partition(". Please use")[0] or type(error).__name__

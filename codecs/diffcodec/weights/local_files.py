@@ -1,10 +1,10 @@
-"""Text that may be a path on this machine: a source of weights, an override, an argument."""
+"""Local paths from user input, such as a source of weights, an override or an argument."""
 
 from pathlib import Path
 
 
 def local_path(text: str) -> Path:
-    """A path as the user typed it, `~` expanded where there is such a home."""
+    """Convert user input to a path, with `~` expanded if that home exists."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # `~nobody`
@@ -12,7 +12,7 @@ def local_path(text: str) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path exists; text that no path can be (too long, a null byte) does not."""
+    """Whether a path exists; false for invalid paths (too long, or with a null byte)."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -20,10 +20,10 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is an existing folder; text that no path can be is none."""
+    """Whether a path is an existing folder; false for invalid paths."""
     return is_there(path) and path.is_dir()
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is an existing file; text that no path can be is none."""
+    """Whether a path is an existing file; false for invalid paths."""
     return is_there(path) and path.is_file()

@@ -1,7 +1,7 @@
-"""A trained model as a folder: `config.json` and `model.safetensors`.
+"""Model folders: a trained model as `config.json` and `model.safetensors`.
 
-Weights of parts that are frozen and can be had elsewhere (they ship, or are on the hub) are named
-in the config and not written again.
+Weights of frozen parts that are publicly available (shipped or on the hub) are not written; the
+config contains their sources.
 """
 
 import json
@@ -60,21 +60,21 @@ class SavedModel:
         return set()
 
     def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write the model as a folder that `diffcodec.load` and `weights=` take.
+        """Write the model as a folder that `diffcodec.load` and `weights=` accept.
 
         `config.json` contains the constructor's arguments, `model.safetensors` the tensors. Frozen
         parts that are available elsewhere are stored by their source only.
 
         Args:
-            folder: is made where there is none.
-            dtype: of the tensors, as in `torch.float16`; None keeps them as they are, and with them
-                the streams that a codec reads.
+            folder: target folder, created if missing.
+            dtype: dtype of the saved tensors, such as `torch.float16`; None keeps their dtypes. A
+                codec with converted weights cannot decode streams of the original.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: an argument cannot be written.
+            ValueError: an argument cannot be written to the config.
         """
         return save_model(self._module(), folder, dtype=dtype)
 
@@ -86,30 +86,30 @@ class SavedModel:
         dtype: torch.dtype | None = None,
         message: str = "Upload the codec",
     ) -> str:
-        """Upload that folder to a repository of the hub, which is made if there is none.
+        """Upload the folder that `save` writes to a hub repository, which is created if missing.
 
         Args:
-            repository: `owner/repo`.
-            private: of a repository that is made; None is the owner's default.
-            dtype: as of `save`.
-            message: of the commit.
+            repository: repository, `owner/repo`.
+            private: whether a new repository is private; None selects the owner's default.
+            dtype: dtype of the saved tensors, see `save`.
+            message: commit message.
 
         Returns:
             The source for `diffcodec.load`.
 
         Raises:
-            ValueError: the model is built on something that only this machine has.
+            ValueError: the config refers to local files.
         """
         return push_model(self._module(), repository, private=private, dtype=dtype, message=message)
 
     def load_weights(self, source: str) -> None:
-        """Load what `save` wrote.
+        """Load weights written by `save`.
 
         Args:
-            source: see `diffcodec.weights`.
+            source: source of the weights, see `diffcodec.weights`.
 
         Raises:
-            ValueError: it cannot be had, or does not fit.
+            ValueError: the weights cannot be loaded, or do not fit.
         """
         load_saved(self._module(), state_dict_of(load_checkpoint(source)), source=source)
 
@@ -125,20 +125,20 @@ def save_model(
     dtype: torch.dtype | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a module that remembers its arguments as a folder.
+    """Write a module with recorded arguments as a model folder.
 
     Args:
-        module: a codec, or a part of one.
-        folder: is made where there is none; the two files in it are replaced.
-        dtype: of the floating-point tensors that are written; None keeps them as they are. Half
-            the precision is half the file, and another fingerprint.
-        state: what `saved_state` gives, where that was asked for already.
+        module: codec, or a part of one.
+        folder: target folder, created if missing; the two files in it are replaced.
+        dtype: dtype of the saved floating-point tensors; None keeps their dtypes. Half precision
+            halves the file and changes the fingerprint.
+        state: result of `saved_state`, if it was computed before.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: an argument cannot be written.
+        ValueError: an argument cannot be written to the config.
     """
     from safetensors.torch import save
 
@@ -152,7 +152,7 @@ def save_model(
     path = folder / WEIGHTS_FILE
     if tensors:
         config |= {"weights": None} if "weights" in config else {}
-        # Not `save_file`, whose files only their owner may read: others start from them.
+        # `save_file` would create files that only their owner can read.
         partial = path.with_name(f"{path.name}.part")
         partial.write_bytes(save(tensors))
         partial.replace(path)
@@ -164,14 +164,14 @@ def save_model(
 
 
 def load_model(source: str, **overrides: Any) -> Any:
-    """Build what a folder holds, or what ships by that name, with its weights.
+    """Build the model of a model folder or a shipped name, with its weights.
 
     Args:
-        source: see `diffcodec.weights`.
-        overrides: arguments in place of those that the config has.
+        source: source of the model, see `diffcodec.weights`.
+        overrides: arguments that replace those of the config.
 
     Raises:
-        ValueError: there is no such folder, or an argument that it does not take.
+        ValueError: there is no model at the source, or an argument is unknown or invalid.
     """
     config = find_config(source)
     if config is None or TARGET not in config:
@@ -193,19 +193,19 @@ def push_model(
     dtype: torch.dtype | None = None,
     message: str = "Upload the model",
 ) -> str:
-    """Upload a module as such a folder to a repository of the hub, which is made if need be.
+    """Upload a module as a model folder to a hub repository, which is created if missing.
 
     Args:
-        module, dtype: as of `save_model`.
-        repository: `owner/repo`.
-        private: of a repository that is made; None is the owner's default.
-        message: of the commit.
+        module, dtype: see `save_model`.
+        repository: repository, `owner/repo`.
+        private: whether a new repository is private; None selects the owner's default.
+        message: commit message.
 
     Returns:
-        The source to load it from.
+        The source to load the module from.
 
     Raises:
-        ValueError: it is built on something that only this machine has.
+        ValueError: the config refers to local files.
     """
     from huggingface_hub import HfApi
 
@@ -224,10 +224,10 @@ def push_model(
 
 
 def saved_state(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a folder of a module holds.
+    """The tensors of a module's model folder.
 
-    That is the state dict without what is computed from it, and without frozen tensors of parts
-    whose weights can be had elsewhere. Where processes share the tensors out, all must call it.
+    These are the state dict without derived tensors, and without frozen tensors of parts whose
+    weights are publicly available. If the tensors are sharded, all processes must call it.
     """
     return {
         name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -253,10 +253,10 @@ def _saved_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_saved(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load what `saved_state` gave; the rest stays as the module has it.
+    """Load the result of `saved_state`; the module keeps its other tensors.
 
     Raises:
-        ValueError: keys are missing or left over, or shapes differ; the first few are named.
+        ValueError: keys are missing or unexpected, or shapes differ; the first few are named.
     """
     saved = saved_state(module)
     rest = {k: v for k, v in module.state_dict().items() if k not in saved}
@@ -264,7 +264,7 @@ def load_saved(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
 
 
 def _configured_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The outermost submodules that remember their arguments, by their names."""
+    """The outermost submodules with recorded arguments, and their names."""
     for name, child in module.named_children():
         if is_configured(child):
             yield f"{prefix}{name}", child
@@ -273,7 +273,7 @@ def _configured_parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str
 
 
 def _paths(config: Any, name: str = "codec") -> Iterator[tuple[str, str]]:
-    """The strings of a config that may be paths, and the keys that they stand under."""
+    """Keys and values of all strings in a config that may be paths."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             yield from _paths(value, f"{name}.{key}")

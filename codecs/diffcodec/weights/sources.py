@@ -1,4 +1,4 @@
-"""Finding weights: the file or folder that a source names."""
+"""Resolution of sources of weights to files and folders."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ _PIP = "pip://"
 
 
 def find_file(source: str) -> Path:
-    """The file that a source names, on this machine; what it names elsewhere is fetched first.
+    """Resolve a source to a local file; remote files are downloaded first.
 
-    Of a folder that is `model.safetensors`.
+    For a folder, the file is `model.safetensors`.
 
     Raises:
-        ValueError: the source has none of the forms, does not exist, or its checksum is wrong.
+        ValueError: the source has an unknown form, does not exist, or its checksum is wrong.
     """
     location, _, checksum = source.partition(_CHECKSUM)
     if checksum and not re.fullmatch(r"[0-9a-f]{64}", checksum):
@@ -58,10 +58,10 @@ def find_file(source: str) -> Path:
 
 
 def find_config(source: str) -> dict[str, Any] | None:
-    """The `config.json` that lies beside the weights of a source; None where there is none.
+    """Read the `config.json` beside the weights of a source; None if there is none.
 
     Raises:
-        ValueError: the hub cannot be reached, or what is there is no JSON object.
+        ValueError: the hub cannot be reached, or the file is not a JSON object.
     """
     location = source.partition(_CHECKSUM)[0]
     if location.startswith(("http://", "https://", _PIP)):
@@ -86,7 +86,7 @@ def find_config(source: str) -> dict[str, Any] | None:
 
 
 def has_weights(source: str) -> bool:
-    """Whether there are tensors at a source; a folder may hold a config alone.
+    """Whether a source has tensors; a folder may contain a config only.
 
     Raises:
         ValueError: the hub cannot be reached.
@@ -100,16 +100,16 @@ def has_weights(source: str) -> bool:
 
 
 def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
-    """A source of several files -> what `from_pretrained` of diffusers and transformers takes.
+    """Convert a source to arguments of `from_pretrained` in diffusers and transformers.
 
     Args:
         source: a folder, or `hf://owner/repo[@revision]`.
 
     Returns:
-        The folder or repository, and its keyword arguments.
+        The folder or repository, and keyword arguments.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the source has another form, or the folder does not exist.
     """
     if source.startswith("hf://"):
         repository, revision, file = _parse_hub(source)
@@ -125,20 +125,20 @@ def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> folder of what ships."""
+    """Names and folders of the shipped models."""
     package = Path(str(files("diffcodec")))
     return {path.parent.name: path.parent for path in package.glob(f"*/weights/*/{CONFIG_FILE}")}
 
 
 def is_public(source: str) -> bool:
-    """Whether other machines have what a source names: it ships, is installed or is on the web."""
+    """Whether a source is available on other machines: shipped, from a package or on the web."""
     location = source.partition(_CHECKSUM)[0]
     public = ("hf://", "http://", "https://", _PIP)
     return location.startswith(public) or location in (ZOO, *shipped())
 
 
 def pinned(source: str) -> str:
-    """A source, and the checksum of what ships by its name, which another version may replace."""
+    """Append a checksum to the name of a shipped model, which another version may replace."""
     if _CHECKSUM in source or source not in shipped():
         return source
     path = shipped()[source] / WEIGHTS_FILE
@@ -164,7 +164,7 @@ def _parse_hub(location: str) -> tuple[str, str | None, str | None]:
 
 
 def _installed(location: str) -> Path:
-    """The file of an installed distribution that `pip://distribution/file` names."""
+    """Resolve `pip://distribution/file` to the file of an installed distribution."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     name, _, file = location.removeprefix(_PIP).partition("/")
@@ -190,15 +190,15 @@ def _missing_hint(location: str) -> str:
 
 
 def _fetch(repository: str, file: str, revision: str | None, *, optional: bool = False) -> Any:
-    """A file of the hub; None where the repository lacks an optional one."""
+    """Fetch a file from the hub; None if it is optional and missing in the repository."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
-    except Exception as error:  # the hub client raises its own, httpx's and OSError
+    except Exception as error:  # the hub client raises its own errors, httpx's and OSError
         missing = isinstance(error, EntryNotFoundError)
-        # Without network the client knows no more than that the file is not in its cache.
+        # LocalEntryNotFoundError: without network, the file is not in the cache but may exist.
         if optional and missing and not isinstance(error, LocalEntryNotFoundError):
             return None
         name = f"hf://{repository}" + (f"@{revision}" if revision else "") + f"/{file}"
@@ -207,10 +207,10 @@ def _fetch(repository: str, file: str, revision: str | None, *, optional: bool =
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let the processes of a machine fetch to torch's hub cache one after another.
+    """Lock torch's hub cache, so that only one process of a machine downloads at a time.
 
-    The first one downloads, and the others find what it has left. The hub's client has locks of its
-    own.
+    The first process downloads, and the others read the cache. The hub client of `_fetch` has its
+    own locks.
     """
     folder = Path(torch.hub.get_dir())
     folder.mkdir(parents=True, exist_ok=True)

@@ -78,3 +78,15 @@ def test_what_is_no_point_is_refused(data):
 
 def test_a_bare_name_is_a_point_without_settings():
     assert Point.from_json("level=3") == Point("level=3")
+
+
+def test_a_setting_has_the_type_that_is_asked_for():
+    point = Point("p", rate={"bpp": 1}, decoding={"steps": 5, "decoder": "flow", "best": True})
+    assert (point.setting("steps", int), point.setting("decoder", str)) == (5, "flow")
+    assert isinstance(point.setting("bpp", float), float)
+    assert point.setting("best", bool) is True
+    assert point.setting("gamma", float, 1.0) == 1.0
+    with pytest.raises(KeyError):
+        point.setting("gamma", float)
+    with pytest.raises(TypeError, match="decoder of 'p' is 'flow', not of type int"):
+        point.setting("decoder", int)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 Setting = str | int | float | bool | None
 """One value of a setting; JSON has a type for each."""
+
+T = TypeVar("T", str, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,25 @@ class Point:
     def settings(self) -> dict[str, Setting]:
         """All settings by name."""
         return {**self.rate, **self.encoding, **self.decoding}
+
+    def setting(self, name: str, kind: type[T], default: T | None = None) -> T:
+        """The value of a setting, typed.
+
+        Args:
+            name: name of the setting.
+            kind: its type; an integer is also a float.
+            default: value if the point has no such setting.
+
+        Raises:
+            KeyError: the point has no such setting, and there is no default.
+            TypeError: the value is of another type.
+        """
+        value = self.settings[name] if default is None else self.settings.get(name, default)
+        if kind is float and isinstance(value, int):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} of {self.name!r} is {value!r}, not of type {kind.__name__}")
+        return value
 
     @property
     def line(self) -> dict[str, Setting]:

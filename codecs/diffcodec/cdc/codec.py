@@ -255,9 +255,8 @@ class CDC(Codec):
         Algorithm 1, right, with the point's number of steps and gamma. If decoding stops before
         the last step, the result is x_n at the scale of the variance-preserving process.
         """
-        settings: Any = point.decoding
-        num_steps, gamma = settings["steps"], settings["gamma"]
-        seed = seed_of_sample(seed, settings.get("sample", 0))
+        num_steps, gamma = point.setting("steps", int), point.setting("gamma", float)
+        seed = seed_of_sample(seed, point.setting("sample", int, 0))
         size = (1, 3, y_hat.shape[-2] * 16, y_hat.shape[-1] * 16)
         x = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(y_hat)
         added = seeded_noise(derive_seed([self.sampler.encode(), str(seed).encode()]))
@@ -274,7 +273,7 @@ class CDC(Codec):
             tiled = TiledDenoiser(denoiser, self.window, multiple=STRIDE, spatial=["y_hat"])
             # gamma is the standard deviation of x_N at the scale of the variance-preserving process
             x.mul_(like(x, gamma * (1 + sigmas[0] ** 2).sqrt()))
-            done = round(settings.get("progress", 1.0) * num_steps)
+            done = round(point.setting("progress", float, 1.0) * num_steps)
             sample = find_sampler(self.sampler)
             x = sample(tiled, x, sigmas[: done + 1], noise=added, overwrite=True, y_hat=y_hat)
             return x.div_(like(x, (1 + sigmas[done] ** 2).sqrt()))
@@ -296,9 +295,8 @@ class CDC(Codec):
             out: Tensor = self.unet(x, time, terms)
             return out.float()
 
-        settings: Any = point.decoding
-        denoiser, sigmas = self.process.sampling(network, settings["steps"])
-        scale = settings["gamma"] * (1 + sigmas[0] ** 2).sqrt()
+        denoiser, sigmas = self.process.sampling(network, point.setting("steps", int))
+        scale = point.setting("gamma", float) * (1 + sigmas[0] ** 2).sqrt()
         start = torch.randn_like(x0) * like(x0, scale)
         sample = find_sampler(self.sampler)
         x0_hat = sample(denoiser, start, sigmas, noise=torch.randn_like)

@@ -276,9 +276,8 @@ class ResidualCDC(Codec):
 
     def sample(self, conditions: Conditions, seed: int, point: Point) -> Tensor:
         """Sample an image (1, 3, H, W) in [-1, 1], with the point's number of steps and gamma."""
-        settings: Any = point.decoding
         x_hat, known = conditions.x_hat, conditions.terms
-        sigmas = self._sigmas(settings["steps"])
+        sigmas = self._sigmas(point.setting("steps", int))
         # The base may have used this seed, so derive another one from it.
         noise = seeded_noise(derive_seed([b"residual", str(seed).encode()]))
         denoiser = self.denoiser()
@@ -294,7 +293,7 @@ class ResidualCDC(Codec):
         with_latents = {} if conditions.y_hat is None else {"y_hat": conditions.y_hat}
         tiled = TiledDenoiser(of_tile, self.window, multiple=STRIDE, spatial=["x_hat", "y_hat"])
         with decoding_in(self.decode_precision, x_hat.device):
-            start = noise(x_hat).mul_(settings["gamma"] * self.sigma_max)
+            start = noise(x_hat).mul_(point.setting("gamma", float) * self.sigma_max)
             sample = find_sampler(self.sampler)
             r_hat = sample(
                 tiled, start, sigmas, noise=noise, overwrite=True, x_hat=x_hat, **with_latents
@@ -305,11 +304,10 @@ class ResidualCDC(Codec):
         """Decode the images of a batch at a point; see `FewStepTraining`."""
         x = batch["image"]
         x_hat, contexts = self.contexts(self.compressor.simulate(x, self.base_point(point)))
-        settings: Any = point.decoding
         r_hat = find_sampler(self.sampler)(
             self.denoiser(),
-            torch.randn_like(x_hat) * (settings["gamma"] * self.sigma_max),
-            self._sigmas(settings["steps"]),
+            torch.randn_like(x_hat) * (point.setting("gamma", float) * self.sigma_max),
+            self._sigmas(point.setting("steps", int)),
             noise=torch.randn_like,
             terms=self.unet.context_terms(contexts),
         )

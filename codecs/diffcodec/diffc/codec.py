@@ -230,6 +230,5 @@ class DiffC(ZeroShotCodec):
 
 def _limit(height: int, width: int, point: Point) -> int:
     """The largest payload in bytes that fits a point's rate."""
-    rate: Any = point.rate["bpp"]
-    num_bytes = math.floor(rate * height * width / 8)
+    num_bytes = math.floor(point.setting("bpp", float) * height * width / 8)
     return fitting_payload(num_bytes, height=height, width=width)

@@ -26,6 +26,7 @@ from diffcodec.latent.captions import Captioner, choose_captions
 from diffcodec.latent.sdxl import SDXLBackbone
 from diffcodec.latent.text_coding import find_text_coder
 from diffcodec.latent.tokenizer import WordTokenizer, caption_words
+from diffcodec.networks.padding import pad_to_multiple
 from diffcodec.networks.precision import check_precision
 from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import prepare_unet, several_processes, spread_over
@@ -34,6 +35,7 @@ from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.rate_points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
 from diffcodec.points import Point, listed
+from diffcodec.training.few_steps import Resampled
 from diffcodec.training.optimization import warmed_up_adamw
 from diffcodec.training.perceptual import PerceptualLoss, check_choice
 from diffcodec.training.sharding import shard
@@ -226,6 +228,11 @@ class PerCo(Codec):
     def _rate(self, point: Point) -> Rate:
         return next(rate for rate in self.rates if rate.name == point.rate["rate"])
 
+    def _num_steps(self, point: Point, rate: Rate) -> int:
+        if point.decoding["steps"] is None:
+            return rate.default_steps
+        return point.setting("steps", int)
+
     def _sends_caption(self, rate: Rate) -> bool:
         return self.caption_max_bpp is None or rate.bpp <= self.caption_max_bpp
 
@@ -329,7 +336,6 @@ class PerCo(Codec):
         contents = [self._read(payload, height, width) for payload in payloads]
         if self.noise_seed is not None:
             seeds = [self.noise_seed] * len(seeds)
-        settings: Any = point.decoding
         images = []
         for (index, caption, codes), seed in zip(contents, seeds, strict=True):
             x_hat = self.model.reconstruct(
@@ -338,16 +344,51 @@ class PerCo(Codec):
                 caption=caption,
                 index=index,
                 codes=None if codes is None else codes[None].to(self.device),
-                seed=seed_of_sample(seed, settings["sample"]),
-                num_steps=settings["steps"] or self.rates[index].default_steps,
-                guidance=settings["guidance"],
-                guided=settings["guided"],
+                seed=seed_of_sample(seed, point.setting("sample", int)),
+                num_steps=self._num_steps(point, self.rates[index]),
+                guidance=point.setting("guidance", float),
+                guided=point.setting("guided", str),
                 sampler=self.sampler,
                 spacing=self.spacing,
                 precision=self.decode_precision,
             )
             images.append(x_hat)
         return Decoded(torch.cat(images))
+
+    def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
+        """Decode the codes of the images of a batch at a point, see `FewStepTraining`.
+
+        Only the U-Net and the null text get gradients. The loss of the U-Net as a denoiser without
+        codes is minimized as well, so that DiffC and DDCM can use the same weights.
+        """
+        rate, x = self._rate(point), batch["image"]
+        with torch.no_grad():
+            index = self.rates.index(rate)
+            x0 = self.model.backbone.latents.encode(pad_to_multiple(x, rate.pixels_per_code))
+            x0 = x0.float()
+            local = self.model.encoder(index).dequantize(self.model.encoder(index).codes(x0))
+            text = self.model.backbone.embed_text(
+                [caption or "" for caption in self.captioner(x, batch)]
+            )
+            null = self.model.null_text.detach().expand_as(text)
+        latent = self.model.sample_latent(
+            torch.randn_like(x0),
+            text=text if self._sends_caption(rate) else null,
+            local=local.float(),
+            noise=torch.randn_like,
+            num_steps=self._num_steps(point, rate),
+            guidance=point.setting("guidance", float),
+            guided=point.setting("guided", str),
+            sampler=self.sampler,
+            spacing=self.spacing,
+        )
+        denoising = self.model.denoising_loss(x0, text)
+        height, width = x.shape[-2:]
+        return Resampled(
+            self.model.backbone.latents.decode(latent)[..., :height, :width],
+            loss=denoising,
+            logged={"v_loss": denoising.detach()},
+        )
 
     def _read(
         self, payload: Sequence[bytes], height: int, width: int

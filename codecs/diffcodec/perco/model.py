@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffcodec.coding.bitstream import derive_seed
 from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
-from diffcodec.diffusion.sampler import find_sampler, seeded_noise
+from diffcodec.diffusion.sampler import Noise, find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser
 from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess, pure_noise
@@ -213,7 +213,9 @@ class LatentDiffusion(nn.Module):
             caption: None is the learned embedding, without guidance on the text.
             index: of the rate.
             codes: as `codes` returns them; None is a z_hat of zeros.
-            seed, num_steps, guidance, guided, sampler, spacing, precision: see `sample_latent`.
+            seed: of all noise, drawn on the CPU: it is the same on every device.
+            num_steps, guidance, guided, sampler, spacing: see `sample_latent`.
+            precision: of the U-Net, see `diffcodec.networks.precision`.
         """
         stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
         size = (
@@ -224,71 +226,66 @@ class LatentDiffusion(nn.Module):
             local = self.null_text.new_zeros(1, self.local_channels, *size)
         else:
             local = self.encoder(index).dequantize(codes)
-        latent = self.sample_latent(
-            size=size,
-            text=self.null_text if caption is None else self.backbone.embed_text([caption]),
-            local=local,
-            seed=seed,
-            num_steps=num_steps,
-            guidance=1.0 if caption is None and guided == "text" else guidance,
-            guided=guided,
-            sampler=sampler,
-            spacing=spacing,
-            precision=precision,
-        )
+        text = self.null_text if caption is None else self.backbone.embed_text([caption])
+        shape = (1, self.backbone.latents.channels, *size)
+        with decoding_in(precision, text.device):
+            latent = self.sample_latent(
+                torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(text),
+                text=text,
+                local=local,
+                noise=seeded_noise(derive_seed([sampler.encode(), str(seed).encode()])),
+                num_steps=num_steps,
+                guidance=1.0 if caption is None and guided == "text" else guidance,
+                guided=guided,
+                sampler=sampler,
+                spacing=spacing,
+            )
         return self.backbone.latents.decode(latent)[..., :height, :width]
 
     def sample_latent(
         self,
+        start: Tensor,
         *,
-        size: tuple[int, int],
         text: Tensor,
         local: Tensor,
-        seed: int,
+        noise: Noise,
         num_steps: int,
         guidance: float,
         guided: str = "text",
         sampler: str = "ddim",
         spacing: str = "grid",
-        precision: str = "32",
     ) -> Tensor:
-        """Sample a latent (1, C, H, W) given text and codes, from pure noise (Sec. 4.1, App. A).
+        """Sample latents (B, C, H, W) given text and codes, from pure noise (Sec. 4.1, App. A).
 
         Args:
-            size: H and W of the latent.
-            text: embedding of the caption, (1, L, D).
-            local: z_hat (1, M, h, w).
-            seed: of all noise, drawn on the CPU: it is the same on every device.
-            num_steps: evaluations of the U-Net, twice as many where there is guidance.
+            start: standard normal noise (B, C, H, W).
+            text: embedding of the captions, (B, L, D).
+            local: z_hat (B, M, h, w).
+            noise: of a stochastic sampler.
+            num_steps: evaluations of the U-Net; guidance doubles them.
             guidance: lambda_s of Eq. 5.
             guided: `text`, as there; or `text_and_codes`, whose other branch has the learned null
                 text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0))
                 A network that was never trained without codes (`local_drop`) has not learned it.
             sampler: one of `diffusion.sampler`; the paper's is `ddim`.
             spacing: of the timesteps, see `LatentProcess.sampling_sigmas`.
-            precision: of the U-Net, see `diffcodec.networks.precision`.
         """
-        generator = torch.Generator().manual_seed(seed)
-        shape = (1, self.backbone.latents.channels, *size)
-        start = torch.randn(shape, generator=generator).to(text)
-        noise = seeded_noise(derive_seed([sampler.encode(), str(seed).encode()]))
         sigmas = self.process.sampling_sigmas(num_steps, spacing)
-        with decoding_in(precision, text.device):
-            whole = self.process.denoiser(
-                lambda *args, **condition: self.backbone.network(*args, **condition).float()
-            )
-            denoiser = TiledDenoiser(
-                whole,
-                self.window // self.backbone.latents.stride,
-                multiple=size[0] // local.shape[-2],  # latents per code
-                spatial=["local"],
-            )
-            null: dict[str, Tensor] = {"text": self.null_text}
-            if guided == "text_and_codes":
-                null["local"] = torch.zeros_like(local)
-            pulled = ClassifierFreeGuidance(denoiser, guidance, null)
-            x = pure_noise(start, sigmas[0])
-            x = find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
+        whole = self.process.denoiser(
+            lambda *args, **condition: self.backbone.network(*args, **condition).float()
+        )
+        denoiser = TiledDenoiser(
+            whole,
+            self.window // self.backbone.latents.stride,
+            multiple=start.shape[-2] // local.shape[-2],  # latents per code
+            spatial=["local"],
+        )
+        null: dict[str, Tensor] = {"text": self.null_text}
+        if guided == "text_and_codes":
+            null["local"] = torch.zeros_like(local)
+        pulled = ClassifierFreeGuidance(denoiser, guidance, null)
+        x = pure_noise(start, sigmas[0])
+        x = find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
         # Where it ends above 0, at the scale of the process and not at the signal's.
         return x * like(x, (1 + sigmas[-1] ** 2).rsqrt())
 
@@ -343,6 +340,18 @@ class LatentDiffusion(nn.Module):
             x_hat = self.backbone.latents.decode(x0_hat)
             out["lpips_loss"] = perceptual(x_hat.clamp(0, 1) * 2 - 1, x * 2 - 1)
         return out
+
+    def denoising_loss(self, x0: Tensor, text: Tensor) -> Tensor:
+        """The loss of v without codes, a scalar: what DiffC and DDCM need of the same U-Net.
+
+        Args:
+            x0: latents (B, C, H, W).
+            text: embeddings (B, L, D), half of which are replaced by the null text.
+        """
+        text = drop(text, self.null_text, 0.5)
+        sigma, noise = self.process.draw_sigmas(len(x0)), torch.randn_like(x0)
+        loss, _ = self.process.v_loss(self.backbone.network, x0, noise, sigma, text=text)
+        return loss.mean()
 
 
 def choose_hyper_encoders(

@@ -225,18 +225,24 @@ class SDEdit(Codec):
         """Pairs of preset and base point whose strength is missing, without duplicates."""
         pending = {}
         for point in points:
-            preset: Any = point.settings["preset"]
             base_point = self._base_points[point.name]
             if point.settings["strength"] not in RULES or not self._has_strength(point):
                 continue
+            preset = point.setting("preset", str)
             if base_point.name not in self._strengths.get(preset, {}):
                 pending[preset, base_point.name] = base_point
         return [(preset, base_point) for (preset, _), base_point in pending.items()]
 
     def _has_strength(self, point: Point) -> bool:
         """Whether a point adds noise to x_hat: not for the base itself or a start from noise."""
-        name: Any = point.settings["preset"]
-        return name is not None and not self._presets[name].from_noise
+        preset = self._preset(point)
+        return preset is not None and not preset.from_noise
+
+    def _preset(self, point: Point) -> Preset | None:
+        """The preset of a point; None for the base's own reconstructions."""
+        if point.settings["preset"] is None:
+            return None
+        return self._presets[point.setting("preset", str)]
 
     def write_strengths(self, path: Path) -> None:
         """Write the strengths found by `calibrate`, to be read by `strength=FILE`."""
@@ -279,13 +285,12 @@ class SDEdit(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        settings: Any = point.settings
+        preset = self._preset(point)
         sigmas: list[float] = [0.0] * len(payloads)
         if self._signalled:
             payloads, sigmas = _split_indices(payloads)
-        elif settings["preset"] is not None:
+        elif preset is not None:
             sigmas = [self._sigma(point)] * len(payloads)
-        preset = None if settings["preset"] is None else self._presets[settings["preset"]]
         images, base_point = [], self.base_point(point)
         # One image at a time: the rounding of a convolution depends on the batch.
         for payload, sigma, seed in zip(payloads, sigmas, seeds, strict=True):
@@ -294,7 +299,7 @@ class SDEdit(Codec):
                 images.append(picture())
             else:
                 # Passed without a local reference, so that a large x_hat is freed early.
-                blend = settings["blend"]
+                blend = point.setting("blend", float)
                 images.append(self.enhance(picture(), sigma, seed, preset, base_point, blend))
         return Decoded(torch.cat(images))
 
@@ -399,19 +404,18 @@ class SDEdit(Codec):
         return rounded
 
     def _sigma(self, point: Point) -> float:
-        settings: Any = point.settings
-        preset, strength = settings["preset"], settings["strength"]
+        preset, strength = self._preset(point), point.settings["strength"]
         if preset is None:
             return 0.0
-        if self._presets[preset].from_noise:
+        if preset.from_noise:
             return self.prior.max_sigma
         if isinstance(strength, float):
             return strength
         known = self._known_sigma(point)
         if known is None:
-            name = self._base_points[point.name].name
+            name, chosen = self._base_points[point.name].name, point.setting("preset", str)
             raise ValueError(
-                f"strength={self._rule} is not known for preset {preset!r} at {name}, and decoding "
+                f"strength={self._rule} is not known for preset {chosen!r} at {name}, and decoding "
                 "does not look for it: give codec.strength=FILE as experiments.calibrate or a run "
                 "wrote it, or codec.strength=NUMBER"
             )
@@ -465,11 +469,11 @@ class SDEdit(Codec):
     @torch.no_grad()
     def _search(self, x: Tensor, payload: list[bytes], point: Point) -> list[bytes]:
         """Append the strength byte that doubles this image's error to its payload."""
-        name: Any = point.settings["preset"]
+        preset = self._preset(point)
         *sections, last = payload
         index = 0
-        if name is not None:
-            preset, base_point = self._presets[name], self.base_point(point)
+        if preset is not None:
+            base_point = self.base_point(point)
             (height, width), seeds = x.shape[-2:], [self.base.seed_of(payload)]
             x_hat = self.base.decode([payload], height, width, seeds, base_point).x_hat.clamp(0, 1)
             base_mse = mse(x, x_hat)

@@ -97,7 +97,7 @@ class FewStepTraining(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         codec: Any = self.codec
         point = codec.points[int(torch.randint(len(codec.points), ()))]
-        realism = min(1.0, float(point.decoding.get("gamma", 1.0)))
+        realism = min(1.0, point.setting("gamma", float, 1.0))
         decoded: Resampled = codec.resample(batch, point)
         x_hat, x = decoded.x_hat * 2 - 1, batch["image"] * 2 - 1
         out = self.loss(x_hat, x, step=self.global_step, realism=realism)

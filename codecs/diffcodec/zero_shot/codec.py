@@ -242,7 +242,7 @@ class ZeroShotCodec(Codec):
     ) -> Decoded:
         # Parse all streams first, so that a malformed one raises before any image is decoded.
         messages = [self._read(payload, height, width) for (payload,) in payloads]
-        guidance: Any = point.decoding["guidance"]
+        guidance = point.setting("guidance", float)
         images = []
         for (payload,), message, seed in zip(payloads, messages, seeds, strict=True):
             with decoding_in(self.decode_precision, self.device):
@@ -313,11 +313,11 @@ class ZeroShotCodec(Codec):
             seed: seed of the noise of ancestral sampling.
             point: the operating point.
         """
-        settings: Any = point.decoding
-        if settings["decoder"] == "mean":
+        decoder, steps = point.setting("decoder", str), point.setting("steps", int)
+        if decoder == "mean":
             return shared.x0
-        sigmas = karras_sigmas(shared.sigma, settings["steps"], sigma_min=self._min_sigma, rho=_RHO)
-        name = self.sampler if settings["decoder"] == "flow" else "euler_sde"
+        sigmas = karras_sigmas(shared.sigma, steps, sigma_min=self._min_sigma, rho=_RHO)
+        name = self.sampler if decoder == "flow" else "euler_sde"
         return find_sampler(name)(guided, shared.x, sigmas, noise=seeded_noise(seed))
 
     def _latent_size(self, height: int, width: int) -> tuple[int, int]:

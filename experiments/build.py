@@ -1,6 +1,8 @@
 """Builds the codec of a config and refuses untrained ones."""
 
+import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -9,6 +11,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffcodec.codec import Codec
+
+log = logging.getLogger(__name__)
 
 
 def fix_threads(threads: int | None) -> None:
@@ -51,9 +55,20 @@ def build_codec(cfg: DictConfig) -> "Codec":
         raise ValueError("this recipe trains a part and has no codec: choose one by codec=…")
     fix_threads(cfg.threads)
     codec: Codec = instantiate(cfg.codec)
+    log.info("the codec is %s", " over ".join(_classes(codec)))
     if cfg.channels_last:
         codec.to(memory_format=torch.channels_last)
     return codec
+
+
+def _classes(codec: "Codec") -> Iterator[str]:
+    """The class of a codec and those of the codecs it decodes, which an override may hide."""
+    from diffcodec.codec import Codec
+
+    yield f"{type(codec).__module__}.{type(codec).__qualname__}"
+    for child in codec.children():
+        if isinstance(child, Codec):
+            yield from _classes(child)
 
 
 def build_coder(cfg: DictConfig) -> "Codec":

@@ -169,7 +169,7 @@ def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
         try:
             chosen = compose_config([a for a in sys.argv[1:] if a != OPTION], config_name)
             sys.stdout.writelines(f"{line}\n" for line in describe(chosen, CONFIG_DIR))
-        except ValueError as error:
+        except (BrokenPipeError, ValueError) as error:
             fail(error)
         sys.exit()
     sys.argv[1:] = quote_paths(sys.argv[1:])

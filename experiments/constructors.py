@@ -48,7 +48,8 @@ def _of_class(module: str, node: ast.ClassDef) -> Iterator[str]:
     for base in node.bases:
         if isinstance(base, ast.Name):
             yield from _names(module, base.id)
-    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+    decorators = " ".join(ast.unparse(decorator) for decorator in node.decorator_list)
+    if "dataclass" in decorators or "argument_group" in decorators:
         for field in node.body:
             if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
                 continue

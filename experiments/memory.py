@@ -121,6 +121,7 @@ def _blank(cfg: DictConfig, size: str) -> "PerCo":
     settings: Any = OmegaConf.to_container(cfg.codec, resolve=True)
     settings |= {"captioner": None, "weights": None}
     del settings["backbone"]
+    settings |= {name: instantiate(settings[name]) for name in ("hyper_encoder", "training")}
     codec: PerCo = instantiate(settings, backbone=blank_stable_diffusion(size), _recursive_=False)
     return codec.train()
 

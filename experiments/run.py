@@ -187,7 +187,8 @@ def _check_warm_up(trainer: "Trainer", module: "LightningModule") -> None:
     """Refuse a training that ends while the learning rate still rises."""
     warmup_steps = getattr(module, "warmup_steps", 0)
     if 0 < trainer.max_steps < warmup_steps:
-        key = "part" if hasattr(module, "product") else "codec"
+        of_codec = "codec.training" if hasattr(module, "recipe") else "codec"
+        key = "part" if hasattr(module, "product") else of_codec
         raise ValueError(
             f"trainer.max_steps={trainer.max_steps} ends inside the warm-up of "
             f"{warmup_steps} steps: raise it, or lower {key}.warmup_steps"

@@ -2,7 +2,8 @@
 
     diffcodec run codec=perco --info
 
-The defaults and the meanings are those of the constructors and their docstrings.
+Defaults and meanings are read from the constructors and their docstrings, and the values of keys
+that are not set from the `config.json` beside the weights.
 """
 
 import inspect
@@ -34,10 +35,10 @@ def describe(cfg: DictConfig, config_dir: str) -> Iterator[str]:
         if group.is_dir() and group.name in cfg.codec:
             names = sorted(path.stem for path in group.glob("*.yaml"))
             yield f"codec/{group.name}=… one of {', '.join(names)}"
-    yield from _describe_node(OmegaConf.to_container(cfg.codec), "codec")
+    yield from _describe_node(OmegaConf.to_container(cfg.codec, resolve=True), "codec", {})
 
 
-def _describe_node(node: Any, path: str) -> Iterator[str]:
+def _describe_node(node: Any, path: str, stored: Mapping[str, Any]) -> Iterator[str]:
     from hydra.utils import get_object
 
     if isinstance(node, Mapping) and isinstance(node.get(_TARGET), str):
@@ -47,13 +48,34 @@ def _describe_node(node: Any, path: str) -> Iterator[str]:
         yield f"{path}: {node[_TARGET]}"
         yield f"  {told.partition(chr(10))[0]}"
         meanings = _meanings(target)
+        stored = stored or _stored(node, target)
         for name, parameter in inspect.signature(target).parameters.items():
-            yield from _describe_key(name, parameter, node, path)
+            yield from _describe_key(name, parameter, node, path, stored)
             if name in meanings:
                 yield f"      {meanings[name]}"
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _describe_node(value, f"{path}.{name}")
+            yield from _describe_node(value, f"{path}.{name}", _inner(stored.get(name), value))
+
+
+def _inner(stored: Any, node: Any) -> Mapping[str, Any]:
+    """The stored config of an argument, if it is of the same class as the node."""
+    if not isinstance(stored, Mapping) or not isinstance(node, Mapping):
+        return {}
+    return stored if stored.get(_TARGET) == node.get(_TARGET) else {}
+
+
+def _stored(node: Mapping[str, Any], target: Any) -> Mapping[str, Any]:
+    """The config beside the weights of a node or of its parts; empty if it needs a download."""
+    from diffcodec.weights.configuration import stored_config
+
+    for part in (node, *(value for value in node.values() if isinstance(value, Mapping))):
+        source = part.get("weights")
+        if isinstance(source, str) and "://" not in source:
+            found = stored_config(source, target)
+            if found is not None:
+                return found
+    return {}
 
 
 def _meanings(target: Any) -> dict[str, str]:
@@ -66,7 +88,11 @@ def _meanings(target: Any) -> dict[str, str]:
 
 
 def _describe_key(
-    name: str, parameter: inspect.Parameter, node: Mapping[str, Any], path: str
+    name: str,
+    parameter: inspect.Parameter,
+    node: Mapping[str, Any],
+    path: str,
+    stored: Mapping[str, Any],
 ) -> Iterator[str]:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return
@@ -75,9 +101,13 @@ def _describe_key(
     facts = ["required" if required else f"default {shown(default)}"]
     value = node.get(name, default)
     if isinstance(value, Mapping):
-        facts.append(f"see {path}.{name} below")
+        facts = [f"see {path}.{name} below"]
     elif name in node and (required or value != default):
         facts.append(f"here {shown(value)}")
+    elif name in stored and not isinstance(stored[name], Mapping):
+        kept = stored[name]
+        if kept != (list(default) if isinstance(default, tuple) else default):
+            facts.append(f"with these weights {shown(kept)}")
     yield f"  {path}.{name}  ({', '.join(facts)})"
 
 

@@ -23,7 +23,9 @@ def test_eight_gpus_hold_an_eighth_of_the_networks_each():
 @pytest.mark.slow
 def test_checkpointing_keeps_fewer_activations():
     kept, made_again = (
-        estimate(compose_config([*PAPER, f"codec.checkpointing={given}"]), 8, crop=256).peak
+        estimate(
+            compose_config([*PAPER, f"codec.training.checkpointing={given}"]), 8, crop=256
+        ).peak
         for given in ("false", "true")
     )
     assert made_again < 0.9 * kept

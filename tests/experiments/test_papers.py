@@ -147,8 +147,11 @@ def test_a_command_builds_on_stand_ins(module, line, tmp_path):
         given = [word for word in given if not word.startswith("codec.base")]
         given = [word for word in given if not word.startswith("codec/base")]
     given = [word for word in given if not word.startswith(OF_OTHERS)]
-    if target == "diffcodec.perco.PerCo" and first.codec.get("M") == 320:
-        changes += ["codec.N=40", "codec.M=48"]  # what the shipped U-Net takes
+    if target == "diffcodec.perco.PerCo" and first.codec.hyper_encoder.get("M") == 320:
+        changes += [  # sizes of the shipped U-Net
+            "codec.hyper_encoder.N=40",
+            "codec.hyper_encoder.M=48",
+        ]
     if "codec/prior=small" in changes and first.codec.prior.consistency is None:
         changes.remove("codec/prior=small")
         changes.append(f"codec.prior.source={tiny_unet(tmp_path / 'unet')}")

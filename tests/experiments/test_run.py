@@ -175,12 +175,16 @@ def test_ctrl_c_leaves_a_checkpoint(runner):
 
 def test_a_training_that_ends_inside_its_warm_up_is_refused(tmp_path):
     command = [sys.executable, "-m", "experiments.run", "codec=perco", "fit=true"]
-    options = ("trainer.max_steps=30", "codec.warmup_steps=100", f"hydra.run.dir={tmp_path}")
+    options = (
+        "trainer.max_steps=30",
+        "codec.training.warmup_steps=100",
+        f"hydra.run.dir={tmp_path}",
+    )
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     expected = (
         "error: trainer.max_steps=30 ends inside the warm-up of 100 steps: raise it, or lower"
     )
     assert expected in done.stderr
-    assert "codec.warmup_steps" in done.stderr
+    assert "codec.training.warmup_steps" in done.stderr
     assert "Traceback" not in done.stderr

@@ -31,6 +31,17 @@ def test_all_arguments_of_a_codec_are_described(name):
     assert not untold
 
 
+def test_keys_that_are_not_set_have_the_values_of_the_weights():
+    lines = lines_of("codec=perco")
+    assert "  codec.steps  (default null, with these weights 10)" in lines
+    assert "  codec.hyper_encoder.N  (default 192, with these weights 40)" in lines
+    assert "  codec.hyper_encoder.N  (default 192)" in lines_of(
+        "codec=perco", "codec.backbone.weights=null"
+    )
+    assert "  codec.width  (default 64, with these weights 16)" in lines_of("codec=cdc")
+    assert "  codec.width  (default 64, here 8)" in lines_of("codec=cdc", "codec.width=8")
+
+
 def test_without_a_codec_it_says_what_to_give():
     with pytest.raises(ValueError, match="choose one by codec="):
         lines_of("experiment=sdedit/prior")

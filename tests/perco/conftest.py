@@ -6,6 +6,7 @@ import torch
 
 from diffcodec.perco import PerCo
 from tests.latent.tiny import tiny_backbone
+from tests.perco.tiny import SIZES, arguments
 
 # By its folder or, where a checkout lies elsewhere, by the environment.
 SHARED = Path(os.environ.get("DIFFCODEC_SHARED", Path(__file__).parents[3] / "shared"))
@@ -33,8 +34,8 @@ def make_codec():
 
 
 def _codec(rates=("8x8/16", "16x16/16", "64x64/256"), **options) -> PerCo:
-    small = {"N": 8, "M": 6, "codebook_dim": 4, "steps": 2, "text_coder": "dictionary"}
-    codec = PerCo(tiny_backbone(), rates, **{**small, **options}).eval()
+    small = {**SIZES, "steps": 2, "text_coder": "dictionary"}
+    codec = PerCo(tiny_backbone(), rates, **arguments(**{**small, **options})).eval()
     with torch.no_grad():
         codec.model.backbone.latents.scale.fill_(20.0)
         for encoder in codec.model.hyper_encoders.values():

@@ -8,6 +8,7 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.rates import TABLE_2
+from tests.perco.tiny import SIZES, arguments
 from tests.seams import seam_ratio
 
 CAPTION = "a red barn in a field"
@@ -37,7 +38,7 @@ def test_any_size_comes_back_at_any_rate(perco, size):
     ("name", "num_bytes"), zip(TABLE_2, (4096, 3072, 1665, 1024, 320, 80, 64), strict=True)
 )
 def test_the_spatial_part_of_table_2(make_backbone, name, num_bytes):
-    codes = PerCo(make_backbone(), [name], N=8, M=6, codebook_dim=4).eval()
+    codes = PerCo(make_backbone(), [name], **arguments(**SIZES)).eval()
     text, spatial = codes.encode(torch.rand(1, 3, 512, 512), codes.points[0])[0]
     assert len(spatial) == num_bytes
     assert len(text) == 1
@@ -350,7 +351,7 @@ def test_a_window_is_whole_codes(make_codec):
 
 @pytest.mark.parametrize("memory", ["frozen", "all"])
 def test_networks_in_half_precision_code(make_backbone, x, memory):
-    codec = PerCo(make_backbone(memory=memory), "16x16/16", N=8, M=6, codebook_dim=4, steps=2)
+    codec = PerCo(make_backbone(memory=memory), "16x16/16", **arguments(**SIZES, steps=2))
     pictures = codec.eval().decompress(codec.compress(x))
     assert pictures.dtype == torch.float32
     assert pictures.isfinite().all()

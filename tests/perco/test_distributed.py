@@ -68,7 +68,7 @@ def test_two_processes_train_and_one_measures_the_same(tmp_path):
         tmp_path / "two",
         "trainer=ddp_cpu",
         "trainer.max_steps=4",
-        "codec.warmup_steps=2",
+        "codec.training.warmup_steps=2",
         "fit=true",
     )
     checkpoint = tmp_path / "two" / "checkpoints" / "last.ckpt"

@@ -10,6 +10,7 @@ from diffcodec.perco.hyper_encoder import HyperEncoder
 from diffcodec.perco.rates import Rate
 from diffcodec.perco.released import stable_diffusion
 from tests.latent.tiny import save_pipeline
+from tests.perco.tiny import arguments
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def pipeline(tmp_path_factory) -> Path:
 
 def small_codec(folder: Path, rates=("8x8/16",), **options) -> PerCo:
     options = {"N": 8, "M": 6, "codebook_dim": 4, "steps": 2, **options}
-    return PerCo(stable_diffusion(str(folder)), rates, **options).eval()
+    return PerCo(stable_diffusion(str(folder)), rates, **arguments(**options)).eval()
 
 
 def test_images_come_back(pipeline):
@@ -109,7 +110,8 @@ def test_the_public_reimplementations_checkpoints_load(pipeline, tmp_path):
 def test_its_preset_codes_with_its_checkpoint(pipeline, tmp_path):
     save_perco_sd(tmp_path / "perco", pipeline)
     options = {"grid_steps": 1000, "spacing": "leading", "steps": [2, 5], "learned_null": False}
-    codec = PerCo(stable_diffusion(str(tmp_path / "perco")), None, **options).eval()
+    backbone = stable_diffusion(str(tmp_path / "perco"))
+    codec = PerCo(backbone, None, **arguments(**options)).eval()
     assert not codec.model.null_text.requires_grad
     assert torch.equal(codec.model.null_text, codec.model.backbone.embed_text([""]))
     x = torch.rand(1, 3, 40, 64)

@@ -9,6 +9,7 @@ import torch
 from diffcodec.latent.stable_diffusion import stable_diffusion
 from diffcodec.networks.precision import training_precision
 from diffcodec.perco import PerCo
+from tests.perco.tiny import arguments
 
 SIZE, STEPS, GUIDANCE, PROMPT = 256, 5, 3.0, "a red boat on a lake"
 
@@ -68,7 +69,7 @@ def pipeline(tmp_path):
 def test_decoding_against_diffusers(pipeline):
     """Seconds of a picture of 256x256, five guided steps, each the least of three."""
     theirs, folder = pipeline
-    codec = PerCo(stable_diffusion(str(folder)), "16x16/1024", N=32, M=32).eval()
+    codec = PerCo(stable_diffusion(str(folder)), "16x16/1024", **arguments(N=32, M=32)).eval()
     codes = torch.randint(1024, (1, 8, 8))
 
     def ours() -> np.ndarray:

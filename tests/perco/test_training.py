@@ -8,6 +8,7 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FixedCaptioner
 from diffcodec.perco.finetune import drop, spread_over
 from diffcodec.perco.palette import PaletteCaptioner
+from tests.perco.tiny import SIZES, arguments
 from tests.trainers import quiet_trainer
 
 
@@ -72,7 +73,7 @@ def test_the_hyper_encoder_is_trained_without_quantisation(make_codec, tmp_path)
 
 
 def test_a_unet_held_in_half_precision_is_not_trained(make_backbone, tmp_path):
-    codec = PerCo(make_backbone(memory="all"), "16x16/16", N=8, M=6, codebook_dim=4)
+    codec = PerCo(make_backbone(memory="all"), "16x16/16", **arguments(**SIZES))
     with pytest.raises(ValueError, match="choose memory=frozen or full"):
         fit(codec, tmp_path)
 
@@ -187,7 +188,7 @@ def test_lpips_without_its_weights_says_so(make_codec, monkeypatch, tmp_path):
     )
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     codec = make_codec(["64x64/256"], lpips_weight=0.1, perceptual="vgg")
-    with pytest.raises(ValueError, match=r"lpips_weight > 0 needs .*'vgg': .*codec\.perceptual"):
+    with pytest.raises(ValueError, match=r"lpips_weight > 0 needs .*'vgg': .*perceptual=…"):
         codec.setup("fit")
     codec = make_codec(["64x64/256"], lpips_weight=0.1)
     codec.setup("fit")
@@ -241,7 +242,7 @@ def test_a_whole_codec_is_a_backbone_that_brings_its_hyper_encoders(
         first.model.null_text.add_(1)
         first.model.backbone.latents.scale.fill_(7.0)
     path = str(first.save(tmp_path / "model"))
-    sizes = {"N": 8, "M": 6, "codebook_dim": 4}
+    sizes = arguments(**SIZES)
 
     same = PerCo(make_backbone(weights=path), ["8x8/16", "16x16/16"], **sizes)
     assert same.pretrained
@@ -251,6 +252,6 @@ def test_a_whole_codec_is_a_backbone_that_brings_its_hyper_encoders(
     name = "hyper_encoders.16x16/16.backbone.0.weight"
     assert torch.equal(more.model.state_dict()[name], first.model.state_dict()[name])
     with pytest.raises(ValueError, match="set M=6"):
-        PerCo(make_backbone(weights=path), ["8x8/16"], **{**sizes, "M": 8})
+        PerCo(make_backbone(weights=path), ["8x8/16"], **arguments(**{**SIZES, "M": 8}))
     text = TextToImageTraining(make_backbone(weights=path), captioner=PaletteCaptioner())
     assert text.backbone.local_channels == 0

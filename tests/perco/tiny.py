@@ -1,9 +1,24 @@
-"""A captioner with random weights that is small enough for a test."""
+"""Small parts of a PerCo for tests: its arguments, and a captioner with random weights."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from diffcodec.perco import HyperEncoderSettings, TrainingSettings
+
+SIZES = {"N": 8, "M": 6, "codebook_dim": 4}
+
+
+def arguments(**options: Any) -> dict[str, Any]:
+    """Arguments of PerCo; those of its groups may be given by their own names."""
+    groups: dict[str, Any] = {"hyper_encoder": HyperEncoderSettings, "training": TrainingSettings}
+    for name, group in groups.items():
+        own = {f.name: options.pop(f.name) for f in fields(group) if f.name in options}
+        options[name] = group(**own)
+    return options
 
 
 def save_blip2(folder: Path) -> str:

@@ -146,7 +146,7 @@ def assert_same(make: Callable[[], LightningModule], make_datamodule: Any, folde
 # Forked: what is imported is there already.
 TWO_PROCESSES: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork"}
 # What takes the place of dead codes is drawn from all vectors of a batch, which is another draw.
-EXACT = {"perco": ["codec.dead_code_threshold=0"]}
+EXACT = {"perco": ["codec.hyper_encoder.dead_code_threshold=0"]}
 # Its loss depends on whether the rate of a process's images is above the target.
 NOT_EXACT = {"hific"}
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

@@ -30,7 +30,7 @@ WITH_AVERAGE = {"perco", "cdc_jpeg"}  # as in their recipes
 SMALL = {
     "perco": [
         *("codec.backbone.weights=null", "codec.backbone.unet_channels=[8,16]"),
-        *("codec.rate=[16x16/16,64x64/64]", "codec.N=8", "codec.M=6"),
+        *("codec.rate=[16x16/16,64x64/64]", "codec.hyper_encoder.N=8", "codec.hyper_encoder.M=6"),
     ],
 }
 
@@ -186,7 +186,11 @@ PARTS = {
     "perco/backbone": ["part.backbone.unet_channels=[8,16]"],
     "perco/index_model": [
         *("part.codec.backbone.weights=null", "part.codec.backbone.unet_channels=[8,16]"),
-        *("part.codec.rate=[16x16/16,64x64/64]", "part.codec.N=8", "part.codec.M=6"),
+        *(
+            "part.codec.rate=[16x16/16,64x64/64]",
+            "part.codec.hyper_encoder.N=8",
+            "part.codec.hyper_encoder.M=6",
+        ),
     ],
 }
 

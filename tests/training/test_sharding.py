@@ -17,6 +17,7 @@ from diffcodec.perco import PerCo
 from experiments.cli import compose_config
 from experiments.run import _check_sharding
 from tests.latent.tiny import tiny_backbone
+from tests.perco.tiny import SIZES, arguments
 
 MAX_NORM = 0.05
 NUM_STEPS = 3
@@ -24,8 +25,7 @@ NUM_STEPS = 3
 
 def build() -> PerCo:
     torch.manual_seed(0)
-    options = {"N": 8, "M": 6, "codebook_dim": 4, "finetune": "all"}
-    codec = PerCo(tiny_backbone(), ("16x16/16",), **options)
+    codec = PerCo(tiny_backbone(), ("16x16/16",), **arguments(**SIZES, finetune="all"))
     # Codebooks change in the forward pass, by what each process saw.
     for encoder in codec.model.hyper_encoders.values():
         encoder.requires_grad_(False)

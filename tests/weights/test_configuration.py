@@ -17,10 +17,12 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.sdedit.presets import Preset
 from diffcodec.sdedit.small_unet import SmallUNet
+from diffcodec.weights import configuration
 from diffcodec.weights.configuration import (
     INHERIT,
     Configured,
     _is_given,
+    argument_group,
     build,
     call,
     config_of,
@@ -229,3 +231,46 @@ def nested(tree):
     elif isinstance(tree, list):
         for value in tree:
             yield from nested(value)
+
+
+@argument_group
+class Sizes:
+    width: int = 4
+    scale: float = 1.0
+    name: str | None = None
+
+
+class Grouped(Configured):
+    def __init__(self, sizes: Sizes = Sizes(), *, weights: str | None = None) -> None:  # noqa: B008
+        self.sizes = sizes
+
+
+def test_fields_of_a_group_that_are_not_given_are_those_of_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "TRUSTED", "tests.")
+    config = {
+        "_target_": config_of(Grouped())["_target_"],
+        "sizes": {"_target_": config_of(Grouped())["sizes"]["_target_"], "width": 9, "scale": 2.0},
+        "weights": None,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = str(tmp_path)
+    assert Grouped(weights=source).sizes == Sizes(9, 2.0)
+    assert Grouped(Sizes(scale=3.0), weights=source).sizes == Sizes(9, 3.0)
+    # A given field counts even if it equals the default.
+    assert Grouped(Sizes(width=4), weights=source).sizes == Sizes(4, 2.0)
+    assert Grouped(Sizes(scale=3.0)).sizes == Sizes(4, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": "wide"}, "width must be of type int, got 'wide'"),
+        ({"width": None}, "width must be of type int, got None"),
+        ({"scale": "1"}, "scale must be of type float, got '1'"),
+        ({"name": 3}, "name must be of type str or null, got 3"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Sizes(**given)
+    assert Sizes(scale=2) == Sizes(scale=2.0)

@@ -17,6 +17,7 @@ from diffcodec.sdedit.small_prior import SmallPrior
 from diffcodec.sdedit.small_unet import SmallUNet
 from diffcodec.weights.model_folder import load_model, saved_state
 from tests.latent.tiny import save_pipeline, tiny_backbone
+from tests.perco.tiny import SIZES, arguments
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -27,8 +28,8 @@ def tiny_hyperprior(**options) -> VariableRateCodec:
 
 
 def tiny_perco(backbone, **options) -> PerCo:
-    sizes = {"N": 8, "M": 6, "codebook_dim": 4, "steps": 2}
-    return PerCo(backbone, ["8x8/16", "16x16/16"], **{**sizes, **options}).eval()
+    options = {**SIZES, "steps": 2, **options}
+    return PerCo(backbone, ["8x8/16", "16x16/16"], **arguments(**options)).eval()
 
 
 def test_the_lines_of_the_readme(photo):

@@ -34,6 +34,7 @@ from diffcodec.perco.model import LatentDiffusion, choose_hyper_encoders
 from diffcodec.perco.payload import join_caption, read_payload
 from diffcodec.perco.rate_points import build_points
 from diffcodec.perco.rates import GRID_STEPS, Rate
+from diffcodec.perco.settings import HyperEncoderSettings, TrainingSettings
 from diffcodec.points import Point, listed
 from diffcodec.training.few_steps import Resampled
 from diffcodec.training.optimization import warmed_up_adamw
@@ -52,55 +53,38 @@ class PerCo(Codec):
     """Perceptual compression at ultra-low rates (Careil et al., ICLR 2024).
 
     Args:
-        backbone: the latent diffusion model; its autoencoder and text encoder stay as they are.
-        rate: one or several of `diffcodec.perco.rates`, by name or as [grid, codes]: one U-Net, a
-            hyper-encoder each; training draws one per step. null: that of a PerCo (SD) checkpoint,
-            or else 8x8/256.
-        captioner: images -> captions, see `diffcodec.perco.captioners`.
-        text_coder: `zlib` as in the paper, or `dictionary`.
-        index_coder: of the codes: `uniform` as in the paper, `table` or `model`, see
+        backbone: latent diffusion model. Its autoencoder and text encoder stay frozen.
+        rate: one or several rates, by name or as [grid, codes], see `diffcodec.perco.rates`. Each
+            has a hyper-encoder; all share the U-Net, and a training step draws one rate. null: the
+            rate of a PerCo (SD) checkpoint, or else 8x8/256.
+        captioner: function images -> captions, see `diffcodec.perco.captioners`.
+        text_coder: coder of the caption, `zlib` as in the paper, or `dictionary`.
+        index_coder: coder of the codes: `uniform` as in the paper, `table` or `model`, see
             `diffcodec.perco.index_coder`.
-        N, M, codebook_dim: of the hyper-encoders.
-        quantize: false sends what would be quantised in single precision, many times the bits, as
-            the paper does to compare with (Table 1). It is another model: train it so.
-        cosine: search codes by cosine similarity, as Yu et al. (2022) do, from whom the paper has
-            the dimension of its codes, and the public PerCo (SD); the paper does not say how it
-            searches. False is Euclidean distance.
-        codebook_decay, dead_code_threshold: of the codebooks' moving averages.
-        steps: of DDIM; null is the paper's 20, or 5 from 0.05 bpp on.
+        hyper_encoder: sizes and quantizer of the hyper-encoders.
+        steps: number of DDIM steps; null is the paper's 20, or 5 from 0.05 bpp on.
         guidance: scale of the classifier-free guidance.
-        guided: what it is on: `text`, or `text_and_codes`, which the paper compares with (Table 1).
-        condition: `both`, `text` or `local`: what is sent.
-        caption: is sent in place of the captioner's; null is the captioner's own.
-        caption_max_bpp: rates of more spatial bits per pixel than that send no caption where both
-            it and codes would be sent; null: all send one, as in the paper.
-        num_samples: reconstructions of each stream, as points `sample=0`, `sample=1`, ….
-            steps, guidance, guided, condition and caption may be lists: points are all
-            combinations.
-        noise_seed: of the decoder; null derives it from each stream.
-        grid_steps: timesteps that are trained and sampled.
-        finetune: `linear`, `all` or `lora`, see `diffcodec.perco.finetune`.
-        lora_rank: of `lora`.
-        checkpointing: make the U-Net's activations again in the backward pass in place of keeping
-            them: less memory for more time, and the same training.
-        lr, weight_decay, warmup_steps: of AdamW and its linear warm-up.
-        anneal: let the learning rate fall to zero over the run; the paper's is constant.
-        caption_drop, local_drop: share of training images whose caption is replaced by the learned
-            embedding, and whose codes by zeros.
-        learned_null: train the embedding of the missing caption, initialized with the empty text's;
-            False keeps it, as the public PerCo (SD) does.
-        commitment: weight of the commitment loss.
-        lpips_weight: of the perceptual distance at rates of 0.05 bpp and more.
-        perceptual, vgg_weights: that distance, LPIPS in the paper; see
-            `diffcodec.training.perceptual`.
-        sampler: `ddim`, as in the paper, `dpmpp_2m` or `euler_sde`, of the decoder.
-        spacing: of its timesteps: `grid` over those of the training, or `leading`, those of Stable
-            Diffusion 2.1's scheduler, which the public PerCo (SD) takes.
-        decode_precision: `32` or `bf16`, of the U-Net in decoding.
-        compile: `torch.compile` the U-Net: minutes once, then faster.
-        window: side in pixels, a multiple of 64, of what the networks see at once. Of larger images
-            the autoencoder's tiles are blended, and those of the U-Net, whose attention grows with
-            the square of their area, at every step; the hyper-encoder's are exact.
+        guided: conditions that guidance drops: `text`, or `text_and_codes`, for the comparison in
+            Table 1.
+        condition: what is sent: `both`, `text` or `local` (codes only).
+        caption: caption to send instead of the captioner's; null sends the captioner's.
+        caption_max_bpp: largest rate, in spatial bits per pixel, at which a caption is sent beside
+            the codes. null: every rate sends a caption, as in the paper.
+        num_samples: number of reconstructions of each stream, as points `sample=0`, `sample=1`, ….
+            steps, guidance, guided, condition and caption may be lists; the operating points are
+            all combinations.
+        noise_seed: seed of the decoder's noise; null derives it from each stream.
+        grid_steps: number of timesteps that are trained and sampled.
+        training: how the codec is trained.
+        sampler: sampler of the decoder, `ddim` as in the paper, `dpmpp_2m` or `euler_sde`.
+        spacing: spacing of the sampler's timesteps: `grid` for those of the training, or `leading`
+            for those of Stable Diffusion 2.1's scheduler, which the public PerCo (SD) uses.
+        decode_precision: precision of the U-Net in decoding, `32` or `bf16`.
+        compile: `torch.compile` the U-Net, which takes minutes once.
+        window: side in pixels, a multiple of 64, above which the networks process tiles. Tiles of
+            the autoencoder are blended. Tiles of the U-Net are blended at every step, because the
+            memory of its attention grows with the square of the area. The hyper-encoder's tiles
+            are exact.
         weights: null, or a source of `diffcodec.weights`.
 
     Raises:
@@ -118,13 +102,7 @@ class PerCo(Codec):
         captioner: Captioner | None = None,
         text_coder: str = "zlib",
         index_coder: str = "uniform",
-        N: int = 192,
-        M: int = 320,
-        codebook_dim: int = 32,
-        quantize: bool = True,
-        cosine: bool = True,
-        codebook_decay: float = 0.8,
-        dead_code_threshold: float = 0,
+        hyper_encoder: HyperEncoderSettings = HyperEncoderSettings(),
         steps: int | Sequence[int] | None = None,
         guidance: float | Sequence[float] = 3.0,
         guided: str | Sequence[str] = "text",
@@ -134,20 +112,7 @@ class PerCo(Codec):
         num_samples: int = 1,
         noise_seed: int | None = None,
         grid_steps: int = GRID_STEPS,
-        finetune: str = "linear",
-        lora_rank: int = 16,
-        checkpointing: bool = False,
-        lr: float = 1e-4,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 10_000,
-        anneal: bool = False,
-        caption_drop: float = 0.1,
-        local_drop: float = 0.0,
-        learned_null: bool = True,
-        commitment: float = 1.0,
-        lpips_weight: float = 0.0,
-        perceptual: str | None = None,
-        vgg_weights: str | None = None,
+        training: TrainingSettings = TrainingSettings(),
         sampler: str = "ddim",
         spacing: str = "grid",
         decode_precision: str | int = "32",
@@ -160,14 +125,10 @@ class PerCo(Codec):
             raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
         if isinstance(backbone, SDXLBackbone):
             raise ValueError("PerCo goes over Stable Diffusion 1.x and 2.x, not over XL")
-        find_sampler(sampler)  # is there
+        find_sampler(sampler)  # fail before the networks are built
         decode_precision = check_precision(decode_precision)
-        parsed, options, state = choose_hyper_encoders(
-            backbone, rate, {"N": N, "M": M, "codebook_dim": codebook_dim, "cosine": cosine}
-        )
-        for name, value in (("caption_drop", caption_drop), ("local_drop", local_drop)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        check_choice(training.perceptual)
+        parsed, hyper_encoder, state = choose_hyper_encoders(backbone, rate, hyper_encoder)
         points = build_points(
             parsed,
             steps=steps,
@@ -183,43 +144,33 @@ class PerCo(Codec):
         self.text_coder = text_coder
         self._encode_text, self._decode_text = find_text_coder(text_coder)
         self.rates = sorted(parsed, key=lambda rate: rate.bpp)
-        options |= {
-            "quantize": quantize,
-            "decay": codebook_decay,
-            "dead_code_threshold": dead_code_threshold,
-        }
         self.model = LatentDiffusion(
             backbone,
             self.rates,
-            hyper_encoder=options,
+            hyper_encoder=hyper_encoder,
             grid_steps=grid_steps,
             index_coder=index_coder,
             window=window,
         )
         for rate_, count in product(self.rates, listed(steps)):
-            self.model.process.sampling_sigmas(count or rate_.default_steps, spacing)  # is there
-        self.model.null_text.requires_grad_(learned_null)
+            self.model.process.sampling_sigmas(count or rate_.default_steps, spacing)
+        self.model.null_text.requires_grad_(training.learned_null)
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
         self.pretrained = self.model.adopt("the backbone's file") or state is not None
-        prepare_unet(backbone.unet, finetune, lora_rank=lora_rank)
-        self.quantize = quantize
-        if checkpointing:
+        prepare_unet(backbone.unet, training.finetune, lora_rank=training.lora_rank)
+        self.quantize = hyper_encoder.quantize
+        if training.checkpointing:
             backbone.unet.enable_gradient_checkpointing()
-        self.lr, self.weight_decay, self.warmup_steps = lr, weight_decay, warmup_steps
-        self.anneal = anneal
-        self.caption_drop, self.local_drop = caption_drop, local_drop
-        self.commitment = commitment
-        self.lpips_weight = lpips_weight
-        check_choice(perceptual)
-        self.perceptual, self.vgg_weights = perceptual, vgg_weights
+        self.recipe = training  # `training` is the mode of the module
+        self.warmup_steps = training.warmup_steps
         self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
         self.sampler, self.spacing = sampler, spacing
         self.decode_precision = decode_precision
         self._perceptual: PerceptualLoss | None = None
         self._validation_loss = MeanMetric()
-        self._trained_rates: set[int] = set()  # since the last step of the optimizer
+        self._trained_rates: set[int] = set()  # since the last optimizer step
         if compile:
             backbone.compile()
         if weights is not None:
@@ -412,9 +363,11 @@ class PerCo(Codec):
         if stage != "fit":
             return
         self.model.backbone.check_trainable()
-        if self.lpips_weight > 0:
+        if self.recipe.lpips_weight > 0:
             self._perceptual = PerceptualLoss(
-                self.perceptual, wanted_by="lpips_weight > 0", vgg_weights=self.vgg_weights
+                self.recipe.perceptual,
+                wanted_by="lpips_weight > 0",
+                vgg_weights=self.recipe.vgg_weights,
             )
         if several_processes():
             for index in range(len(self.rates)):
@@ -444,13 +397,13 @@ class PerCo(Codec):
             x,
             self.captioner(x, batch),
             index,
-            caption_drop=self.caption_drop,
-            local_drop=self.local_drop,
+            caption_drop=self.recipe.caption_drop,
+            local_drop=self.recipe.local_drop,
             perceptual=self._perceptual if self.rates[index].bpp >= LPIPS_MIN_BPP else None,
         )
-        loss = out["v_loss"] + self.commitment * out["commit_loss"]
+        loss = out["v_loss"] + self.recipe.commitment * out["commit_loss"]
         if "lpips_loss" in out:
-            loss = loss + self.lpips_weight * out["lpips_loss"]
+            loss = loss + self.recipe.lpips_weight * out["lpips_loss"]
         for name, value in {"loss": loss, **out}.items():
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "v_loss"))
         if several_processes() and not isinstance(self.model, FSDPModule):
@@ -486,8 +439,8 @@ class PerCo(Codec):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return warmed_up_adamw(
             [p for p in self.parameters() if p.requires_grad],
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            warmup_steps=self.warmup_steps,
-            num_steps=self.trainer.estimated_stepping_batches if self.anneal else None,
+            lr=self.recipe.lr,
+            weight_decay=self.recipe.weight_decay,
+            warmup_steps=self.recipe.warmup_steps,
+            num_steps=self.trainer.estimated_stepping_batches if self.recipe.anneal else None,
         )

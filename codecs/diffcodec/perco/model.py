@@ -3,8 +3,8 @@
 It codes images to indices, makes pictures of what was sent, and has the terms of the loss.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from diffcodec.perco.hyper_encoder import HyperEncoder
 from diffcodec.perco.index_coder import INDEX_CODERS, CodeCoder, SinglePrecision, index_coder
 from diffcodec.perco.index_model import IndexModel
 from diffcodec.perco.rates import Rate, parse_rate
+from diffcodec.perco.settings import HyperEncoderSettings
 from diffcodec.points import listed
 from diffcodec.weights.loading import load_strict, state_dict_of
 
@@ -38,7 +39,7 @@ class LatentDiffusion(nn.Module):
     Args:
         backbone: its autoencoder and text encoder are frozen; its U-Net is widened.
         rates: in the order in which streams number them.
-        hyper_encoder: options of `HyperEncoder`.
+        hyper_encoder: sizes and quantizer of the hyper-encoders.
         grid_steps: timesteps that are trained and sampled.
         index_coder: of the codes, one of `diffcodec.perco.index_coder`.
         window: side in pixels of what the networks see at once.
@@ -52,7 +53,7 @@ class LatentDiffusion(nn.Module):
         backbone: Backbone,
         rates: Sequence[Rate],
         *,
-        hyper_encoder: Mapping[str, Any],
+        hyper_encoder: HyperEncoderSettings,
         grid_steps: int,
         index_coder: str = "uniform",
         window: int,
@@ -61,8 +62,7 @@ class LatentDiffusion(nn.Module):
             raise ValueError(
                 f"unknown index_coder {index_coder!r}, choose from {', '.join(INDEX_CODERS)}"
             )
-        quantize = bool(hyper_encoder.get("quantize", True))
-        if not quantize and index_coder != "uniform":
+        if not hyper_encoder.quantize and index_coder != "uniform":
             raise ValueError(
                 f"without quantisation there are no codes for index_coder={index_coder}: "
                 "set index_coder=uniform"
@@ -80,7 +80,7 @@ class LatentDiffusion(nn.Module):
                     rate,
                     in_channels=backbone.latents.channels,
                     latent_stride=backbone.latents.stride,
-                    **hyper_encoder,
+                    **asdict(hyper_encoder),
                 )
                 for rate in self.rates
             }
@@ -92,7 +92,7 @@ class LatentDiffusion(nn.Module):
             # They are trained when all else is, see `diffcodec.perco.index_training`.
             self.index_models.requires_grad_(False)
         self._coders: dict[int, tuple[list[Tensor], CodeCoder]] = {}
-        self.local_channels = int(hyper_encoder["M"])
+        self.local_channels = hyper_encoder.M
         backbone.widen(self.local_channels)
         frozen(backbone.latents)
         frozen(backbone.text_encoder)
@@ -355,24 +355,26 @@ class LatentDiffusion(nn.Module):
 
 
 def choose_hyper_encoders(
-    backbone: Backbone, rates: str | Sequence[str | Sequence[int]] | None, options: dict[str, Any]
-) -> tuple[list[Rate], dict[str, Any], dict[str, Tensor] | None]:
-    """Rates, options and weights of the hyper-encoders: as asked for, or the backbone's own.
+    backbone: Backbone,
+    rates: str | Sequence[str | Sequence[int]] | None,
+    settings: HyperEncoderSettings,
+) -> tuple[list[Rate], HyperEncoderSettings, dict[str, Tensor] | None]:
+    """Rates, settings and weights of the hyper-encoders: as given, or those of the backbone.
 
     Raises:
-        ValueError: no rate is asked for, or another than the backbone's checkpoint has.
+        ValueError: no rate is given, or another rate than that of the backbone's checkpoint.
     """
     if backbone.hyper_encoder_weights is None:
         rates = [DEFAULT_RATE] if rates is None else listed(rates)
         if not rates:
             raise ValueError(f"rate is empty: give at least one, as in rate=[{DEFAULT_RATE}]")
-        return [parse_rate(rate) for rate in rates], options, None
+        return [parse_rate(rate) for rate in rates], settings, None
     stored, state = backbone.hyper_encoder_weights
-    options = {key: stored[key] for key in ("N", "M", "codebook_dim", "cosine")}
+    sizes = {key: stored[key] for key in ("N", "M", "codebook_dim", "cosine")}
     rate = Rate(stored["grid"], stored["num_codes"])
     if rates is not None and [parse_rate(r) for r in listed(rates)] != [rate]:
         raise ValueError(
             f"the backbone is a PerCo checkpoint of rate {rate.name}, not of {listed(rates)}: "
             f"set rate=[{rate.name}] or rate=null"
         )
-    return [rate], options, state
+    return [rate], replace(settings, **sizes), state

@@ -54,7 +54,8 @@ class FewStepTraining(LightningModule):
 
     Args:
         codec: codec to train. The base codec of `ResidualCDC` stays frozen; the encoder of `CDC` is
-            also trained, by the rate times `lmbda`.
+            also trained, by the rate times `lmbda`. Of `PerCo` the U-Net is trained, and also
+            keeps its denoising loss.
         loss: loss of the reconstructions, see `DecoderLoss`.
         faithful_mse_weight: weight of the squared error at gamma=0.
         lr, aux_lr, discriminator_lr: learning rates of AdamW for the network, the quantiles of

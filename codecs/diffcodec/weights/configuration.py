@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from diffcodec.weights.sources import find_config, is_public, pinned
 
@@ -28,6 +28,8 @@ TARGET = "_target_"
 TRUSTED = "diffcodec."
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Group = TypeVar("Group")
+_GIVEN = "_given"  # names of the fields that a group was built with
 
 
 class Configured:
@@ -73,6 +75,35 @@ def configured(function: Function) -> Function:
 
     remembering.__dict__["is_configured"] = True
     return remembering  # type: ignore[return-value]
+
+
+@dataclass_transform(frozen_default=True)
+def argument_group(cls: type[Group]) -> type[Group]:
+    """Decorator for a frozen dataclass that groups arguments of one constructor.
+
+    Fields that are not given are read from the config beside the weights, as arguments are. Hydra
+    builds a group from its `_target_`.
+
+    Raises:
+        ValueError: when built, a field is not of its type.
+    """
+    group = dataclasses.dataclass(frozen=True)(cls)
+    init, signature = group.__init__, inspect.signature(group)
+    types = get_type_hints(group)
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(*args, **kwargs).arguments
+        for name, value in given.items():
+            accepted = get_args(types[name]) or (types[name],)
+            if not isinstance(value, accepted if float not in accepted else (*accepted, int)):
+                wanted = " or ".join(t.__name__.replace("NoneType", "null") for t in accepted)
+                raise ValueError(f"{name} must be of type {wanted}, got {value!r}")
+        init(self, **given)
+        object.__setattr__(self, _GIVEN, tuple(given))
+
+    group.__init__ = checked  # type: ignore[method-assign]
+    return group
 
 
 def is_configured(value: Any) -> bool:
@@ -159,6 +190,14 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
         raise ValueError(f"{name} cannot be built of this config ({reason})") from error
 
 
+def stored_config(source: str, target: Any) -> Mapping[str, Any] | None:
+    """The config of a class or function beside the weights of a source; None if there is none.
+
+    It may be nested in the config of a larger model, such as a backbone's in a PerCo's.
+    """
+    return _find_nested(find_config(source), target)
+
+
 def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArguments:
     """Fill in unspecified arguments from the config beside the weights."""
     parameters = bound.signature.parameters
@@ -166,8 +205,9 @@ def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArgume
         name: value for name, value in bound.arguments.items() if _is_given(value, parameters[name])
     }
     for source in _sources(given):
-        config = _find_nested(find_config(source), target)
+        config = stored_config(source, target)
         if config is not None:
+            given = {k: _merged(v, config.get(k)) for k, v in given.items()}
             missing = {k: build(v) for k, v in config.items() if k != TARGET and k not in given}
             if unknown := sorted(set(missing) - set(parameters)):
                 raise ValueError(
@@ -183,6 +223,15 @@ def _complete(target: Any, bound: inspect.BoundArguments) -> inspect.BoundArgume
     # `BoundArguments` needs the order of the signature.
     bound.arguments = {k: given[k] for k in parameters if k in given}
     return bound
+
+
+def _merged(value: Any, stored: Any) -> Any:
+    """A group of arguments, with the fields that were not given from the stored config."""
+    if not hasattr(value, _GIVEN) or not isinstance(stored, Mapping):
+        return value
+    given = {name: getattr(value, name) for name in getattr(value, _GIVEN)}
+    fields = {name: build(field) for name, field in stored.items() if name != TARGET}
+    return call(stored[TARGET], fields | given)
 
 
 def _is_given(value: Any, parameter: inspect.Parameter) -> bool:
@@ -237,7 +286,8 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(item, name) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {TARGET: _name_of(type(value)), **_plain(fields, name)}
+        private = {key: None for key in fields if key.endswith("_weights")}
+        return {TARGET: _name_of(type(value)), **_plain(fields | private, name)}
     raise ValueError(f"cannot write {name}, a {type(value).__name__}, into a config")
 
 

@@ -1,4 +1,4 @@
-"""PerCo as a codec: codes and a caption are the bits, a latent diffusion model the decoder.
+"""PerCo as a codec: it sends VQ codes and a caption, which a latent diffusion model decodes.
 
 x -> autoencoder -> latent -> hyper-encoder -> indices -> bytes -> z_hat
 x -> captioner -> text -> bytes -> text encoder
@@ -188,13 +188,13 @@ class PerCo(Codec):
         return self.caption_max_bpp is None or rate.bpp <= self.caption_max_bpp
 
     def load_weights(self, source: str) -> None:
-        """Load what training changed; the rest stays the backbone's.
+        """Load trained weights; parts that they lack keep the backbone's weights.
 
         Args:
-            source: as in `diffcodec.weights`. It may hold more rates than this codec has.
+            source: a source of `diffcodec.weights`. It may contain more rates than this codec.
 
         Raises:
-            ValueError: it cannot be had, or does not fit this configuration.
+            ValueError: the source is not available, or does not fit this configuration.
         """
         state = state_dict_of(load_checkpoint(source))
         of_encoders, of_indices = "model.hyper_encoders.", "model.index_models."
@@ -214,7 +214,7 @@ class PerCo(Codec):
             other.append(of_indices)
         state = {k: v for k, v in state.items() if not k.startswith(tuple(other))}
         if not any(k.startswith(of_indices) for k in state):
-            # What was trained without a model of its codes may be given one.
+            # Weights that were trained without index models can be used with them.
             own = {k: v for k, v in self.state_dict().items() if k.startswith(of_indices)}
             state |= own
         load_saved(self, state, source=source)
@@ -245,13 +245,13 @@ class PerCo(Codec):
         captions: Sequence[str | None] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> list[list[bytes]]:
-        """As `Codec.encode`.
+        """Encode images, see `Codec.encode`.
 
         Args:
-            x: the images.
-            point: the operating point.
-            captions: in place of the captioner's, if any.
-            about: the batch that the images are of: its captions and names are the captioner's.
+            x: images (B, 3, H, W) in [0, 1].
+            point: operating point.
+            captions: captions to send instead of the captioner's.
+            about: batch of the images, whose captions and names the captioner may use.
         """
         rate, condition = self._rate(point), point.encoding["condition"]
         if condition == "text" or (condition == "both" and self._sends_caption(rate)):
@@ -261,7 +261,7 @@ class PerCo(Codec):
             captions = [None] * len(x)
         index = self.rates.index(rate)
         payloads = []
-        # One image at a time: what a convolution rounds depends on the batch it is part of.
+        # One image at a time: the rounding of a convolution depends on the batch.
         for image, caption in zip(x.split(1), captions, strict=True):
             text = None if caption is None else self._encode_text(caption)
             has_local = condition != "text"
@@ -283,7 +283,7 @@ class PerCo(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        # All streams are read before the first picture is made: a bad one is known at once.
+        # Read all streams first, so that a bad one is reported before any is decoded.
         contents = [self._read(payload, height, width) for payload in payloads]
         if self.noise_seed is not None:
             seeds = [self.noise_seed] * len(seeds)
@@ -344,10 +344,10 @@ class PerCo(Codec):
     def _read(
         self, payload: Sequence[bytes], height: int, width: int
     ) -> tuple[int, str | None, Tensor | None]:
-        """Both sections of an image -> number of its rate, caption and codes.
+        """Read both sections of an image: index of its rate, caption and codes.
 
         Raises:
-            BitstreamError: they are not what the encoder writes for an image of that size.
+            BitstreamError: the sections do not fit an image of this size.
         """
         index, text, codes = read_payload(payload, len(self.rates))
         caption = None if text is None else self._decode_text(text)
@@ -378,9 +378,9 @@ class PerCo(Codec):
             self.shard(self.device_mesh["data_parallel"])
 
     def shard(self, mesh: Any) -> None:
-        """Share out all parameters over the processes of a mesh: the U-Net's by its blocks.
+        """Shard all parameters over the processes of a mesh, the U-Net's by its blocks.
 
-        In this state it is trained, and neither codes nor is exported.
+        A sharded codec can be trained, but neither code nor be exported.
         """
         unet, text_encoder = self.model.backbone.unet, self.model.backbone.text_encoder
         blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, text_encoder)
@@ -388,7 +388,7 @@ class PerCo(Codec):
         shard(self.model, mesh, units=units, methods=("losses",))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        # By the step, so that all processes draw the same: codebooks are averaged over them.
+        # All processes must draw the same rate, because its codebook is averaged over them.
         generator = torch.Generator().manual_seed(self.global_step)
         index = int(torch.randint(len(self.rates), (), generator=generator))
         self._trained_rates.add(index)
@@ -411,7 +411,7 @@ class PerCo(Codec):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """As `Codec.validation_step`, and the loss at fixed draws, as `val/v_loss`."""
+        """Run `Codec.validation_step`, and log the loss at fixed draws as `val/v_loss`."""
         images = batch["image"]
         captions = self.captioner(images, batch) if len(batch["index"]) else []
         for index, x, caption in zip(
@@ -429,8 +429,8 @@ class PerCo(Codec):
         return super().validation_step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # On several processes the others have zero gradients: AdamW would go on with its
-        # averages, where it leaves them alone on one process.
+        # On several processes, rates that were not drawn have zero gradients, with which AdamW
+        # would still update them. On one process it skips them.
         for index in set(range(len(self.rates))) - self._trained_rates:
             for parameter in self.model.encoder(index).parameters():
                 parameter.grad = None

@@ -1,6 +1,6 @@
 """PerCo's networks as one module: hyper-encoders of several rates over one backbone.
 
-It codes images to indices, makes pictures of what was sent, and has the terms of the loss.
+The module computes codes, reconstructions and the terms of the training loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from diffcodec.points import listed
 from diffcodec.weights.loading import load_strict, state_dict_of
 
 DEFAULT_RATE = "8x8/256"
-# Latents a side that a hyper-encoder sees at once. That of the lowest rate needs 96 around a code.
+# Side of a hyper-encoder's tile, in latents. The lowest rate needs a margin of 96 around a code.
 HYPER_WINDOW = 512
 
 
@@ -37,15 +37,16 @@ class LatentDiffusion(nn.Module):
     """A backbone with a learned null text and, for each rate, a hyper-encoder.
 
     Args:
-        backbone: its autoencoder and text encoder are frozen; its U-Net is widened.
-        rates: in the order in which streams number them.
+        backbone: latent diffusion model. Its autoencoder and text encoder are frozen. Its U-Net
+            gets input channels for z_hat.
+        rates: rates, in the order of their indices in streams.
         hyper_encoder: sizes and quantizer of the hyper-encoders.
-        grid_steps: timesteps that are trained and sampled.
-        index_coder: of the codes, one of `diffcodec.perco.index_coder`.
-        window: side in pixels of what the networks see at once.
+        grid_steps: number of timesteps that are trained and sampled.
+        index_coder: coder of the codes, see `diffcodec.perco.index_coder`.
+        window: side in pixels above which the networks process tiles.
 
     Raises:
-        ValueError: there is no such coder, or there are no codes that it could code.
+        ValueError: the coder is unknown, or needs codes and there is no quantizer.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class LatentDiffusion(nn.Module):
         self.index_models = nn.ModuleDict()
         if index_coder != "uniform":
             self.index_models.update({rate.name: IndexModel(rate.num_codes) for rate in rates})
-            # They are trained when all else is, see `diffcodec.perco.index_training`.
+            # Trained separately, after everything else: `diffcodec.perco.index_training`.
             self.index_models.requires_grad_(False)
         self._coders: dict[int, tuple[list[Tensor], CodeCoder]] = {}
         self.local_channels = hyper_encoder.M
@@ -100,22 +101,22 @@ class LatentDiffusion(nn.Module):
             self.null_text = nn.Parameter(backbone.embed_text([""]))
 
     def adopt(self, source: str) -> bool:
-        """Take null text, hyper-encoders and models of the codes from the backbone's own file.
+        """Load null text, hyper-encoders and index models from the backbone's own file.
 
         Args:
-            source: the file, for messages.
+            source: name of the file, for messages.
 
         Returns:
-            Whether it holds all the rates; what it does not hold of them stays random.
+            Whether the file has all rates. Parts that it lacks stay random.
 
         Raises:
-            ValueError: its hyper-encoders are of other sizes.
+            ValueError: the hyper-encoders in the file have other sizes.
         """
         state = self.backbone.perco_state
         if "null_text" in state:
             load_strict(self, {**self.state_dict(), "null_text": state["null_text"]}, source=source)
         if not self.encoder(0).quantize:
-            return False  # its hyper-encoders are trained for codes
+            return False  # the file's hyper-encoders were trained with a quantizer
         found = 0
         for of_rates in ("hyper_encoders", "index_models"):
             for name, module in getattr(self, of_rates).items():
@@ -128,7 +129,7 @@ class LatentDiffusion(nn.Module):
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
         super().train(mode)
-        # Frozen parts never train; the quantisers must, or their codebooks stand still.
+        # Frozen parts stay in evaluation mode. Quantizers update their codebooks in training mode.
         self.backbone.latents.eval()
         self.backbone.text_encoder.eval()
         return self
@@ -140,7 +141,7 @@ class LatentDiffusion(nn.Module):
         return module
 
     def index_model(self, index: int) -> IndexModel:
-        """The model of the codes of a rate, of a PerCo that codes them otherwise than uniformly."""
+        """The entropy model of a rate's codes; only with an `index_coder` other than `uniform`."""
         module = self.index_models[self.rates[index].name]
         assert isinstance(module, IndexModel)
         return module
@@ -149,13 +150,13 @@ class LatentDiffusion(nn.Module):
         """The coder of the codes of a rate.
 
         Raises:
-            ValueError: it needs a model that was not trained.
+            ValueError: the coder needs an index model that was not trained.
         """
         rate = self.rates[index]
         model = self.index_model(index) if self.index_models else None
         state = [t.cpu() for t in model.state_dict().values()] if model else []
         known = self._coders.get(index)
-        # By their contents: a stale coder would be a stream that no other process can decode.
+        # Compare the weights: no other process could decode the streams of an outdated coder.
         if known is None or not all(map(torch.equal, known[0], state)):
             if self.encoder(index).quantize:
                 coder = index_coder(self.index_coder, model, rate.num_codes)
@@ -165,7 +166,7 @@ class LatentDiffusion(nn.Module):
         return known[1]
 
     def decoding_state(self) -> dict[str, Tensor]:
-        """The tensors that a decoder needs: without both encoders and the codebooks' averages."""
+        """Tensors that the decoder needs: all but both encoders and the codebooks' averages."""
         encoder = ("backbone.latents.vae.encoder.", "backbone.latents.vae.quant_conv.")
         kept = ("quantizer._codebook.embed", "quantizer.project_out.")
         state = {"sigmas": self.process.sigmas}
@@ -206,16 +207,16 @@ class LatentDiffusion(nn.Module):
         spacing: str = "grid",
         precision: str = "32",
     ) -> Tensor:
-        """Make the picture (1, 3, height, width), not clamped, of what was sent.
+        """Reconstruct an image (1, 3, height, width), not clamped.
 
         Args:
-            height, width: of the image.
-            caption: None is the learned embedding, without guidance on the text.
-            index: of the rate.
-            codes: as `codes` returns them; None is a z_hat of zeros.
-            seed: of all noise, drawn on the CPU: it is the same on every device.
+            height, width: size of the image.
+            caption: caption; None selects the null text, without guidance on the text.
+            index: index of the rate.
+            codes: codes as returned by `codes`; None selects zeros for z_hat.
+            seed: seed of all noise, which is drawn on the CPU and equal on every device.
             num_steps, guidance, guided, sampler, spacing: see `sample_latent`.
-            precision: of the U-Net, see `diffcodec.networks.precision`.
+            precision: precision of the U-Net, see `diffcodec.networks.precision`.
         """
         stride, multiple = self.backbone.latents.stride, self.rates[index].pixels_per_code
         size = (
@@ -259,16 +260,17 @@ class LatentDiffusion(nn.Module):
 
         Args:
             start: standard normal noise (B, C, H, W).
-            text: embedding of the captions, (B, L, D).
+            text: embeddings of the captions, (B, L, D).
             local: z_hat (B, M, h, w).
-            noise: of a stochastic sampler.
-            num_steps: evaluations of the U-Net; guidance doubles them.
-            guidance: lambda_s of Eq. 5.
-            guided: `text`, as there; or `text_and_codes`, whose other branch has the learned null
-                text and codes of zeros (Sec. 4.3): eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0))
-                A network that was never trained without codes (`local_drop`) has not learned it.
-            sampler: one of `diffusion.sampler`; the paper's is `ddim`.
-            spacing: of the timesteps, see `LatentProcess.sampling_sigmas`.
+            noise: noise of a stochastic sampler.
+            num_steps: number of evaluations of the U-Net; guidance doubles it.
+            guidance: scale lambda_s of the guidance (Eq. 5).
+            guided: conditions that guidance drops: `text` as in Eq. 5, or `text_and_codes`, which
+                also sets the codes to zero (Sec. 4.3):
+                eps(0, 0) + lambda_s (eps(z_l, z_g) - eps(0, 0)). The network must have been trained
+                without codes (`local_drop`).
+            sampler: name in `diffusion.sampler`; the paper uses `ddim`.
+            spacing: spacing of the timesteps, see `LatentProcess.sampling_sigmas`.
         """
         sigmas = self.process.sampling_sigmas(num_steps, spacing)
         whole = self.process.denoiser(
@@ -286,7 +288,7 @@ class LatentDiffusion(nn.Module):
         pulled = ClassifierFreeGuidance(denoiser, guidance, null)
         x = pure_noise(start, sigmas[0])
         x = find_sampler(sampler)(pulled, x, sigmas, noise=noise, text=text, local=local)
-        # Where it ends above 0, at the scale of the process and not at the signal's.
+        # A last level above 0 leaves noise: return to the variance-preserving scale.
         return x * like(x, (1 + sigmas[-1] ** 2).rsqrt())
 
     def losses(
@@ -303,19 +305,19 @@ class LatentDiffusion(nn.Module):
 
         Args:
             x: images (B, 3, H, W) in [0, 1].
-            captions: one per image; None is the learned embedding.
-            index: of the rate.
-            caption_drop, local_drop: share of images without caption, and without codes.
-            perceptual: distance of images in [-1, 1].
+            captions: one caption per image; None selects the null text.
+            index: index of the rate.
+            caption_drop, local_drop: shares of images without caption and without codes.
+            perceptual: perceptual distance of images in [-1, 1].
 
         Returns:
-            `v_loss`, `commit_loss` and, with a perceptual distance, `lpips_loss`; scalars. Beside
-            them, where there are codes, of this batch: `codes_used`, the share of the codebook that
-            occurs in it, and `perplexity`, 2 to the entropy of its codes in bits.
+            Scalars: `v_loss`, `commit_loss` and, with a perceptual distance, `lpips_loss`. With a
+            quantizer also statistics of the batch: `codes_used`, the share of the codebook that
+            occurs, and `perplexity`, 2 to the entropy of the codes in bits.
         """
         x = pad_to_multiple(x, self.rates[index].pixels_per_code)
         with torch.no_grad():
-            # Under autocast in half precision; noise of a large sigma would swallow it there.
+            # In float32: under autocast, noise of a large sigma would cancel the latent.
             x0 = self.backbone.latents.encode(x).float()
         text = self.backbone.embed_text([caption or "" for caption in captions])
         absent = torch.tensor([caption is None for caption in captions], device=x.device)
@@ -342,7 +344,7 @@ class LatentDiffusion(nn.Module):
         return out
 
     def denoising_loss(self, x0: Tensor, text: Tensor) -> Tensor:
-        """The loss of v without codes, a scalar: what DiffC and DDCM need of the same U-Net.
+        """The loss of v without codes, a scalar: the task of the U-Net in DiffC and DDCM.
 
         Args:
             x0: latents (B, C, H, W).

@@ -56,7 +56,7 @@ class RateCurves(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if find_evaluation(trainer) is None:
-            raise ValueError("RateCurves draws what Evaluation measures: add callbacks.evaluation")
+            raise ValueError("RateCurves needs the results of Evaluation: add callbacks.evaluation")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 tag = rate_tag(_codec(pl_module).points)

@@ -369,8 +369,8 @@ class Evaluation(Callback):
         if keys and count < FEW_PATCHES and FEW not in self._told:
             self._told.add(FEW)
             log.warning(
-                "%s over %d patches: below %d, a distance between sets says more about the choice "
-                "of images than about the codec",
+                "%s over %d patches: below %d patches, distances between sets depend more on the "
+                "choice of images than on the codec",
                 *(keys, count, FEW_PATCHES),
             )
 

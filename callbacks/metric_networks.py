@@ -62,7 +62,7 @@ def load_networks(
         try:
             built = metric.build(weights.get(name))
         except ValueError as error:
-            hint = f"{error}; give callbacks.evaluation.weights.{name}=FILE"
+            hint = f"{error}; pass callbacks.evaluation.weights.{name}=FILE"
             missing.setdefault(hint, []).append(metric.key)
             continue
         if isinstance(metric, SetMetric):

@@ -38,7 +38,9 @@ class Names:
         same_file = [other for other in found if _file(other) == _file(name)]
         found = [other for other in found if other == name] or same_file or found
         if len(found) > 1:
-            raise ValueError(f"{name!r} may be {' or '.join(map(repr, found))}")
+            raise ValueError(
+                f"ambiguous name {name!r}: it matches {' and '.join(map(repr, found))}"
+            )
         return found[0] if found else None
 
 

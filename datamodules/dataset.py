@@ -49,7 +49,7 @@ class SkipCounter:
             first = self._value.value == 1
         if first:
             warnings.warn(
-                f"{error}; it is skipped, and so are other broken training images from now on",
+                f"{error}; skipping this and all further broken training images",
                 stacklevel=2,
             )
 
@@ -206,8 +206,8 @@ def collate(samples: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
             for sample, (height, width) in zip(read, sizes, strict=True)
         )
         raise ValueError(
-            f"the images of a batch have different sizes (height x width): {listed}; give "
-            "datamodule.train_transform a crop of fixed size, or set datamodule.batch_size=1"
+            f"the images of a batch have different sizes (height x width): {listed}; add "
+            "a crop of fixed size to datamodule.train_transform, or set datamodule.batch_size=1"
         )
     batch: dict[str, Any] = default_collate(read) if read else _empty_batch()
     return {**batch, "skipped": skipped} if skipped else batch

@@ -124,7 +124,7 @@ class Folder(Source):
                 f"{self.caption_index} and score_caption_index={self.score_caption_index}"
             )
         if self.score_caption_index is not None and not self.captions:
-            raise ValueError("score_caption_index needs captions: give captions=FILE")
+            raise ValueError("score_caption_index needs captions: pass captions=FILE")
         if self.index is not None and not isinstance(self.path, str):
             raise ValueError("an index covers one folder: pass path=DIR, or no index")
 
@@ -239,8 +239,8 @@ class Kodak(Source):
         missing = self._missing(root)
         return (
             f"{len(missing)} of the 24 Kodak images are not in {missing[0].paths[0].parent}, first "
-            f"{missing[0].name}: put kodim01.png to kodim24.png there, or into another folder and "
-            f"give datamodule.root=DIR; they come from {kodak.URL}/kodim01.png and so on"
+            f"{missing[0].name}: put kodim01.png to kodim24.png there, or pass "
+            f"datamodule.root=DIR; download them from {kodak.URL}/kodim01.png and so on"
         )
 
 
@@ -273,7 +273,7 @@ class Septuplets(Source):
         # Only the first clip: half a million files are too many to check at every start.
         for path in items[0].paths:
             if not path.is_file():
-                raise ValueError(f"{expected}: there is no {path}")
+                raise ValueError(f"{expected}: {path} does not exist")
         return items
 
 

@@ -25,7 +25,9 @@ def download(path: Path) -> None:
     try:
         partial.write_bytes(data)
         if hashlib.sha256(read_rgb(partial).tobytes()).hexdigest() != PIXELS_SHA256[path.stem]:
-            raise ValueError(f"{URL}/{path.name} is not the expected Kodak image: other checksum")
+            raise ValueError(
+                f"{URL}/{path.name} is not the expected Kodak image: checksum mismatch"
+            )
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -89,7 +89,7 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"{key} must be at least {least}, got {value}")
         for split, source in (("val", val), ("test", test)):
             if isinstance(source, Shards):
-                raise ValueError(f"{split} images cannot come from shards: give a folder")
+                raise ValueError(f"{split} images cannot come from shards: pass a folder")
         if isinstance(train, Shards) and samples_per_epoch is None:
             raise ValueError(
                 "shards do not store their number of images: pass datamodule.samples_per_epoch=N"

@@ -115,8 +115,8 @@ class ShardLoader:
         self.epoch, self._first = state["epoch"], state.get("batches", 0)
         if any(state.get(key) != value for key, value in self._layout().items()):
             warnings.warn(
-                "the checkpoint has another number of processes, loader processes or images per "
-                "batch: training resumes with other images than an uninterrupted run",
+                "the number of processes, loader processes or images per batch differs from the "
+                "checkpoint's: training resumes with other images than an uninterrupted run",
                 stacklevel=2,
             )
             self._first = 0
@@ -207,9 +207,7 @@ class _ShardPass(IterableDataset[dict[str, Any]]):
                     yield image
             if not found:
                 what = "image with a caption" if self.settings.captions else "image"
-                raise ValueError(
-                    f"there is no {what} in {len(own)} shards, first {locations[own[0]]}"
-                )
+                raise ValueError(f"no {what} in {len(own)} shards, first {locations[own[0]]}")
 
     def _read(self, location: str) -> Iterator[ShardImage]:
         """The images of a shard; broken ones are skipped and counted.

@@ -91,7 +91,7 @@ def split_evaluations(arguments: list[str]) -> tuple[list[str], list[list[str]]]
         return training, []
     folder = run_folder(training)
     if folder is None:
-        raise ValueError(f"evaluate= needs the folder of the training: give {RUN_DIR}FOLDER")
+        raise ValueError(f"evaluate= needs the folder of the training: pass {RUN_DIR}FOLDER")
     carried = [a for a in training if _CARRIED.match(a)]
     runs = []
     for text in wanted:

@@ -31,7 +31,7 @@ def calibrate(output: Path, overrides: list[str]) -> None:
     from diffcodec.sdedit import SDEdit
 
     if not isinstance(codec, SDEdit):
-        raise ValueError(f"{type(codec).__name__} has no strengths to find: use codec=sdedit")
+        raise ValueError(f"{type(codec).__name__} has no strengths to calibrate: use codec=sdedit")
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # prints the cost in advance
     codec.calibrate()
     codec.write_strengths(output)

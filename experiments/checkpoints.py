@@ -34,7 +34,7 @@ def find_checkpoint(ckpt_path: str | None, folder: Path) -> Path | None:
         return next((path for path in own if path.exists()), None)
     path = local_path(ckpt_path)
     if not is_there(path):
-        raise ValueError(f"ckpt_path={ckpt_path}: there is no such file")
+        raise ValueError(f"ckpt_path={ckpt_path} does not exist")
     return path
 
 

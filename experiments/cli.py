@@ -138,8 +138,8 @@ def _check_renamed(arguments: list[str]) -> None:
     over = [a for a in arguments if a.lstrip("+").startswith("codec/compressor=")]
     if over and (over[-1].endswith("=own") or "codec=cdc" in arguments):
         raise ValueError(
-            f"{over[-1]}: CDC as in its paper is codec=cdc, and its decoder over another codec is "
-            "codec=cdc_residual codec/compressor=…"
+            f"{over[-1]} is not supported: use codec=cdc for CDC as in its paper, or "
+            "codec=cdc_residual codec/compressor=… for its decoder over another codec"
         )
 
 

@@ -69,7 +69,7 @@ def read_runs(options: argparse.Namespace) -> list[Run]:
 
         runs += wandb_runs(options.wandb, options.group)
     if not runs:
-        raise ValueError("nothing to compare: give curve.json files, or --wandb ENTITY/PROJECT")
+        raise ValueError("nothing to compare: pass curve.json files, or --wandb ENTITY/PROJECT")
     return runs
 
 
@@ -188,26 +188,26 @@ def parser() -> argparse.ArgumentParser:
     add = out.add_argument
     add("files", nargs="*", metavar="FILE", help="curve.json, folder, glob, or NAME=FILE")
     add("--wandb", metavar="ENTITY/PROJECT", help="also read the runs of this W&B project")
-    add("--group", metavar="NAME", help="of the W&B runs; default: all that have a curve")
-    add("--anchor", metavar="NAME", help="curve that BD figures are against; default: the first")
+    add("--group", metavar="NAME", help="group of the W&B runs; default: all with a curve")
+    add("--anchor", metavar="NAME", help="reference curve of BD figures; default: the first")
     add(
         "--by",
         type=_words,
         default=[],
         metavar="KEY,…",
-        help="what tells curves apart: name, "
-        "run, keys of the config (codec.rho), of points (steps), or series",
+        help="draw one curve per value of: name, run, keys of the config (codec.rho), "
+        "of points (steps), or series",
     )
     add(
         "--by-dataset",
         action="store_true",
-        help="compare each data set on its own, and put them side by side in one table",
+        help="compare each data set separately, side by side in one table",
     )
     add(
         "--x",
         metavar="KEY",
         help="also draw every metric over this setting of points (steps) or metric "
-        "(decoding_time), a line for points that differ in it alone, or by --by",
+        "(decoding_time), one line for points that differ only in it, or by --by",
     )
     add("--rate", default="bpp", choices=("bpp", "bpp-payload"), help="the rate axis")
     add(
@@ -215,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
         dest="method",
         default=METHODS[0],
         choices=METHODS,
-        help="interpolation of BD figures; cubic is that of 2001; default: %(default)s",
+        help="interpolation of BD figures; cubic is the fit of 2001; default: %(default)s",
     )
     add("--at", type=_numbers, default=[], metavar="BPP,…", help="rates of realism against PSNR")
     add(
@@ -223,25 +223,25 @@ def parser() -> argparse.ArgumentParser:
         type=_numbers,
         default=[],
         metavar="BPP,…",
-        help="rates at which to put the codecs' pictures side by side, as strip_BPP.png",
+        help="rates at which to show reconstructions side by side, in strip_BPP.png",
     )
     add(
         "--ceiling",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="the best that a curve can reach, such as its autoencoder's own curve.json",
+        help="upper bound of a curve, such as its autoencoder's curve.json",
     )
     add("--images", type=int, default=8, metavar="N", help="test images on the page; default: 8")
     add(
         "--maps",
         action="store_true",
-        help="write maps of ST-LPIPS beside the pictures, for the page; about a second per picture",
+        help="write maps of ST-LPIPS for the page; about a second per reconstruction",
     )
     add(
         "--allow",
         action="store_true",
-        help="compare what differs in data set, FID or rate, and mark it",
+        help="compare despite differences in data set, FID or rate, and mark them",
     )
     add("--output", default="comparison", metavar="DIR", help="default: comparison")
     add(
@@ -249,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="diffcodec",
         metavar="PROJECT",
-        help="put the result into a W&B run of type comparison",
+        help="log the result to a W&B run of type comparison",
     )
     return out
 

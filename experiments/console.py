@@ -14,15 +14,15 @@ from diffcodec import __version__
 
 COMMANDS = {
     "run": "measure a codec at every operating point, or train one",
-    "doctor": "list what a run needs, and what of it is missing",
-    "info": "show the model card of what ships",
-    "compare": "draw the curves of several runs, with a table and a page",
+    "doctor": "list what a run needs and what is missing",
+    "info": "show the model card of shipped weights",
+    "compare": "draw the curves of several runs, with a table and an HTML page",
     "benchmark": "measure how fast a codec is and where its time goes",
-    "index": "list the images of a large folder once",
+    "index": "write an index of a large image folder",
     "caption": "write captions of a data set's images",
-    "calibrate": "find the strengths of the enhancer",
-    "compress": "turn images into streams",
-    "decompress": "turn streams into images",
+    "calibrate": "calibrate the strengths of the enhancer",
+    "compress": "compress images to streams",
+    "decompress": "decompress streams to images",
 }
 
 

@@ -41,13 +41,12 @@ def report(needs: Sequence[Need]) -> list[str]:
     download = [need.source for need in needs if need.state == "download" and need.source]
     total = sum(source.gigabytes or 0 for source in dict.fromkeys(download))
     unsized = [source.title for source in download if source.gigabytes is None]
-    told = f"download    {_gigabytes(total)} in all" if download else "download    nothing"
+    told = f"download    {_gigabytes(total)} in total" if download else "download    nothing"
     lines.append(told + (f", and {', '.join(unsized)} of unknown size" if unsized else ""))
     weights = {n.source for n in needs if n.source and n.source.kind in ("weights", "network")}
     held = sum(source.gigabytes or 0 for source in weights)
     lines.append(
-        f"memory      {_memory()}; networks are held in float32, the listed ones take about "
-        f"{_gigabytes(held)}"
+        f"memory      {_memory()}; in float32, the listed networks take about {_gigabytes(held)}"
     )
     free = shutil.disk_usage(Path.home()).free / BYTES_PER_GB
     lines.append(f"disk        {_gigabytes(free)} free in {Path.home()}")
@@ -59,7 +58,7 @@ def estimates(cfg: DictConfig) -> Iterator[str]:
     from experiments.memory import estimate, has_estimate
 
     if not has_estimate(cfg):
-        yield "per GPU     not known: estimates are of PerCo over Stable Diffusion 1.5 or 2.1"
+        yield "per GPU     unknown: only PerCo over Stable Diffusion 1.5 or 2.1 is estimated"
         return
     for count in GPUS:
         yield f"per GPU     {estimate(cfg, count)}"

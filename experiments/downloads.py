@@ -127,7 +127,7 @@ def _conditions(parts: Mapping[str, Any]) -> Iterator[Need]:
                 if entry.kind == "data":  # a file beside the images
                     (file,) = condition.values()
                     here = (root / file).exists()
-                    told = "" if here else f"there is no {root / file}"
+                    told = "" if here else f"{root / file} does not exist"
                     yield Need(path, entry.source, entry, "here" if here else "missing", told)
                 else:
                     yield _stated(path, entry, node)
@@ -215,7 +215,7 @@ def _losses(cfg: DictConfig) -> Iterator[Need]:
 def _remote(where: str, location: str) -> Need:
     entry = find_source(location)
     if entry is None:
-        return Need(where, location, None, "unknown", "it is not in configs/downloads.yaml")
+        return Need(where, location, None, "unknown", "not listed in configs/downloads.yaml")
     here = _cached(location, entry)
     return Need(where, location, entry, "here" if here else "download", str(here or ""))
 
@@ -224,7 +224,7 @@ def _stated(where: str, entry: Source, node: Mapping[str, Any]) -> Need:
     if entry.programs:
         commands = [str(node.get(program) or program) for program in entry.programs]
         missing = [command for command in commands if shutil.which(command) is None]
-        told = f"no {' and no '.join(missing)}" if missing else ""
+        told = f"not on PATH: {', '.join(missing)}" if missing else ""
         return Need(where, entry.source, entry, "missing" if missing else "here", told)
     if entry.module:
         from importlib.util import find_spec
@@ -243,7 +243,7 @@ def _local(where: str, location: str) -> Need:
         path = path.parent
     if path.exists():
         return Need(where, location, None, "here", str(path))
-    return Need(where, location, _of_name(path.name), "missing", f"there is no {path}")
+    return Need(where, location, _of_name(path.name), "missing", f"{path} does not exist")
 
 
 def _of_name(file: str) -> Source | None:

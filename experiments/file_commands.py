@@ -71,7 +71,9 @@ def find_inputs(
             below = source.relative_to(path) if path.is_dir() else Path(source.name)
             target = output / below.with_suffix(suffix)
             if target in jobs:
-                raise ValueError(f"{jobs[target].source} and {source} would both become {target}")
+                raise ValueError(
+                    f"{jobs[target].source} and {source} would both be written to {target}"
+                )
             jobs[target] = Job(source, target, output)
     if not jobs:
         raise ValueError(f"no image below {', '.join(map(str, inputs))}")
@@ -116,11 +118,11 @@ def read_codec_file(path: Path) -> list[str]:
         raise ValueError(f"cannot read {path}: {error}") from error
     overrides = data.get("overrides") if isinstance(data, dict) else None
     if not isinstance(overrides, list) or not all(isinstance(o, str) for o in overrides):
-        raise ValueError(f"{path} holds no overrides: expected {{overrides: [key=value, …]}}")
+        raise ValueError(f"{path} has no overrides: expected {{overrides: [key=value, …]}}")
     config: Any = OmegaConf.to_container(compose_config(overrides).codec, resolve=True)
     foreign = sorted({str(t) for t in _targets(config) if not str(t).startswith(TRUSTED)})
     if foreign:
-        raise ValueError(f"{path} names code outside this project: {', '.join(foreign)}")
+        raise ValueError(f"{path} refers to code outside this project: {', '.join(foreign)}")
     return overrides
 
 

@@ -69,7 +69,7 @@ def estimate(cfg: DictConfig, world_size: int, *, crop: int = CROP) -> Estimate:
 
     size = _size_of(cfg)
     if size is None:
-        raise ValueError("sizes are known only for PerCo over Stable Diffusion 1.5 or 2.1")
+        raise ValueError("estimates are available only for PerCo over Stable Diffusion 1.5 or 2.1")
     batch_size = int(cfg.datamodule.batch_size)
     half = str(cfg.trainer.precision).startswith("bf16")
     with _one_of(world_size) as mesh, FakeTensorMode():

@@ -151,8 +151,8 @@ def warn_of_batch_size(cfg: DictConfig, world_size: int) -> None:
     found = cfg.datamodule.batch_size * world_size * accumulated
     if wanted is not None and found != wanted:
         log.warning(
-            "a step trains on %d images (%d in each of %d processes, %d times), the paper's on %d: "
-            "set datamodule.batch_size, or trainer.accumulate_grad_batches",
+            "a training step uses %d images (batch size %d, %d processes, %d accumulated batches), "
+            "the paper uses %d: set datamodule.batch_size or trainer.accumulate_grad_batches",
             *(found, cfg.datamodule.batch_size, world_size, accumulated, wanted),
         )
 

@@ -56,7 +56,7 @@ def choose_folder(arguments: Sequence[str], cfg: DictConfig | None) -> list[str]
         return [*arguments, _setting(folder)]
     for folder in find_unfinished(arguments, cfg):
         if is_held(folder):
-            print(f"going on in {folder}, where this command was stopped", file=sys.stderr)
+            print(f"resuming in {folder}, where this command was stopped", file=sys.stderr)
             return [*arguments, _setting(folder)]
     folder = make_new(default)
     hold(folder)

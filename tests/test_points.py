@@ -49,7 +49,7 @@ def test_points_that_share_their_bytes_are_grouped():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="steps is an empty list"):
         combine(decoding={"steps": []})
-    with pytest.raises(ValueError, match="named twice: level=1"):
+    with pytest.raises(ValueError, match="duplicate names: level=1"):
         combine(rate={"level": [1, 1]})
 
 

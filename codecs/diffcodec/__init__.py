@@ -30,5 +30,5 @@ def load(source: str, **overrides: Any) -> "Codec":
 
     codec = load_model(source, **overrides)
     if not isinstance(codec, Codec):
-        raise ValueError(f"{source!r} is no codec but a {type(codec).__name__}, a part of one")
+        raise ValueError(f"{source!r} is not a codec but a part of one, a {type(codec).__name__}")
     return codec.eval()

@@ -87,7 +87,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
             raise ValueError("a codec needs at least one operating point")
         names = [point.name for point in points]
         if len(set(names)) != len(names):
-            raise ValueError(f"operating points are named twice: {names}")
+            raise ValueError(f"operating points have duplicate names: {names}")
         self._points = tuple(points)
         self._fingerprint = Fingerprint()
         self._shared: SharedWork | None = None
@@ -179,7 +179,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         Raises:
             ValueError: this codec is not `differentiable`.
         """
-        raise ValueError(f"no gradients flow through {type(self).__name__}")
+        raise ValueError(f"{type(self).__name__} is not differentiable")
 
     def ceiling(self, x: Tensor) -> Tensor | None:
         """Images (B, 3, H, W) in [0, 1] -> the best reconstruction at any rate.
@@ -279,7 +279,7 @@ class Codec(Configured, SavedModel, LightningModule, ABC):
         contents = self.unpack(streams)
         sizes = {(c.height, c.width) for c in contents}
         if len(sizes) > 1:
-            raise ValueError(f"streams of one call must hold images of one size, got {sizes}")
+            raise ValueError(f"all streams of a call must have one image size, got {sizes}")
         height, width = sizes.pop()
         seeds = [self.seed_of(c.sections) if seed is None else seed for c in contents]
         with torch.autocast(self.device.type, enabled=False):

@@ -90,14 +90,16 @@ class Point:
         if isinstance(data, str):
             return cls(data)
         if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-            raise ValueError(f"{data!r} is no operating point: it has no name")
+            raise ValueError(f"{data!r} is not an operating point: it has no name")
         groups = {key: data.get(key) or {} for key in ("rate", "encoding", "decoding")}
         for key, group in groups.items():
             if not isinstance(group, Mapping):
-                raise ValueError(f"{key} of operating point {data['name']!r} is no mapping")
+                raise ValueError(f"{key} of operating point {data['name']!r} is not a mapping")
             odd = [name for name, value in group.items() if not isinstance(value, _SCALARS)]
             if odd:
-                raise ValueError(f"{odd[0]} of operating point {data['name']!r} is no single value")
+                raise ValueError(
+                    f"{odd[0]} of operating point {data['name']!r} is not a single value"
+                )
         return cls(data["name"], series=str(data.get("series") or ""), **groups)
 
 
@@ -143,7 +145,7 @@ def combine(
     names = [point.name for point in points]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"operating points are named twice: {', '.join(twice)}")
+        raise ValueError(f"operating points have duplicate names: {', '.join(twice)}")
     return name_lines(points)
 
 

@@ -17,8 +17,8 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         if "dataset" not in run.meta:
             raise ValueError(
-                f"{run.source} does not state its data set: put the file of a publication into a "
-                "folder of the data set's name, such as kodak/"
+                f"{run.source} does not state its data set: put published curves into a folder "
+                "named after the data set, such as kodak/"
             )
         groups.setdefault(str(run.meta["dataset"]), []).append(run)
     return groups

@@ -81,7 +81,7 @@ def lines_over(curves: Sequence[Line], x: str, by: Sequence[str] = ()) -> dict[s
     if not lines:
         known = sorted({k for c in curves for p in c.points for k in p.point.settings})
         raise ValueError(
-            f"no point has a number for {x!r}: --x takes a metric that was measured, or one of "
+            f"no point has a value of {x!r}: --x takes a measured metric, or one of "
             f"{', '.join(known) or 'no setting'}"
         )
     return {name: sorted(series, key=lambda pair: pair[0]) for name, series in lines.items()}

@@ -100,9 +100,9 @@ def test_missing_programs_say_what_to_install(tmp_path):
 
 def test_pictures_over_the_standards_highest_level_are_refused(bpg, vtm):
     for codec, height, width, message in (
-        *((bpg, 1, 16889, "HEVC level 6.2 has at most 16888 pixels a side"),),
-        *((bpg, 6000, 6000, "35651584 in all, got 6000x6000"),),
-        *((vtm, 25333, 1, "VVC level 6.3 has at most 25332 pixels a side"),),
+        *((bpg, 1, 16889, "HEVC level 6.2 allows at most 16888 pixels per side"),),
+        *((bpg, 6000, 6000, "35651584 in total, got 6000x6000"),),
+        *((vtm, 25333, 1, "VVC level 6.3 allows at most 25332 pixels per side"),),
     ):
         with pytest.raises(ValueError, match=message):
             codec.compress(torch.zeros(1, 1, 1).expand(1, 3, height, width))

@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
     public = to_public_layout(make())
     path = tmp_path / "w.pt"
     torch.save(public, path)
-    with pytest.raises(ValueError, match=r"w\.pt has blocks=2, not 9: leave it out"):
+    with pytest.raises(ValueError, match=r"w\.pt has blocks=2, not 9: remove blocks"):
         HiFiC(**SMALL, blocks=9, weights=str(path))
     public["model_state_dict"]["Encoder.extra"] = torch.zeros(1)
     torch.save(public, path)

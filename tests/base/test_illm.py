@@ -76,7 +76,7 @@ def test_the_very_low_rates_come_first(repo, photo):
     assert [point.rate["quality"] for point in codec.points] == ["vlo2", 2]
     x = photo[..., :64, :64]
     assert codec.decompress(codec.compress(x)).shape == x.shape
-    with pytest.raises(ValueError, match="vlo1 and vlo2 have a GAN"):
+    with pytest.raises(ValueError, match="qualities vlo1 and vlo2 need gan=true"):
         MsIllm(["vlo2"], gan=False, repo=repo)
 
 

@@ -191,7 +191,7 @@ def test_compiling_changes_nothing_beyond_rounding(x):
         ({"rho": 1.0}, r"rho must be in \[0, 1\), got 1.0"),
         ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
         ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
-        ({"steps": [3, 3]}, "named twice"),
+        ({"steps": [3, 3]}, "duplicate names"),
         ({"context_steps": 5}, "context_steps=5 needs a context_weight above 0"),
         ({"width": 0}, "width must be at least 1"),
     ],

@@ -305,10 +305,10 @@ def test_the_latents_can_be_left_out(x):
         ({"gamma": [0, -1]}, "gamma must be at least 0"),
         ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
         ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
-        ({"steps": [3, 3]}, "named twice"),
+        ({"steps": [3, 3]}, "duplicate names"),
         ({"width": 0}, "width must be at least 1"),
         ({"patch": 3}, r"unknown patch 3, choose from \(1, 2, 4, 8\)"),
-        ({"multipliers": (1, 2)}, "2 multipliers at patch=2 are resolutions down to 1/4"),
+        ({"multipliers": (1, 2)}, "2 multipliers with patch=2 downsample to 1/4"),
         ({"context_channels": 0}, "context_channels must be at least 1"),
         ({"sigma_min": 2.0}, "sigma_min must be above 0 and below sigma_max=1, got 2"),
         ({"sigma_data": 0.0}, "sigma_data must be above 0"),
@@ -321,7 +321,7 @@ def test_wrong_settings_are_named(options, message):
 
 
 def test_a_base_with_steps_of_its_own_is_refused():
-    with pytest.raises(ValueError, match=r"\['gamma', 'steps'\] of its own"):
+    with pytest.raises(ValueError, match=r"already has settings \['gamma', 'steps'\]"):
         ResidualCDC(build(), width=4)
 
 

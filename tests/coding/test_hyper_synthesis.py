@@ -72,5 +72,5 @@ def test_weights_that_cannot_be_exact_are_refused():
     h_s = build("mbt2018-mean")
     with torch.no_grad():
         h_s[2].weight.mul_(1e12)
-    with pytest.raises(ValueError, match="the hyper-synthesis has too large weights"):
+    with pytest.raises(ValueError, match="weights of the hyper-synthesis are too large"):
         ScalesThenMeans(h_s)

@@ -42,7 +42,7 @@ def test_a_dot_in_a_name_is_no_suffix():
 
 @pytest.mark.parametrize("written", ["a", "a.webp"])
 def test_an_ambiguous_name_is_refused_with_its_meanings(written):
-    with pytest.raises(ValueError, match=f"'{written}' may be 'x/a.png' or 'y/a.png'"):
+    with pytest.raises(ValueError, match=f"'{written}': it matches 'x/a.png' and 'y/a.png'"):
         Names(["x/a.png", "y/a.png"]).find(written)
 
 

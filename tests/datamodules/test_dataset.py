@@ -105,7 +105,7 @@ def test_broken_files_are_skipped_in_training_with_one_warning(items):
 
 def test_the_image_after_the_last_is_the_first(items):
     break_file(items[5])
-    with pytest.warns(UserWarning, match=r"5\.png.* skipped"):
+    with pytest.warns(UserWarning, match=r"5\.png.* skipping this"):
         assert ImageDataset(items, training=True)[5]["index"] == 0
 
 
@@ -113,7 +113,7 @@ def test_training_stops_where_no_image_can_be_read(items):
     for item in items:
         break_file(item)
     with (
-        pytest.warns(UserWarning, match="skipped"),
+        pytest.warns(UserWarning, match="skipping this"),
         pytest.raises(ValueError, match="none of the 6 training images can be read"),
     ):
         ImageDataset(items, training=True)[0]
@@ -211,7 +211,7 @@ def test_images_of_several_sizes_in_a_batch_are_named(save_image, num_workers):
         collate_fn=collate,
         num_workers=num_workers,
     )
-    with pytest.raises(ValueError, match=r"a 5x7, b 5x9; give datamodule\.train_transform a crop"):
+    with pytest.raises(ValueError, match=r"a 5x7, b 5x9; add a crop of fixed size"):
         read_all(loader)
 
 

@@ -15,7 +15,7 @@ from datamodules.shard_loader import ShardLoader, ShardSettings
 from datamodules.shards import Shards
 
 NUM_SHARDS, PER_SHARD = 6, 5
-pytestmark = pytest.mark.filterwarnings("ignore:.*it is skipped")
+pytestmark = pytest.mark.filterwarnings("ignore:.*skipping this")
 
 
 def picture(value: int) -> bytes:
@@ -118,7 +118,7 @@ def test_broken_images_and_shards_are_counted(shards):
     path = shards / "2.tar"
     path.write_bytes(path.read_bytes()[:700])
     loader = make(shards, num_batches=40)
-    with pytest.warns(UserWarning, match="it is skipped, and so are other broken"):
+    with pytest.warns(UserWarning, match="skipping this and all further broken"):
         names = {name for batch in loader for name in batch["name"]}
     assert loader.settings.skipped.value > 3
     assert not any(name.startswith("2.tar") for name in names)
@@ -128,8 +128,8 @@ def test_where_there_is_nothing_to_read_it_ends(shards):
     for path in shards.iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with (
-        pytest.warns(UserWarning, match="it is skipped"),
-        pytest.raises(ValueError, match="there is no image with a caption in 6 shards"),
+        pytest.warns(UserWarning, match="skipping this"),
+        pytest.raises(ValueError, match="no image with a caption in 6 shards"),
     ):
         list(make(shards))
 
@@ -137,7 +137,7 @@ def test_where_there_is_nothing_to_read_it_ends(shards):
 def test_where_no_image_can_be_read_it_ends(shards, monkeypatch):
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
     with (
-        pytest.warns(UserWarning, match="it is skipped"),
+        pytest.warns(UserWarning, match="skipping this"),
         pytest.raises(ValueError, match="none of 4 images of shards can be read"),
     ):
         list(make(shards))
@@ -180,7 +180,7 @@ def test_another_layout_begins_the_epoch_anew(shards):
     batches = iter(loader)
     next(batches)
     other = make(shards, batch_size=1)
-    with pytest.warns(UserWarning, match="has another number of processes"):
+    with pytest.warns(UserWarning, match="the number of processes"):
         other.load_state_dict(loader.state_dict())
     fresh = make(shards, batch_size=1)
     fresh.set_epoch(1)

@@ -149,10 +149,10 @@ def test_maps_are_read_by_the_images_names(make_codec, photo, tmp_path):
     streams = codec.compress(x, about={"name": ["a.jpg", "b.jpg"]})
     assert streams == codec.compress(x, priority=weights.float() / 255)
     assert streams != codec.compress(x)
-    with pytest.raises(ValueError, match=r"no priority map .*c\.png"):
+    with pytest.raises(ValueError, match=r"priority map .*c\.png does not exist"):
         codec.compress(x[:1], about={"name": ["c.png"]})
     for wrong in (torch.ones(2, 1, 32, 31), -torch.ones(2, 1, 32, 32)):
-        with pytest.raises(ValueError, match=r"priority must be weights \(2, 1, 32, 32\)"):
+        with pytest.raises(ValueError, match=r"priority must have shape \(2, 1, 32, 32\)"):
             codec.compress(x, priority=wrong)
 
 
@@ -216,9 +216,9 @@ def test_a_codebook_has_as_many_atoms_as_a_latent_has_numbers(make_codec):
     [
         (b"", "ends before its first level"),
         (b"\x00", "ends before its first level"),
-        (b"\x00\x00", "a level of 0 atoms"),
+        (b"\x00\x00", "the stream has 0"),
         (b"\x00\x88", "ends before its first level"),
-        (b"\x00\xff\xff\xff\xff\xff", "atoms, of 256"),
+        (b"\x00\xff\xff\xff\xff\xff", "must be in 1 to 128"),
         (b"\xff" * 3, "ends before its first level"),
         (b"\x00\x08" + bytes(2000), "bytes after the last level"),
         (b"\x00\x08\x00\x00\x01", "does not end with its last level"),
@@ -252,8 +252,8 @@ def test_settings_that_change_the_bytes_change_the_fingerprint(make_codec, codec
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bpp": None}, "give one of bpp, M, psnr, got none"),
-        ({"M": 3}, "give one of bpp, M, psnr, got bpp, M"),
+        ({"bpp": None}, "pass exactly one of bpp, M, psnr, got none"),
+        ({"M": 3}, "pass exactly one of bpp, M, psnr, got bpp, M"),
         ({"bpp": [0.1, 0]}, "bpp must be positive, got 0"),
         ({"T": 0}, "T must be in 1 to 256, got 0"),
         ({"T": [3, 257]}, "T must be in 1 to 256, got 257"),

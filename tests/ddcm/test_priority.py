@@ -13,7 +13,7 @@ def test_a_map_is_the_picture_of_an_images_name(tmp_path):
     assert weights.shape == (1, 1, 4, 5)
     assert weights[0, 0, 1, 3] == 1
     assert weights[0, 0, 0, 0].item() == pytest.approx(0.2)
-    with pytest.raises(ValueError, match=r"no priority map .*other\.png"):
+    with pytest.raises(ValueError, match=r"priority map .*other\.png does not exist"):
         read_map(tmp_path, "other.png", (4, 5))
     with pytest.raises(ValueError, match=r"has \(4, 5\) pixels, the image has \(5, 4\)"):
         read_map(tmp_path, "kodim01.png", (5, 4))

@@ -31,12 +31,12 @@ def test_what_ships_decodes_without_calibration():
     other = ["codec=sdedit", "codec.calibration=null", "codec.preset.medium.steps=7"]
     codec = build_coder(compose_config(other))
     medium = next(p for p in codec.points if p.settings["preset"] == "medium")
-    with pytest.raises(ValueError, match="not known for preset 'medium' at level=0"):
+    with pytest.raises(ValueError, match="not calibrated for preset 'medium' at level=0"):
         codec.point_facts(medium)
 
 
 def test_other_codecs_and_bad_names_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="PillowCodec has no strengths to find"):
+    with pytest.raises(ValueError, match="PillowCodec has no strengths to calibrate"):
         calibrate(tmp_path / "s.json", ["codec=jpeg"])
     with pytest.raises(ValueError, match=r"must end in \.json"):
         calibrate(tmp_path / "s.txt", ["codec=sdedit"])

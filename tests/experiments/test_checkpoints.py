@@ -32,7 +32,7 @@ def test_last_is_the_newest_of_this_run_or_none(tmp_path):
     (folder / "last.ckpt").touch()
     assert find_checkpoint("last", tmp_path) == folder / "last.ckpt"
     assert find_checkpoint(str(folder / "last.ckpt"), tmp_path) == folder / "last.ckpt"
-    with pytest.raises(ValueError, match=r"ckpt_path=nowhere\.ckpt: there is no such file"):
+    with pytest.raises(ValueError, match=r"ckpt_path=nowhere\.ckpt does not exist"):
         find_checkpoint("nowhere.ckpt", tmp_path)
 
 
@@ -47,7 +47,7 @@ def test_a_truncated_one_is_refused_by_name_and_the_one_before_is_offered(tmp_pa
     torch.save(checkpoint_of(module), last)
     data = last.read_bytes()
     last.write_bytes(data[: int(kept * len(data) if kept < 1 else kept)])
-    with pytest.raises(ValueError, match=r"last\.ckpt is not a whole checkpoint") as caught:
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a complete checkpoint") as caught:
         check_resumable(last, module)
     assert "previous" not in str(caught.value)
     previous.write_bytes(data)
@@ -55,7 +55,7 @@ def test_a_truncated_one_is_refused_by_name_and_the_one_before_is_offered(tmp_pa
         check_resumable(last, module)
     assert "\n" not in str(caught.value)
     previous.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match=r"last\.ckpt is not a whole checkpoint") as caught:
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a complete checkpoint") as caught:
         check_resumable(last, module)
     assert "previous" not in str(caught.value)
 
@@ -74,7 +74,7 @@ def test_a_malicious_one_is_not_run_and_refused_in_one_line(tmp_path, module, pi
     else:
         torch.save(checkpoint_of(module, callbacks=Evil()), path)
     with pytest.raises(
-        ValueError, match=r"last\.ckpt is not a whole checkpoint of plain"
+        ValueError, match=r"last\.ckpt is not a complete checkpoint of plain"
     ) as caught:
         check(path, module)
     message = str(caught.value)

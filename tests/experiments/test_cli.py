@@ -177,7 +177,7 @@ def test_names_are_written_in_utf_8_in_any_locale(tmp_path):
     [["codec=cdc", "codec/compressor=own"], ["codec=cdc", "codec/compressor=jpeg"]],
 )
 def test_cdcs_old_names_say_the_new_ones(overrides):
-    with pytest.raises(ValueError, match=r"codec=cdc, and its decoder .* is codec=cdc_residual"):
+    with pytest.raises(ValueError, match=r"codec=cdc for CDC .*, or codec=cdc_residual"):
         compose_config(overrides)
     with pytest.raises(SystemExit):
         check_overrides(overrides)

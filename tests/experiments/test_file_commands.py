@@ -27,7 +27,7 @@ def test_one_file_goes_to_one_file_and_several_into_a_folder(tmp_path):
     assert find_inputs([folder], out, files_of, ".bin") == [
         Job(folder / "a.png", out / "a.bin", out)
     ]
-    with pytest.raises(ValueError, match="would both become"):
+    with pytest.raises(ValueError, match="would both be written to"):
         find_inputs([one, folder], out, files_of, ".bin")
     with pytest.raises(ValueError, match="no such file"):
         find_inputs([tmp_path / "c.png"], out, files_of, ".bin")
@@ -51,8 +51,8 @@ def test_the_codec_is_remembered_with_full_paths(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("[", "cannot read"),
-        ("[1]", "holds no overrides"),
-        ("overrides: {a: 1}", "holds no overrides"),
+        ("[1]", "has no overrides"),
+        ("overrides: {a: 1}", "has no overrides"),
         ("overrides: [codec=jpg]", "codec"),
         ("overrides: [codec=jpeg, codec._target_=os.system]", "code outside this project"),
         (
@@ -73,7 +73,7 @@ def test_images_that_the_format_cannot_hold_are_refused_before_any_is_compressed
         Image.new("RGB", (width, 1)).save(tmp_path / name)
     cfg = compose_config(["codec=jpeg"])
     jobs = compress.plan([tmp_path], tmp_path / "out")
-    with pytest.raises(ValueError, match=r"b\.png: JPEG .* 65500 pixels a side, got 1x65501"):
+    with pytest.raises(ValueError, match=r"b\.png: JPEG .* 65500 pixels per side, got 1x65501"):
         compress.compress(jobs, cfg, [])
     assert not (tmp_path / "out").exists()
 

@@ -51,4 +51,4 @@ def test_of_networks_of_unknown_sizes_there_is_none(capsys):
     with pytest.raises(ValueError, match="only for PerCo over Stable Diffusion"):
         estimate(cfg, 2)
     doctor.main(["codec=perco", "trainer=fsdp"])
-    assert "per GPU     not known" in capsys.readouterr().out
+    assert "per GPU     unknown" in capsys.readouterr().out

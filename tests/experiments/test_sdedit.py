@@ -91,7 +91,7 @@ def test_slow_on_jpeg_is_one_line_before_anything_runs(runner):
         *("refused", "codec=sdedit", "codec/base=jpeg", "codec/preset=slow", *TINY), check=False
     )
     assert done.returncode != 0
-    assert "error: preset slow needs a base codec that gradients flow through" in done.stderr
+    assert "error: preset slow needs a differentiable base codec" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -84,5 +84,5 @@ def test_memory_is_checked_and_all_of_it_is_for_coding_alone(make_backbone):
     with pytest.raises(ValueError, match="unknown memory 'half', choose from full, frozen, all"):
         make_backbone(memory="half")
     make_backbone(memory="frozen").check_trainable()
-    with pytest.raises(ValueError, match="choose memory=frozen or full"):
+    with pytest.raises(ValueError, match="pass memory=frozen or memory=full"):
         make_backbone(memory="all").check_trainable()

@@ -107,7 +107,7 @@ def test_it_is_held_in_half_precision_with_both_encoders(folder):
 
 
 def test_what_does_not_take_it_says_so(folder, backbone):
-    with pytest.raises(ValueError, match=r"PerCo goes over Stable Diffusion 1\.x and 2\.x"):
+    with pytest.raises(ValueError, match=r"PerCo supports Stable Diffusion 1\.x and 2\.x"):
         PerCo(backbone)
     with pytest.raises(ValueError, match=r"must be a Stable Diffusion 1\.x or 2\.x, not XL"):
         LatentPrior(str(folder))

@@ -47,5 +47,5 @@ def test_a_model_that_cannot_be_had_is_an_error(tmp_path):
         ClipSimilarity(str(tmp_path))
     metric = find_metric("clip_score")
     assert not metric.default
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="no such folder"):
         metric.build(str(tmp_path / "missing"))

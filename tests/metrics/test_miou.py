@@ -61,6 +61,6 @@ def test_a_network_that_does_not_segment_is_refused(tmp_path):
 
     CLIPTextConfig().save_pretrained(tmp_path)
     with pytest.raises(
-        ValueError, match="a CLIPTextConfig does not belong to a segmentation network"
+        ValueError, match="CLIPTextConfig is not the config of a segmentation network"
     ):
         Overlaps(str(tmp_path))

@@ -94,12 +94,12 @@ def test_what_looks_at_the_whole_image_is_refused():
     def centred(x):
         return x - x.mean((2, 3), keepdim=True)
 
-    with pytest.raises(ValueError, match="sees farther than 20 values: use a larger window"):
+    with pytest.raises(ValueError, match="reaches beyond 20 values: use a larger window"):
         reach(centred, torch.zeros(1, 1, 8, 8), most=20)
-    with pytest.raises(ValueError, match="sees farther than 2 values"):
+    with pytest.raises(ValueError, match="reaches beyond 2 values"):
         reach(nn.Sequential(conv(size=7)), torch.zeros(1, 2, 8, 8), most=2)
 
 
 def test_a_window_without_a_middle_is_refused():
-    with pytest.raises(ValueError, match="a window of 16 leaves nothing between margins of 8"):
+    with pytest.raises(ValueError, match="twice the margin of 8, got 16"):
         in_tiles(lambda x: x, torch.zeros(1, 1, 40, 8), window=16, margin=8)

@@ -24,7 +24,7 @@ def test_by_name_with_or_without_folder_and_suffix():
     assert captioner(X[:1], {"name": ["sub/c.jpg"]}) == ["three"]
     with pytest.raises(ValueError, match=r"captions\.json has no caption for 'd\.png'"):
         captioner(X[:1], {"name": ["d.png"]})
-    with pytest.raises(ValueError, match=r"captions from captions\.json need the images' names"):
+    with pytest.raises(ValueError, match=r"captions from captions\.json need image names"):
         captioner(X)
 
 

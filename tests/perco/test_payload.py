@@ -14,7 +14,7 @@ def test_the_first_section_comes_back(rate, text, has_local):
 
 
 def test_a_byte_numbers_64_rates():
-    with pytest.raises(ValueError, match="64 rates, not number 64"):
+    with pytest.raises(ValueError, match="0 to 63, got 64"):
         join_caption(64, None, has_local=True)
 
 
@@ -25,7 +25,7 @@ def test_both_sections_are_read():
 
 
 @pytest.mark.parametrize(
-    ("rate", "has_local", "message"), [(2, True, "not one of 0 to 1"), (0, False, "without codes")]
+    ("rate", "has_local", "message"), [(2, True, "outside 0 to 1"), (0, False, "without codes")]
 )
 def test_what_no_encoder_writes_is_refused(rate, has_local, message):
     payload = [join_caption(rate, None, has_local=has_local), b"codes"]

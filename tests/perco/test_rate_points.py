@@ -40,10 +40,10 @@ def test_null_steps_in_a_list_are_the_rates_own():
     [
         ({"steps": 0}, "steps must be in 1 to 50, got 0"),
         ({"condition": ["both", "edges"]}, "'edges', choose from both, text, local"),
-        ({"guided": "codes"}, "on 'codes' is not there, choose from text, text_and_codes"),
+        ({"guided": "codes"}, "unknown guided 'codes', choose from text, text_and_codes"),
         ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ({"guidance": []}, "empty"),
-        ({"guidance": [1, 1.0]}, "named twice: rate=8x8/256,guidance=1"),
+        ({"guidance": [1, 1.0]}, "duplicate names: rate=8x8/256,guidance=1"),
     ],
 )
 def test_wrong_settings_are_named(options, message):

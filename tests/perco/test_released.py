@@ -138,5 +138,5 @@ def test_codes_of_unit_length_are_found_alike_by_cosine_and_by_distance():
 
 def test_the_other_hyper_encoder_design_is_refused(pipeline, tmp_path):
     save_perco_sd(tmp_path / "perco", pipeline, state_prefix="proj_in.")
-    with pytest.raises(ValueError, match=r"another design.*proj_in"):
+    with pytest.raises(ValueError, match=r"authors.*proj_in"):
         stable_diffusion(str(tmp_path / "perco"))

@@ -74,7 +74,7 @@ def test_the_hyper_encoder_is_trained_without_quantisation(make_codec, tmp_path)
 
 def test_a_unet_held_in_half_precision_is_not_trained(make_backbone, tmp_path):
     codec = PerCo(make_backbone(memory="all"), "16x16/16", **arguments(**SIZES))
-    with pytest.raises(ValueError, match="choose memory=frozen or full"):
+    with pytest.raises(ValueError, match="pass memory=frozen or memory=full"):
         fit(codec, tmp_path)
 
 

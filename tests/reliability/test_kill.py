@@ -111,11 +111,11 @@ def test_an_evaluation_goes_on(devices, crops, tmp_path):
     print("killed after", count)
     killed.stop(lambda: killed.measured() >= count, signal.SIGKILL)
     output = killed.finish()
-    assert f"going on in outputs/mbt2018_mean_vbr/{killed.runs[0].name}" in output
+    assert f"resuming in outputs/mbt2018_mean_vbr/{killed.runs[0].name}" in output
     assert killed.results == whole.results
     assert not (killed.runs[0] / "measured").exists()
     # It is over now: the command begins anew.
-    assert "going on" not in killed.finish()
+    assert "resuming in" not in killed.finish()
     assert len(killed.runs) == 2
 
 
@@ -132,7 +132,7 @@ def test_a_training_goes_on_with_the_same_weights(devices, crops, tmp_path):
             return killed.has_trained() and time.monotonic() > after
 
         killed.stop(ready, signal.SIGKILL)
-    assert "going on in" in killed.finish()
+    assert "resuming in" in killed.finish()
     one, two = whole.state, killed.state
     assert two["global_step"] == 60
     for name, tensor in one["state_dict"].items():
@@ -157,4 +157,4 @@ def test_sigterm_ends_an_evaluation_that_goes_on(crops, tmp_path):
     command = Command(tmp_path, "trainer=cpu", f"datamodule.root={crops}")
     output, code = command.stop(lambda: command.measured() >= 1, signal.SIGTERM)
     assert code == 75, output
-    assert "going on in" in command.finish()
+    assert "resuming in" in command.finish()

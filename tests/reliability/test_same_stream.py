@@ -146,7 +146,7 @@ def compare(name: str, photo: Tensor, symbols: Symbols, count: int, seed: int) -
         made, one, other = rng.choice(WAYS), *rng.sample(WAYS, 2)
         counts.made += 3
         if made.weights == FLOAT64:
-            with pytest.raises(ValueError, match=r"weights are float64: .*float\(\)"):
+            with pytest.raises(ValueError, match=r"got float64: .*float\(\)"):
                 ways.make(x, made, point)
             counts.foreign += 3
             continue

@@ -68,7 +68,7 @@ def test_files_with_names_alone_are_read():
     ],
 )
 def test_what_is_no_curve_is_refused_by_name(data):
-    with pytest.raises(ValueError, match=r"x\.json is no curve"):
+    with pytest.raises(ValueError, match=r"x\.json is not a curve"):
         curve_from_json(data, source="x.json")
 
 

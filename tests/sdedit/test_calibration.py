@@ -91,7 +91,7 @@ def test_the_cost_is_said_before_and_a_bar_shows_what_it_is_for(make_codec, x, c
     codec.calibrate()
     trials = num_trials(codec.prior.max_sigma)
     evaluations = 2 * trials * (2 * 1 + 2 * 3)  # images, points of each preset and their steps
-    cost = f"4 strengths are calibrated on 2 images, in {evaluations} network evaluations at most"
+    cost = f"calibrating 4 strengths on 2 images, at most {evaluations} network evaluations"
     assert {(text, total) for text, total, _ in shown} == {
         (f"calibrating strength=auto of {preset} at quality={quality}", 2 * trials)
         for quality in (10, 60)

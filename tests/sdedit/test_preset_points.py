@@ -118,7 +118,7 @@ def test_strengths_are_written_and_read(tmp_path):
     assert read_strengths(str(tmp_path / "older.json")) == strengths
     for bad in ([1], {"fast": 3}, {"fast": {"q=1": -1}}, {"fast": {"q=1": "a"}}):
         (tmp_path / "bad.json").write_text(json.dumps(bad))
-        with pytest.raises(ValueError, match="holds no strengths"):
+        with pytest.raises(ValueError, match="is not a strengths file"):
             read_strengths(str(tmp_path / "bad.json"))
 
 

@@ -138,7 +138,7 @@ def test_wrong_settings_are_refused(make_codec, options, message):
 def test_other_backbones_are_refused(tmp_path):
     pixels = pixel_backbone(str(save_pixel_model(tmp_path / "pixels")))
     for backbone in (pixels, stable_diffusion(str(save_sdxl(tmp_path / "xl")))):
-        with pytest.raises(ValueError, match="StableCodec goes over Stable Diffusion Turbo"):
+        with pytest.raises(ValueError, match="StableCodec needs Stable Diffusion Turbo"):
             StableCodec(backbone, **SIZES)
 
 

@@ -55,7 +55,7 @@ def test_unknown_choices_and_missing_weights_name_the_setting(monkeypatch):
     with pytest.raises(ValueError, match=r"unknown perceptual loss 'lpips', choose from"):
         PerceptualLoss("lpips", wanted_by="rho > 0")
     monkeypatch.setattr(lpips, "LPIPS", fail)
-    with pytest.raises(ValueError, match=r"rho > 0 needs .*'vgg': .*no route.*by perceptual="):
+    with pytest.raises(ValueError, match=r"rho > 0 needs .*'vgg': .*no route.*with perceptual="):
         PerceptualLoss("vgg", wanted_by="rho > 0")
     monkeypatch.setattr(lpips, "LPIPS", lambda **o: REAL(**{**o, "pnet_rand": True}))
     with pytest.raises(ValueError, match=r"no weights at 'missing\.pth'"):

@@ -124,10 +124,10 @@ def test_the_shortest_public_name_is_written():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("os.system", "not this project's: os.system"),
-        ("diffcodecs.evil.Thing", "not this project's"),
-        ("diffcodec.results.curves.write_json", "not built from a config"),
-        ("diffcodec.coding.fingerprint.hashlib", "not built from a config"),
+        ("os.system", "outside this project: os.system"),
+        ("diffcodecs.evil.Thing", "outside this project"),
+        ("diffcodec.results.curves.write_json", "cannot be built from a config"),
+        ("diffcodec.coding.fingerprint.hashlib", "cannot be built from a config"),
         ("diffcodec.nothing.Thing", "which does not exist"),
         ("diffcodec.cdc.Nothing", "which does not exist"),
     ],

@@ -80,7 +80,7 @@ class PillowCodec(Codec):
         given = {"quality": quality, "ratio": ratio}
         chosen = {key: value for key, value in given.items() if value is not None}
         if [*chosen] != [spec.parameter]:
-            raise ValueError(f"{format} is coded by its {spec.parameter}, got {chosen}")
+            raise ValueError(f"{format} needs {spec.parameter} only, got {chosen}")
         values = listed(chosen[spec.parameter])
         outside = [v for v in values if not spec.low <= v <= spec.high]
         if outside:
@@ -98,8 +98,8 @@ class PillowCodec(Codec):
     def size_problem(self, height: int, width: int) -> str | None:
         if max(height, width) > self._spec.max_side:
             return (
-                f"{self._format} files that can be decoded have at most {self._spec.max_side} "
-                f"pixels a side, got {height}x{width}"
+                f"{self._format} supports at most {self._spec.max_side} pixels per side, "
+                f"got {height}x{width}"
             )
         return super().size_problem(height, width)
 
@@ -134,7 +134,7 @@ class PillowCodec(Codec):
                     if image.size != (width, height):
                         raise BitstreamError(
                             f"the {self._format} file is {image.size[1]}x{image.size[0]}, "
-                            f"its header says {height}x{width}"
+                            f"but its header says {height}x{width}"
                         )
                     return from_pil(image)
         except BitstreamError:

@@ -77,10 +77,10 @@ class CompressAICodec(LearnedCodec):
             raise ValueError(f"unknown quality {quality} for {architecture}, choose from {known}")
         if len(qualities) > 1 and weights != ZOO:
             raise ValueError(
-                f"several qualities {qualities} are several networks: only weights=zoo has them"
+                f"qualities {qualities} need one network each: pass one quality, or weights=zoo"
             )
         if weights == ZOO and size != "paper":
-            raise ValueError(f"weights=zoo have the paper's size, not {size}: use size=paper")
+            raise ValueError(f"weights=zoo needs size=paper, got size={size}")
         self._architecture, self._metric, self._size = architecture, metric, size
         super().__init__(
             self._build(qualities[0]),
@@ -135,8 +135,8 @@ class CompressAICodec(LearnedCodec):
         if self._size != "paper":
             if isinstance(self._size, str) or len(self._size) != len(channels):
                 raise ValueError(
-                    f"size {self._size!r} is neither 'paper' nor {len(channels)} channels as in "
-                    f"{list(channels)}"
+                    f"size must be 'paper' or {len(channels)} numbers of channels such as "
+                    f"{list(channels)}, got {self._size!r}"
                 )
             channels = tuple(self._size)
         return model_architectures[self._architecture](*channels)

@@ -64,7 +64,7 @@ class PictureLimit:
         if max(height, width) <= side and height * width <= self.samples:
             return None
         return (
-            f"{self.level} has at most {side} pixels a side and {self.samples} in all, "
+            f"{self.level} allows at most {side} pixels per side and {self.samples} in total, "
             f"got {height}x{width}"
         )
 
@@ -155,7 +155,7 @@ class Bpg(ExternalCodec):
 
     limit = HEVC
     INSTALL = (
-        "build libbpg (https://bellard.org/bpg) and put bpgenc and bpgdec on PATH, or give "
+        "build libbpg (https://bellard.org/bpg) and put bpgenc and bpgdec on PATH, or pass "
         "codec.bpgenc=FILE codec.bpgdec=FILE"
     )
 
@@ -211,7 +211,7 @@ class Vtm(ExternalCodec):
     limit = VVC
     INSTALL = (
         "build VTM (https://vcgit.hhi.fraunhofer.de/jvet/VVCSoftware_VTM) and put EncoderApp and "
-        "DecoderApp on PATH, or give codec.encoder=FILE codec.decoder=FILE"
+        "DecoderApp on PATH, or pass codec.encoder=FILE codec.decoder=FILE"
     )
 
     def __init__(
@@ -231,8 +231,8 @@ class Vtm(ExternalCodec):
         self._decoder = find_program(decoder, install=self.INSTALL)
         if config is None or not is_file(local_path(config)):
             raise ValueError(
-                f"no VTM configuration at {config!r}: give codec.config=cfg/encoder_intra_vtm.cfg "
-                "of the VTM source tree"
+                f"no VTM configuration at {config!r}: pass codec.config=cfg/encoder_intra_vtm.cfg "
+                "from the VTM source tree"
             )
         self._config = local_path(config)
         self._bit_depth = bit_depth

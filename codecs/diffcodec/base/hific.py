@@ -269,7 +269,7 @@ class HiFiC(LearnedCodec):
         asked = {"blocks": blocks, "likelihood": likelihood, "normalized": normalized}
         for name, value in asked.items():
             if value is not None and found.setdefault(name, value) != value:
-                raise ValueError(f"{weights} has {name}={found[name]}, not {value}: leave it out")
+                raise ValueError(f"{weights} has {name}={found[name]}, not {value}: remove {name}")
         self._facts = {"blocks": 9, "likelihood": "gaussian", "normalized": True, **found}
         model = HiFiCModel(width, M, N, **self._facts)
         super().__init__(model, lr=lr, aux_lr=aux_lr, points=combine(rate={"target": target}))
@@ -322,7 +322,7 @@ def _facts(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if state is None:
         return {}
     if not isinstance(options, dict):
-        raise ValueError("a checkpoint of HiFiC has no 'args', which say what network it is of")
+        raise ValueError("the HiFiC checkpoint has no 'args', which describe its network")
     blocks = {key.split(".")[1] for key in state if key.startswith("Generator.resblock_")}
     return {
         "blocks": len(blocks),

@@ -68,7 +68,7 @@ class MsIllm(Codec):
         if unknown or not asked:
             raise ValueError(f"unknown quality {unknown or asked}, choose from {QUALITIES}")
         if not gan and set(asked) & set(VERY_LOW):
-            raise ValueError(f"{' and '.join(VERY_LOW)} have a GAN: leave them out, or gan=true")
+            raise ValueError(f"qualities {' and '.join(VERY_LOW)} need gan=true")
         qualities = sorted(asked, key=QUALITIES.index)
         super().__init__(combine(rate={"quality": qualities}))
         self._entry = "msillm_quality" if gan else "noganms_quality"
@@ -146,11 +146,10 @@ class MsIllm(Codec):
                 )
         except Exception as error:  # hub raises URLError, ImportError, RuntimeError and others
             raise ValueError(
-                f"could not load {entry} from torch hub {self._repo}: {error}. It needs network "
-                f"access once, and {DENIED}: weights that you have, or that are on the hub, are "
-                f"codec.weights=DIR/{self._entry}_{{quality}}.pth or hf://owner/repo/…, "
-                "codec.repo=DIR takes the code from a clone, and published curves of MS-ILLM can "
-                "be given to experiments.compare"
+                f"could not load {entry} from torch hub {self._repo}: {error}. The first load "
+                f"needs network access, and {DENIED}. For your own weights pass "
+                f"codec.weights=DIR/{self._entry}_{{quality}}.pth or hf://owner/repo/…, for a "
+                "clone of the code codec.repo=DIR; diffcodec compare reads published curves"
             ) from error
         if self._weights is not None:
             source = self._weights.replace("{quality}", str(quality))

@@ -117,14 +117,16 @@ class VariableRateCodec(LearnedCodec):
         if not 1 <= len(lambdas) <= 256 or any(
             not 0 < a < b for a, b in pairwise([*lambdas, float("inf")])
         ):
-            raise ValueError(f"lambdas must be 1 to 256 rising positive numbers, got {lambdas}")
+            raise ValueError(f"lambdas must be 1 to 256 increasing positive numbers, got {lambdas}")
         count = len(lambdas)
         levels = list(range(count)) if level is None else sorted(listed(level))
         if not levels or not set(levels) <= set(range(count)):
             raise ValueError(f"unknown level {levels}, choose from 0 to {count - 1}")
         draw = [1.0] * count if draw is None else draw
         if len(draw) != count or min(draw) < 0 or sum(draw) <= 0:
-            raise ValueError(f"draw {list(draw)} must be {count} frequencies, one per lambda")
+            raise ValueError(
+                f"draw must have {count} frequencies, one per lambda, got {list(draw)}"
+            )
         model = GainedHyperprior(N, M, lambdas)
         points = combine(rate={"level": levels})
         super().__init__(model, lr=lr, aux_lr=aux_lr, points=points, window=window)
@@ -197,5 +199,5 @@ def _check_gains(module: VariableRateCodec, state: dict[str, Tensor], prefix: st
         lambdas = (given.double().square() * LAMBDAS["mse"][-1]).tolist()
         raise ValueError(
             f"the weights were trained for lambdas {[float(f'{v:.2g}') for v in lambdas]}, not "
-            f"for {module.model.lmbda}: set lambdas to theirs"
+            f"for {module.model.lmbda}: set lambdas to those of the weights"
         )

@@ -143,8 +143,8 @@ class ResidualCDC(Codec):
         coarsest = patch * 2 ** (len(multipliers) - 1)
         if not LATENT_STRIDE <= coarsest <= STRIDE:
             raise ValueError(
-                f"{len(multipliers)} multipliers at patch={patch} are resolutions down to "
-                f"1/{coarsest:g}, choose as many as end at 1/{LATENT_STRIDE} to 1/{STRIDE}"
+                f"{len(multipliers)} multipliers with patch={patch} downsample to 1/{coarsest:g}: "
+                f"choose a number that ends between 1/{LATENT_STRIDE} and 1/{STRIDE}"
             )
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
@@ -203,8 +203,8 @@ class ResidualCDC(Codec):
         state = state_dict_of(load_checkpoint(source))
         if not any(name.startswith("embedder.") for name in state):
             raise ValueError(
-                f"{source} does not hold a decoder over another codec: CDC as in its paper is "
-                "codec=cdc"
+                f"{source} is not a residual decoder over another codec: for CDC as in its paper "
+                "use codec=cdc"
             )
         load_saved(self, state, source=source)
 
@@ -408,7 +408,7 @@ def _build_points(
     for base, option in product(base_points, options):
         taken = sorted(base.settings.keys() & option.decoding.keys())
         if taken:
-            raise ValueError(f"the base codec has settings {taken} of its own: choose another")
+            raise ValueError(f"the base codec already has settings {taken}: choose another base")
         points.append(
             Point(
                 ",".join(filter(None, (base.name, option.series))),

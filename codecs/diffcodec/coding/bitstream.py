@@ -143,7 +143,7 @@ def unpack(stream: bytes, *, num_sections: int, fingerprint: bytes) -> Contents:
     body, checksum = stream[:-_CRC_BYTES], stream[-_CRC_BYTES:]
     if checksum != _checksum(body, fingerprint):
         raise BitstreamError(
-            "checksum mismatch: the stream is truncated, corrupted or of other weights"
+            "checksum mismatch: the stream is truncated, corrupted or from other weights"
         )
     # With a valid checksum, only a hostile stream can be wrong. All fields are checked anyway.
     height, width, position = _read_size(body)
@@ -180,7 +180,7 @@ def unpack_progressive(stream: bytes, *, fingerprint: bytes) -> Contents:
     if len(sent) < _HEADER_CRC_BYTES:
         raise BitstreamError(f"truncated stream: {len(stream)} bytes do not hold a header")
     if sent != _header_checksum(stream[:position], fingerprint):
-        raise BitstreamError("checksum mismatch: the header is corrupted or of other weights")
+        raise BitstreamError("checksum mismatch: the header is corrupted or from other weights")
     position += _HEADER_CRC_BYTES
     blocks, crc = [], 0
     for first in range(position, len(stream), BLOCK_BYTES + 1):
@@ -190,7 +190,7 @@ def unpack_progressive(stream: bytes, *, fingerprint: bytes) -> Contents:
         if check and check[0] != crc:
             raise BitstreamError(
                 f"checksum mismatch: the stream is corrupted after its first {first} bytes, "
-                "which decode by themselves"
+                "which can still be decoded"
             )
         blocks.append(block)
     return Contents(height, width, (b"".join(blocks),))

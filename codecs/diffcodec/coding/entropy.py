@@ -149,7 +149,7 @@ class FrequencyDecoder:
             return torch.zeros(0, dtype=torch.int64)
         found = self._decoder.decode_stream(*_tables_of(_ends(frequencies)))
         if not (min(found) >= 0 and max(found) < num_symbols):
-            raise BitstreamError(f"a symbol is not one of {num_symbols}")
+            raise BitstreamError(f"a symbol is outside [0, {num_symbols})")
         return torch.tensor(found)
 
 

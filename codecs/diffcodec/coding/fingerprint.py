@@ -80,6 +80,6 @@ def check_precision_of_weights(codec: "Codec") -> None:
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise ValueError(
-                f"images are coded in float32, and the weights are {dtype}: convert the codec by "
-                "codec.float(), or set trainer.precision=32 or bf16-mixed"
+                f"coding needs float32 weights, got {dtype}: call codec.float(), or pass "
+                "trainer.precision=32 or bf16-mixed"
             )

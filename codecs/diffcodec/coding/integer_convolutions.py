@@ -97,7 +97,7 @@ class ExactConvolutions:
                 self._layers[-1] = replace(self._layers[-1], slope=0.0)
             else:
                 raise ValueError(
-                    f"the {name} has a layer {type(module).__name__}: only Conv2d, "
+                    f"unsupported layer {type(module).__name__} in the {name}: only Conv2d, "
                     "ConvTranspose2d, PixelShuffle, LeakyReLU and ReLU are computed in integers"
                 )
 
@@ -130,7 +130,7 @@ def _integer_layer(conv: nn.Conv2d | nn.ConvTranspose2d, name: str, weight_bits:
     fraction_bits = min(EXACT_BITS - 1 - reach.bit_length(), MAX_FRACTION_BITS)
     if fraction_bits < MIN_FRACTION_BITS:
         raise ValueError(
-            f"the {name} has too large weights to be coded with: they sum to "
+            f"the weights of the {name} are too large for integer coding: they sum to "
             f"{gain.item() * 2.0**-weight_bits:g} per channel"
         )
     return _Layer(

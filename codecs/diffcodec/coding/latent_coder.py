@@ -231,9 +231,9 @@ def _check_section(
     try:
         written = rans_encode(symbols, indexes, tables)
     except ValueError as error:
-        raise BitstreamError(f"section {name} holds a symbol that no encoder codes") from error
+        raise BitstreamError(f"section {name} contains a symbol that cannot be encoded") from error
     if written != data:
-        raise BitstreamError(f"section {name} is truncated, corrupted or of another image size")
+        raise BitstreamError(f"section {name} is truncated, corrupted or from another image size")
 
 
 def scale_table() -> list[float]:

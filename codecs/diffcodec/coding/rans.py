@@ -85,8 +85,8 @@ def check_symbols(symbols: Tensor) -> None:
     low, high = (value.item() for value in symbols.aminmax())
     if not (low >= -MAX_SYMBOL and high <= MAX_SYMBOL):
         raise ValueError(
-            f"the latents reach from {low:.0f} to {high:.0f} quantization steps, and at most "
-            f"{MAX_SYMBOL} can be coded: the weights are not finite, or the model has diverged"
+            f"the latents range from {low:.0f} to {high:.0f} quantization steps, beyond the limit "
+            f"of {MAX_SYMBOL}: the weights are not finite, or the model has diverged"
         )
 
 

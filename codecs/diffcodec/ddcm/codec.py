@@ -120,7 +120,9 @@ class DDCM(ZeroShotCodec):
         rates = dict(zip(_RATES, (bpp, M, psnr), strict=True))
         given = {name: value for name, value in rates.items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"give one of {', '.join(_RATES)}, got {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"pass exactly one of {', '.join(_RATES)}, got {', '.join(given) or 'none'}"
+            )
         for name, values in given.items():
             for value in listed(values):
                 if not value > 0:
@@ -194,8 +196,8 @@ class DDCM(ZeroShotCodec):
             expected = (len(x), 1, *size)
             if priority.shape != expected or not (priority >= 0).all():
                 raise ValueError(
-                    f"priority must be weights {expected}, at least 0, got "
-                    f"{tuple(priority.shape)} from {priority.min().item():g} on"
+                    f"priority must have shape {expected} and no value below 0, got shape "
+                    f"{tuple(priority.shape)} with minimum {priority.min().item():g}"
                 )
             return priority.split(1)
         if self.priority is None or about is None:
@@ -314,7 +316,9 @@ class DDCM(ZeroShotCodec):
         except EndOfBitsError:
             raise BitstreamError("the stream ends before its first level") from None
         if not 1 <= atoms <= size // 2:
-            raise BitstreamError(f"a level of {atoms} atoms, of {size}")
+            raise BitstreamError(
+                f"atoms per level must be in 1 to {size // 2}, the stream has {atoms}"
+            )
         # A lower bound: building the codebook of a hostile stream could take long.
         if atoms + least_bits(size, atoms) > reader.num_left:
             raise BitstreamError("the stream ends before its first level")

@@ -28,7 +28,7 @@ def read_map(folder: str | Path, name: str, size: tuple[int, int]) -> Tensor:
 
     path = Path(folder) / f"{PurePath(name).stem}.png"
     if not path.is_file():
-        raise ValueError(f"no priority map {path}")
+        raise ValueError(f"priority map {path} does not exist")
     with Image.open(path) as picture:
         weights = torch.from_numpy(np.asarray(picture.convert("L")).copy()).float() / 255
     if weights.shape != size:

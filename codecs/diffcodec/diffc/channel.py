@@ -141,10 +141,7 @@ class Channel(ABC):
 
     def _check_length(self, length: int) -> None:
         if not 1 <= length <= self.num_candidates:
-            raise ValueError(
-                f"a chunk must have 1 to {self.num_candidates} numbers, got {length}: there are "
-                f"{self.num_candidates} candidates"
-            )
+            raise ValueError(f"a chunk must have 1 to {self.num_candidates} numbers, got {length}")
 
 
 class Nearest(Channel):

@@ -212,7 +212,7 @@ class DiffC(ZeroShotCodec):
         except EndOfBitsError:
             pass
         if not ends:
-            raise BitstreamError("too little of the stream arrived to make a picture")
+            raise BitstreamError("the stream is too short to decode an image")
         whole = [(level, torch.tensor(found)) for level, found in levels if found]
         return Arrived(caption, whole, ends)
 

@@ -82,7 +82,7 @@ class ZipfCode(IndexCode):
         octave = self._octaves[code, width]
         index = (1 << octave) + reader.read(octave) - 1
         if index >= self.size:
-            raise BitstreamError(f"candidate {index} is not one of {self.size}")
+            raise BitstreamError(f"candidate {index} is outside [0, {self.size})")
         return index
 
 

@@ -130,7 +130,7 @@ def check_window(window: int, multiple: int = 1) -> None:
         ValueError: it is not positive, or not a multiple.
     """
     if window < 1:
-        raise ValueError(f"a window has at least 1 pixel a side, got {window}")
+        raise ValueError(f"window must be at least 1 pixel, got {window}")
     if window % multiple:
         raise ValueError(f"window must be a multiple of {multiple}, got {window}")
 

@@ -174,8 +174,8 @@ class Backbone(nn.Module):
         """
         if self.memory == "all":
             raise ValueError(
-                "memory=all holds the U-Net in bfloat16, in which it cannot be trained: choose "
-                "memory=frozen or full"
+                "memory=all keeps the U-Net in bfloat16, which cannot be trained: pass "
+                "memory=frozen or memory=full"
             )
 
     def embed_text(self, texts: list[str]) -> Tensor:

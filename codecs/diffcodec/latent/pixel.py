@@ -98,7 +98,7 @@ class PixelBackbone(nn.Module):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"a model of pixels takes no text: {texts}")
+        raise ValueError(f"a pixel-space model takes no text, got {texts}")
 
     def network(self, x_t: Tensor, time: Tensor, *, text: Tensor) -> Tensor:
         """Evaluate the U-Net.
@@ -129,7 +129,9 @@ def pixel_backbone(source: str, *, class_label: int = 0) -> PixelBackbone:
     unet, config = load_unconditional(source)
     name = str(config.get("_class_name", ""))
     if name.startswith(CONTINUOUS):
-        raise ValueError(f"{source!r} has no timesteps ({name}): give a discrete model, as DDPM's")
+        raise ValueError(
+            f"{source!r} has no timesteps ({name}): pass a discrete model such as DDPM"
+        )
     alphas_cumprod, prediction = scheduler_facts(config)
     return PixelBackbone(
         unet, alphas_cumprod=alphas_cumprod, prediction=prediction, class_label=class_label
@@ -166,7 +168,7 @@ def _load(
         config = DDPMScheduler.load_config(place, subfolder=scheduler_folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"could not load an unconditional U-Net and its scheduler from {source!r} (a "
-            f"repository of the hub or a folder, in diffusers' layout): {error}"
+            f"could not load an unconditional U-Net and its scheduler from {source!r} (a hub "
+            f"repository or a folder in diffusers' layout): {error}"
         ) from error
     return unet.float(), dict(config)

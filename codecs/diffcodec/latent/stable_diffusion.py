@@ -126,8 +126,8 @@ def load_pipeline(source: str) -> Pipeline:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"could not load a Stable Diffusion pipeline from {source!r} (a repository of the hub "
-            f"or a folder, in diffusers' layout): {error}"
+            f"could not load a Stable Diffusion pipeline from {source!r} (a hub repository or "
+            f"a folder in diffusers' layout): {error}"
         ) from error
     encoders = [encoder for encoder in (text_encoder, text_encoder_2) if encoder is not None]
     width = sum(encoder.config.hidden_size for encoder in encoders)

@@ -75,7 +75,7 @@ def in_tiles(
     if max(height, width) <= window:
         return network(x)
     if window <= 2 * margin:
-        raise ValueError(f"a window of {window} leaves nothing between margins of {margin}")
+        raise ValueError(f"window must be above twice the margin of {margin}, got {window}")
     out: Tensor | None = None
     vertical, horizontal = (_along(side, window, margin, step) for side in (height, width))
     for rows, own_rows in vertical:
@@ -143,7 +143,9 @@ def reach(
             continue
         if not network(x.new_zeros(1, x.shape[1], half, half)).isfinite().all():
             raise ValueError("the weights are not finite, or the model has diverged")
-        raise ValueError(f"the network sees farther than {most} values: use a larger window")
+        raise ValueError(
+            f"the network's receptive field reaches beyond {most} values: use a larger window"
+        )
 
 
 def _affected(network: Network, x: Tensor, half: int, leading: bool, up: int, down: int) -> int:

@@ -69,10 +69,12 @@ class FileCaptioner(Configured):
         batch = batch or {}
         if self._captions is None:
             if "caption" not in batch:
-                raise ValueError("the data set has no captions: give codec.captioner.path=FILE")
+                raise ValueError("the data set has no captions: pass codec.captioner.path=FILE")
             return list(batch["caption"])
         if "name" not in batch:
-            raise ValueError(f"captions from {self._origin} need the images' names")
+            raise ValueError(
+                f"captions from {self._origin} need image names, which the batch does not have"
+            )
         return [self._find(name) for name in batch["name"]]
 
     def _find(self, name: str) -> str:

@@ -122,9 +122,11 @@ class PerCo(Codec):
     ) -> None:
         check_window(window, MULTIPLE)
         if not isinstance(backbone, Backbone):
-            raise ValueError("PerCo needs a latent diffusion model that takes text, not of pixels")
+            raise ValueError(
+                "PerCo needs a latent diffusion model with text, got a pixel-space model"
+            )
         if isinstance(backbone, SDXLBackbone):
-            raise ValueError("PerCo goes over Stable Diffusion 1.x and 2.x, not over XL")
+            raise ValueError("PerCo supports Stable Diffusion 1.x and 2.x, not XL")
         find_sampler(sampler)  # fail before the networks are built
         decode_precision = check_precision(decode_precision)
         check_choice(training.perceptual)

@@ -75,10 +75,10 @@ class SinglePrecision(CodeCoder):
     def decode(self, data: bytes, height: int, width: int) -> Tensor:
         shape = (self._channels, height, width)
         if len(data) != 4 * math.prod(shape):
-            raise BitstreamError(f"{len(data)} bytes of vectors, not {4 * math.prod(shape)}")
+            raise BitstreamError(f"vectors take {4 * math.prod(shape)} bytes, got {len(data)}")
         vectors = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).reshape(shape)
         if not vectors.isfinite().all():
-            raise BitstreamError("vectors that are not finite")
+            raise BitstreamError("a vector has NaN or Inf")
         return vectors
 
 
@@ -289,8 +289,8 @@ def index_coder(name: str, model: IndexModel | None, num_codes: int) -> CodeCode
     assert model is not None
     if not model.trained:
         raise ValueError(
-            f"index_coder={name} needs a model of the codes, which these weights do not have: "
-            "train it by experiment=perco/index_model, or take index_coder=uniform"
+            f"index_coder={name} needs an entropy model, which these weights do not have: "
+            "train it with experiment=perco/index_model, or pass index_coder=uniform"
         )
     return TableCoder(model.counts) if name == "table" else ModelCoder(model)
 

@@ -43,7 +43,10 @@ class IndexModelTraining(LightningModule):
     ) -> None:
         super().__init__()
         if codec.model.index_coder == "uniform":
-            raise ValueError("there is nothing to train: set part.codec.index_coder=model")
+            raise ValueError(
+                "index_coder=uniform has no entropy model to train: set "
+                "part.codec.index_coder=model"
+            )
         codec.requires_grad_(False)
         codec.model.index_models.requires_grad_(True)
         self.codec = codec

@@ -111,7 +111,7 @@ class _Clip:
         tokenizer: Any = self._processor.tokenizer
         longest = int(model.config.text_config.max_position_embeddings) - 2
         if num_tokens > longest:
-            raise ValueError(f"num_tokens={num_tokens}: {source} takes {longest} at most")
+            raise ValueError(f"num_tokens must be at most {longest} for {source}, got {num_tokens}")
         ids = tokenizer([""]).input_ids[0]
         self._begin, self._end = int(ids[0]), int(ids[-1])
         # Keep the tokens that decode to printable text on their own.

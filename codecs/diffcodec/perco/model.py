@@ -65,7 +65,7 @@ class LatentDiffusion(nn.Module):
             )
         if not hyper_encoder.quantize and index_coder != "uniform":
             raise ValueError(
-                f"without quantisation there are no codes for index_coder={index_coder}: "
+                f"index_coder={index_coder} needs codes, and quantize=false has none: "
                 "set index_coder=uniform"
             )
         super().__init__()
@@ -369,7 +369,7 @@ def choose_hyper_encoders(
     if backbone.hyper_encoder_weights is None:
         rates = [DEFAULT_RATE] if rates is None else listed(rates)
         if not rates:
-            raise ValueError(f"rate is empty: give at least one, as in rate=[{DEFAULT_RATE}]")
+            raise ValueError(f"rate is empty: pass at least one, such as rate=[{DEFAULT_RATE}]")
         return [parse_rate(rate) for rate in rates], settings, None
     stored, state = backbone.hyper_encoder_weights
     sizes = {key: stored[key] for key in ("N", "M", "codebook_dim", "cosine")}

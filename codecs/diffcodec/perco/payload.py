@@ -24,7 +24,7 @@ def join_caption(rate: int, text: bytes | None, *, has_local: bool) -> bytes:
         ValueError: the index does not fit into the header byte.
     """
     if not 0 <= rate < MAX_RATES:
-        raise ValueError(f"a stream can name {MAX_RATES} rates, not number {rate}")
+        raise ValueError(f"rate index must be in 0 to {MAX_RATES - 1}, got {rate}")
     return bytes([rate << 2 | has_local << 1 | (text is not None)]) + (text or b"")
 
 
@@ -35,7 +35,7 @@ def split_caption(section: bytes) -> tuple[int, bytes | None, bool]:
         BitstreamError: the header byte is missing, or a caption follows that it does not announce.
     """
     if not section:
-        raise BitstreamError("the stream does not say what it holds")
+        raise BitstreamError("the stream has no header byte")
     head, text = section[0], section[1:]
     if not head & 1 and text:
         raise BitstreamError(f"{len(text)} bytes of caption in a stream without caption")
@@ -56,7 +56,7 @@ def read_payload(
     head, codes = payload
     index, text, has_local = split_caption(head)
     if index >= num_rates:
-        raise BitstreamError(f"rate {index} is not one of 0 to {num_rates - 1}")
+        raise BitstreamError(f"rate index {index} is outside 0 to {num_rates - 1}")
     if codes and not has_local:
         raise BitstreamError(f"{len(codes)} bytes of codes in a stream without codes")
     return index, text, codes if has_local else None

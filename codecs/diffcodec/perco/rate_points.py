@@ -43,7 +43,7 @@ def build_points(
             raise ValueError(f"unknown condition {name!r}, choose from {', '.join(CONDITIONS)}")
     for name in listed(guided):
         if name not in GUIDED:
-            raise ValueError(f"guidance on {name!r} is not there, choose from {', '.join(GUIDED)}")
+            raise ValueError(f"unknown guided {name!r}, choose from {', '.join(GUIDED)}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     scales = [float(scale) for scale in listed(guidance)]

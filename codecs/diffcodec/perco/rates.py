@@ -70,4 +70,4 @@ def parse_rate(rate: str | Sequence[int]) -> Rate:
             return Rate(int(match[1]), int(match[3]))
     elif len(rate) == 2:
         return Rate(*map(int, rate))
-    raise ValueError(f"{rate!r} is no rate: give GRIDxGRID/CODES as in {', '.join(TABLE_2)}")
+    raise ValueError(f"{rate!r} is not a rate: pass GRIDxGRID/CODES such as {', '.join(TABLE_2)}")

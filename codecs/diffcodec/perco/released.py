@@ -59,7 +59,7 @@ def read_hyper_encoder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
     state = _read_tensors(folder)
     if not any(key.startswith("backbone.") for key in state):
         raise ValueError(
-            f"{folder} does not hold the authors' hyper-encoder but another design: its weights "
+            f"{folder} does not contain the authors' hyper-encoder: its weights "
             f"begin with {sorted({key.partition('.')[0] for key in state})}"
         )
     settings = {

@@ -83,22 +83,28 @@ def curve_from_json(data: Any, *, source: str) -> Curve:
     """
     results = data.get("results") if isinstance(data, Mapping) else None
     if not isinstance(results, Mapping) or not isinstance(results.get("bpp"), list):
-        raise ValueError(f"{source} is no curve: it has no results/bpp")
+        raise ValueError(f"{source} is not a curve: it has no results/bpp")
     lengths = {key: len(values) for key, values in results.items() if isinstance(values, list)}
     count = lengths["bpp"]
     uneven = [key for key, length in lengths.items() if length != count]
-    if uneven or not count:
-        raise ValueError(f"{source} is no curve: {count} rates, but {uneven or 'no'} other values")
+    if not count:
+        raise ValueError(f"{source} is not a curve: its results/bpp is empty")
+    if uneven:
+        raise ValueError(
+            f"{source} is not a curve: {', '.join(uneven)} must have {count} values each"
+        )
     if any(rate is not None and not (_is_number(rate) and rate > 0) for rate in results["bpp"]):
-        raise ValueError(f"{source} is no curve: its rates are no positive numbers")
+        raise ValueError(f"{source} is not a curve: its rates must be positive numbers")
     meta = _meta(data.get("meta"), source)
     stored = meta.pop("points", None) or [f"point {i + 1}" for i in range(count)]
     if not isinstance(stored, list) or len(stored) != count:
-        raise ValueError(f"{source} is no curve: {count} rates, but not as many points")
+        raise ValueError(
+            f"{source} is not a curve: it has {count} rates and another number of points"
+        )
     try:
         points = tuple(Point.from_json(point) for point in stored)
     except ValueError as error:
-        raise ValueError(f"{source} is no curve: {error}") from error
+        raise ValueError(f"{source} is not a curve: {error}") from error
     metrics = tuple(
         {str(key): float(results[key][i]) for key in lengths if _is_number(results[key][i])}
         for i in range(count)
@@ -121,16 +127,16 @@ def _meta(meta: Any, source: str) -> dict[str, Any]:
     if meta is None:
         return {}
     if not isinstance(meta, Mapping):
-        raise ValueError(f"{source} is no curve: its meta is a {type(meta).__name__}")
+        raise ValueError(f"{source} is not a curve: its meta is a {type(meta).__name__}")
     for key, types in _META.items():
         value = meta.get(key)
         if value is not None and not isinstance(value, types):
-            raise ValueError(f"{source} is no curve: its meta/{key} is a {type(value).__name__}")
+            raise ValueError(f"{source} is not a curve: its meta/{key} is a {type(value).__name__}")
         if isinstance(value, int | float) and not _is_number(value):
-            raise ValueError(f"{source} is no curve: its meta/{key} is no finite number")
+            raise ValueError(f"{source} is not a curve: its meta/{key} is not finite")
     callbacks = (meta.get("config") or {}).get("callbacks")
     if callbacks is not None and not isinstance(callbacks, Mapping):
-        raise ValueError(f"{source} is no curve: its meta/config/callbacks is no mapping")
+        raise ValueError(f"{source} is not a curve: its meta/config/callbacks is not a mapping")
     ceiling = {k: float(v) for k, v in (meta.get("ceiling") or {}).items() if _is_number(v)}
     return {k: v for k, v in meta.items() if v is not None} | (
         {"ceiling": ceiling} if ceiling else {}
@@ -153,7 +159,7 @@ def read_json(path: Path) -> Any:
             raise ValueError(f"it has more than {MAX_FILE_BYTES >> 20} MiB")
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise ValueError(f"cannot read {path}: it is nested too deep") from None
+        raise ValueError(f"cannot read {path}: it is nested too deeply") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 

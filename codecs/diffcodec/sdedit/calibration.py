@@ -75,7 +75,7 @@ class Calibration:
         if self._images is None:
             if self._load is None:
                 raise ValueError(
-                    "strength=auto needs calibration images or a file of strengths: give "
+                    "strength=auto needs calibration images or a strengths file: pass "
                     "codec.calibration, codec.strength=FILE or codec.strength=NUMBER"
                 )
             self._images = list(self._load())

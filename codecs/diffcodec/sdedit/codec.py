@@ -107,8 +107,8 @@ class SDEdit(Codec):
         constrained = [name for name, p in preset.items() if p.zeta]
         if constrained and not base.differentiable:
             raise ValueError(
-                f"preset {', '.join(constrained)} needs a base codec that gradients flow through, "
-                f"which {type(base).__name__} is not: choose another base, or fast or medium"
+                f"preset {', '.join(constrained)} needs a differentiable base codec, and "
+                f"{type(base).__name__} is not: choose another base, or preset fast or medium"
             )
         given: Strengths = {}
         if isinstance(strength, str) and strength.endswith(".json"):
@@ -208,8 +208,8 @@ class SDEdit(Codec):
         trials = count(self.prior.max_sigma)
         steps = sum(self._presets[preset].steps for preset, _ in pending)
         log.info(
-            "strength=%s: %d strengths are calibrated on %d images, in %d network evaluations at "
-            "most; codec.strength=FILE, as diffcodec calibrate writes it, saves them",
+            "strength=%s: calibrating %d strengths on %d images, at most %d network evaluations; "
+            "to skip this, pass codec.strength=FILE, written by diffcodec calibrate",
             *(self._rule, len(pending), images, images * trials * steps),
         )
         with progress() as bar:
@@ -415,9 +415,9 @@ class SDEdit(Codec):
         if known is None:
             name, chosen = self._base_points[point.name].name, point.setting("preset", str)
             raise ValueError(
-                f"strength={self._rule} is not known for preset {chosen!r} at {name}, and decoding "
-                "does not look for it: give codec.strength=FILE as experiments.calibrate or a run "
-                "wrote it, or codec.strength=NUMBER"
+                f"strength={self._rule} is not calibrated for preset {chosen!r} at {name}, and "
+                "decoding does not calibrate: pass codec.strength=FILE, written by diffcodec "
+                "calibrate or a run, or codec.strength=NUMBER"
             )
         return known
 
@@ -511,24 +511,24 @@ def _check_levels(
     noisy = [name for name, preset in presets.items() if preset.from_noise]
     if noisy and prior.max_sigma < PURE_NOISE:
         raise ValueError(
-            f"preset {', '.join(noisy)} starts from pure noise, but the prior knows noise up to "
-            f"{prior.max_sigma:g} only: choose another, as codec/prior=imagenet"
+            f"preset {', '.join(noisy)} starts from pure noise, above the prior's highest noise "
+            f"level {prior.max_sigma:g}: choose another prior, such as codec/prior=imagenet"
         )
     if noisy and strength == PER_IMAGE:
-        raise ValueError(f"preset {', '.join(noisy)} has no strength: strength={PER_IMAGE} is none")
+        raise ValueError(f"preset {', '.join(noisy)} has no strength: remove strength={PER_IMAGE}")
     values = [value for value in listed(strength) if not isinstance(value, str)]
     values += [sigma for by_point in given.values() for sigma in by_point.values()]
     above = sorted({float(value) for value in values if float(value) > prior.max_sigma})
     if above:
         raise ValueError(
-            f"strength {', '.join(f'{value:g}' for value in above)} is above the highest noise "
-            f"level that the prior knows, {prior.max_sigma:g}"
+            f"strength {', '.join(f'{value:g}' for value in above)} is above the prior's "
+            f"highest noise level {prior.max_sigma:g}"
         )
 
 
 def _split_indices(payloads: list[list[bytes]]) -> tuple[list[list[bytes]], list[float]]:
     """Split payloads into those of the base and the noise levels of their strength bytes."""
     if not all(payload[-1] for payload in payloads):
-        raise BitstreamError("the byte of the strength is missing")
+        raise BitstreamError("the stream has no strength byte")
     stripped = [[*payload[:-1], payload[-1][:-1]] for payload in payloads]
     return stripped, [level_sigma(payload[-1][-1]) for payload in payloads]

@@ -66,7 +66,7 @@ def convention_of(config: Mapping[str, Any]) -> Convention:
     if name.startswith("EDM"):
         prediction = config.get("prediction_type", "epsilon")
         if prediction != "epsilon":  # diffusers' name for EDM's own c_skip and c_out
-            raise ValueError(f"prediction_type {prediction!r} of {name} is not known, only epsilon")
+            raise ValueError(f"unknown prediction_type {prediction!r} of {name}, choose epsilon")
         return Convention(
             lambda network: EDMDenoiser(network, sigma_data=sigma_data), False, sigma_max
         )

@@ -70,7 +70,7 @@ class HubPrior(Prior):
             )
         if source is None and consistency is None:
             raise ValueError(
-                "the hub prior has no network: give codec.prior.source or codec.prior.consistency"
+                "the hub prior has no network: pass codec.prior.source or codec.prior.consistency"
             )
         options = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
         networks: dict[str, Any] = {}
@@ -81,14 +81,14 @@ class HubPrior(Prior):
             network, convention = _load(origin, role == "consistency", options)
             if convention.is_consistency != (role == "consistency"):
                 kind = "a consistency model" if convention.is_consistency else "a denoiser"
-                raise ValueError(f"{origin} is {kind}, which is no codec.prior.{_OPTION[role]}")
+                raise ValueError(f"{origin} is {kind} and cannot be codec.prior.{_OPTION[role]}")
             networks[role], self._conventions[role] = network, convention
         super().__init__(window or min(_sample_size(n) for n in networks.values()))
         self.networks = nn.ModuleDict(networks)
         self.multiple = max(_stride(n) for n in networks.values())
         assert self.window is not None
         if self.window % self.multiple:
-            raise ValueError(f"window {self.window} is no multiple of {self.multiple}")
+            raise ValueError(f"window must be a multiple of {self.multiple}, got {self.window}")
         self.max_sigma = min(c.max_sigma for c in self._conventions.values())
         self._class_label = class_label
 
@@ -154,13 +154,12 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
         except ValueError as error:
             raise ValueError(f"weights from {source} do not fit: {error}") from error
         if adm and is_consistency:
-            raise ValueError(f"{source} is an ADM denoiser, which is no codec.prior.consistency")
+            raise ValueError(f"{source} is an ADM denoiser and cannot be codec.prior.consistency")
         sizes, adm_options = split_options(options)
         if adm and set(adm_options) != set(ADM_OPTIONS):
             raise ValueError(
-                f"{source} is of guided-diffusion, and this architecture does not say its "
-                f"{' and '.join(ADM_OPTIONS)}: choose codec.prior.architecture=adm256 or "
-                "adm_imagenet64, or add them to its options"
+                f"{source} is a guided-diffusion checkpoint and needs {' and '.join(ADM_OPTIONS)}: "
+                "pass codec.prior.architecture=adm256 or adm_imagenet64, or add these options"
             )
         unet: Any = UNet2DModel(**(sizes | ({"out_channels": 6} if adm else {})))
         by_heads = adm and not adm_options["use_new_attention_order"]
@@ -177,7 +176,9 @@ def _load(source: str, is_consistency: bool, options: Mapping[str, Any]) -> tupl
 def _sample_size(unet: Any) -> int:
     size = unet.config.sample_size
     if not isinstance(size, int):
-        raise ValueError(f"the network does not say its size ({size}): give codec.prior.window")
+        raise ValueError(
+            f"the network's config has no image size ({size}): pass codec.prior.window"
+        )
     return size
 
 

@@ -108,8 +108,8 @@ def is_adm(state: Mapping[str, Tensor]) -> bool:
     outputs, inputs = len(last), first.shape[1]
     if outputs not in (inputs, 2 * inputs):
         raise ValueError(
-            f"its last layer has {outputs} channels: {inputs} are EDM's or a consistency model's, "
-            f"{2 * inputs} are ADM's"
+            f"its last layer has {outputs} channels, expected {inputs} (EDM or consistency model) "
+            f"or {2 * inputs} (ADM)"
         )
     return outputs == 2 * inputs
 

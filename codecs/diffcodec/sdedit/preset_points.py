@@ -38,7 +38,9 @@ def build_points(
     if PER_IMAGE in strengths and len(strengths) > 1:
         raise ValueError(f"strength={PER_IMAGE} changes the stream: it cannot be in a list")
     if {*RULES} <= {*strengths}:
-        raise ValueError(f"strength={' and '.join(RULES)} cannot be in one list: run each")
+        raise ValueError(
+            f"strength={' and '.join(RULES)} cannot be in one list: run them separately"
+        )
     if not all(0 <= b <= 1 for b in blends):
         raise ValueError(f"blend must be in [0, 1], got {blends}")
     options = combine(
@@ -84,7 +86,7 @@ def _strength(value: str | float) -> str | float:
     except ValueError:
         raise ValueError(
             f"unknown strength {value!r}, choose from {', '.join(RULES)}, {PER_IMAGE}, a noise "
-            "level, or a file of strengths that a run wrote"
+            "level, or a strengths file"
         ) from None
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"strength must be at least 0, got {value}")

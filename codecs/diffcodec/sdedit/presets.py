@@ -84,7 +84,7 @@ class Preset:
         if self.method == DDPM and not (self.zeta and self.from_noise):
             raise ValueError(f"solver={DDPM} needs zeta above 0 and start=noise")
         if self.restart_above is not None and not self.zeta:
-            raise ValueError("restart_above is of a constraint: give zeta, too")
+            raise ValueError("restart_above needs a constraint: pass zeta above 0")
         if self.max_restarts < 1:
             raise ValueError(f"max_restarts must be at least 1, got {self.max_restarts}")
 

@@ -98,8 +98,8 @@ class Prior(Configured, nn.Module, ABC):
 
     def _no_ddpm(self) -> str:
         return (
-            "preset ivc needs a denoiser of pixels that was trained at discrete timesteps, as "
-            f"codec/prior=imagenet (ADM) and ddpm are: {type(self).__name__} has none"
+            "preset ivc needs a pixel-space denoiser trained at discrete timesteps, which "
+            f"{type(self).__name__} does not have: pass codec/prior=imagenet (ADM) or ddpm"
         )
 
     def _tiled(self, denoiser: Denoiser) -> Denoiser:

@@ -47,8 +47,8 @@ class SmallPrior(Prior):
         check_window(window, self.multiple)
         if not (denoiser.arguments()["weights"] and consistency.arguments()["weights"]):
             log.warning(
-                "the small prior has no trained weights: give codec.prior.denoiser.weights= and "
-                "codec.prior.consistency.weights="
+                "the small prior has no trained weights: pass codec.prior.denoiser.weights and "
+                "codec.prior.consistency.weights"
             )
 
     def unets(self) -> list[nn.Module]:

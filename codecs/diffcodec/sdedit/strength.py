@@ -25,7 +25,7 @@ _COARSE, _FINE = 16, (8, 4)  # index steps of `find_nearest`
 def level_sigma(index: int) -> float:
     """Map an index 0 … 255 to sigma: 0, then `LOWEST` to `HIGHEST` in equal ratios."""
     if not 0 <= index < NUM_LEVELS:
-        raise ValueError(f"a strength's index must be in 0 to {NUM_LEVELS - 1}, got {index}")
+        raise ValueError(f"strength index must be in 0 to {NUM_LEVELS - 1}, got {index}")
     if index == 0:
         return 0.0
     return LOWEST * (HIGHEST / LOWEST) ** ((index - 1) / (NUM_LEVELS - 2))
@@ -152,7 +152,7 @@ def check_strengths(data: Any, *, origin: str) -> Strengths:
     Raises:
         ValueError: the data are not a mapping of preset -> base point -> sigma.
     """
-    problem = f"{origin} holds no strengths: expected {{preset: {{point: sigma}}}}"
+    problem = f"{origin} is not a strengths file: expected {{preset: {{point: sigma}}}}"
     if not isinstance(data, Mapping):
         raise ValueError(problem)
     for points in data.values():

@@ -99,7 +99,7 @@ class StableCodec(Codec):
         decode_precision = check_precision(decode_precision)
         check_window(window, STRIDE)
         if not isinstance(backbone, Backbone) or isinstance(backbone, SDXLBackbone):
-            raise ValueError("StableCodec goes over Stable Diffusion Turbo, or another 2.x or 1.x")
+            raise ValueError("StableCodec needs Stable Diffusion Turbo, or another 1.x or 2.x")
         check_window(unet_window, backbone.stride)
         super().__init__(combine(rate={"lmbda": lmbda}))
         given = backbone.latents
@@ -145,7 +145,9 @@ class StableCodec(Codec):
             load_saved(self, state_dict_of(checkpoint), source=source)
             return
         if elic is None:
-            raise ValueError(f"{source} needs ELIC's analysis: give codec.elic_weights=FILE")
+            raise ValueError(
+                f"{source} needs ELIC's analysis transform: pass codec.elic_weights=FILE"
+            )
         load_strict(self.codec, codec_state(checkpoint, self.codec), source=source)
         merge(self.latents.vae, checkpoint["state_dict_vae"], source=source)
         merge(self.unet, checkpoint["state_dict_unet"], source=source)

@@ -64,7 +64,7 @@ def merge(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> No
         target = f"{name}.weight" if found else key
         change = _product(value, state.get(f"{name}{_B}{rest}")) if found else value
         if target not in own or change is None or own[target].shape != change.shape:
-            raise ValueError(f"weights from {source} do not fit: there is no place for {key}")
+            raise ValueError(f"weights from {source} do not fit: unexpected tensor {key}")
         if found:
             own[target].add_(change.to(own[target]), alpha=_ALPHA / value.shape[0])
         else:

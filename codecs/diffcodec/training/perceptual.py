@@ -48,7 +48,7 @@ class PerceptualLoss:
         except (ImportError, ValueError) as error:
             raise ValueError(
                 f"{wanted_by} needs the perceptual loss {choice!r}: {error}; choose from "
-                f"{LOSSES} by perceptual=…, or give vgg_weights=FILE"
+                f"{LOSSES} with perceptual=…, or pass vgg_weights=FILE"
             ) from error
 
     def __call__(self, x_hat: Tensor, x: Tensor) -> Tensor:

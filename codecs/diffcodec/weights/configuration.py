@@ -187,7 +187,7 @@ def call(name: str, arguments: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # an untrusted config may pass any value to any argument
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{name} cannot be built of this config ({reason})") from error
+        raise ValueError(f"{name} cannot be built from this config ({reason})") from error
 
 
 def stored_config(source: str, target: Any) -> Mapping[str, Any] | None:
@@ -304,7 +304,7 @@ def _find_target(name: Any) -> Any:
     # Configs are untrusted: call only targets that are designed to be built from one.
     module, _, attribute = str(name).rpartition(".")
     if not module.startswith(TRUSTED):
-        raise ValueError(f"the config names code that is not this project's: {name}")
+        raise ValueError(f"the config refers to code outside this project: {name}")
     try:
         target = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -313,5 +313,5 @@ def _find_target(name: Any) -> Any:
         issubclass(target, Configured) or dataclasses.is_dataclass(target)
     )
     if not is_class and not getattr(target, "is_configured", False):
-        raise ValueError(f"the config names {name}, which is not built from a config")
+        raise ValueError(f"the config refers to {name}, which cannot be built from a config")
     return target

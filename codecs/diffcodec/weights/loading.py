@@ -54,8 +54,10 @@ def read_checkpoint(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     except Exception as error:  # torch raises many types for unsafe, truncated and foreign files
         reason = _reason(error)
         if "GLOBAL" in reason or "class" in reason:
-            reason += "; where it was made, save torch.load(FILE)['state_dict'] alone"
-        raise ValueError(f"{path} is not a whole checkpoint of plain tensors: {reason}") from error
+            reason += "; on the machine that wrote it, save only torch.load(FILE)['state_dict']"
+        raise ValueError(
+            f"{path} is not a complete checkpoint of plain tensors: {reason}"
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected a state dict")
     return dict(checkpoint)

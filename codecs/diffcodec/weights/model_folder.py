@@ -176,7 +176,7 @@ def load_model(source: str, **overrides: Any) -> Any:
     config = find_config(source)
     if config is None or TARGET not in config:
         raise ValueError(
-            f"no model at {source!r}: it has no {CONFIG_FILE}. Give {SOURCES}; what ships is "
+            f"no model at {source!r}: it has no {CONFIG_FILE}. Pass {SOURCES}; shipped models: "
             f"{', '.join(sorted(shipped()))}"
         )
     arguments = {k: v for k, v in config.items() if k not in (TARGET, *overrides)}
@@ -212,7 +212,7 @@ def push_model(
     config = config_of(module)
     if local := {name: path for name, path in _paths(config) if is_there(local_path(path))}:
         told = ", ".join(f"{name}={path}" for name, path in local.items())
-        raise ValueError(f"only this machine has what the model is built on: {told}")
+        raise ValueError(f"the model depends on files of this machine: {told}")
     hub = HfApi()
     hub.create_repo(repository, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

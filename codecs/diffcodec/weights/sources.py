@@ -15,7 +15,7 @@ from filelock import FileLock
 from diffcodec.weights.local_files import is_file, is_folder, local_path
 
 SOURCES = (
-    "a name that ships, a file or folder, hf://owner/repo[@revision][/file], https://…#sha256=… "
+    "a shipped name, a file or folder, hf://owner/repo[@revision][/file], https://…#sha256=… "
     "or pip://distribution/file"
 )
 CONFIG_FILE = "config.json"
@@ -38,7 +38,7 @@ def find_file(source: str) -> Path:
     """
     location, _, checksum = source.partition(_CHECKSUM)
     if checksum and not re.fullmatch(r"[0-9a-f]{64}", checksum):
-        raise ValueError(f"{source!r}: {_CHECKSUM} is followed by 64 hex digits")
+        raise ValueError(f"{source!r}: {_CHECKSUM} must be followed by 64 hex digits")
     if location.startswith(("http://", "https://")):
         path = _download(location, checksum)
     elif location.startswith("hf://"):
@@ -53,7 +53,7 @@ def find_file(source: str) -> Path:
         hint = _missing_hint(location)
         raise ValueError(f"no weights at {source!r}: {hint}")
     if checksum and file_digest(path) != checksum:
-        raise ValueError(f"{path} has another sha256 than {checksum}")
+        raise ValueError(f"checksum mismatch: {path} does not have sha256 {checksum}")
     return path
 
 
@@ -118,9 +118,7 @@ def find_pipeline(source: str) -> tuple[str, dict[str, Any]]:
         return repository, {"revision": revision} if revision else {}
     folder = local_path(source)
     if not is_folder(folder):
-        raise ValueError(
-            f"no folder {source!r}: give one, or hf://owner/repo[@revision] for the hub"
-        )
+        raise ValueError(f"no such folder: {source!r}; pass a folder or hf://owner/repo[@revision]")
     return str(folder), {}
 
 
@@ -181,12 +179,12 @@ RENAMED = {"cdc_own": "cdc"}
 
 def _missing_hint(location: str) -> str:
     if location in RENAMED:
-        return f"{location!r} is {RENAMED[location]!r} now"
+        return f"{location!r} was renamed to {RENAMED[location]!r}"
     if re.fullmatch(r"\w+", location):
-        return f"{location!r} does not ship, choose from {sorted(shipped())}, or give {SOURCES}"
+        return f"{location!r} is not a shipped name {sorted(shipped())}; pass {SOURCES}"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", location):
-        return f"a repository of the hub is hf://{location}; give {SOURCES}"
-    return f"give {SOURCES}"
+        return f"pass hf://{location} for a hub repository, or {SOURCES}"
+    return f"pass {SOURCES}"
 
 
 def _fetch(repository: str, file: str, revision: str | None, *, optional: bool = False) -> Any:

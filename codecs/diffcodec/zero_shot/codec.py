@@ -110,8 +110,8 @@ class ZeroShotCodec(Codec):
         find_sampler(sampler)  # raises on an unknown name
         if sampler not in FLOW_SAMPLERS:
             raise ValueError(
-                f"sampler={sampler} does not follow the flow, choose from "
-                f"{', '.join(FLOW_SAMPLERS)}, or decoder=ancestral"
+                f"sampler={sampler} does not solve the probability-flow ODE: choose from "
+                f"{', '.join(FLOW_SAMPLERS)}, or pass decoder=ancestral"
             )
         for name in listed(decoder):
             if name not in DECODERS:
@@ -120,7 +120,7 @@ class ZeroShotCodec(Codec):
             if count < 1:
                 raise ValueError(f"steps must be at least 1, got {count}")
         if not backbone.takes_text and any(text is not None for text in listed(caption)):
-            raise ValueError(f"a model of pixels takes no caption, got {caption!r}")
+            raise ValueError(f"a pixel-space model takes no caption, got {caption!r}")
         if window is not None and (window < 1 or window % backbone.stride):
             raise ValueError(f"window must be a multiple of {backbone.stride}, got {window}")
         points = combine(
@@ -190,7 +190,7 @@ class ZeroShotCodec(Codec):
         fixed = point.encoding["caption"]
         captions = choose_captions(x, fixed, self.captioner, captions=captions, about=about)
         if not self.backbone.takes_text and any(text is not None for text in captions):
-            raise ValueError(f"a model of pixels takes no caption, got {captions[0]!r}")
+            raise ValueError(f"a pixel-space model takes no caption, got {captions[0]!r}")
         return captions
 
     def _text_bytes(self, caption: str) -> bytes:

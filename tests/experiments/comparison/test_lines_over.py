@@ -71,7 +71,7 @@ def test_several_codecs_keep_their_names(steps, make_run):
 
 @pytest.mark.parametrize("x", ["gamma", "rate"])
 def test_what_no_point_has_a_number_for_is_refused_with_the_choices(steps, x):
-    with pytest.raises(ValueError, match=f"no point has a number for '{x}'.*rate, steps"):
+    with pytest.raises(ValueError, match=f"no point has a value of '{x}'.*rate, steps"):
         lines_over(join([steps])[0], x)
 
 

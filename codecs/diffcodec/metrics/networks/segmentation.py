@@ -62,7 +62,7 @@ class Overlaps(nn.Module):
         if true.numel() and int(true.max()) >= self.num_classes:
             raise ValueError(
                 f"a label map has class {int(true.max())}, but the segmentation network has "
-                f"{self.num_classes}: give datamodule.test.label_values, or another network by "
+                f"{self.num_classes}: pass datamodule.test.label_values, or another network as "
                 "callbacks.evaluation.weights.miou"
             )
         size = self.num_classes
@@ -89,6 +89,6 @@ def _load(place: str, options: dict[str, Any]) -> tuple[Any, Any]:
     elif type(config) in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING:
         auto = AutoModelForUniversalSegmentation
     else:
-        raise ValueError(f"a {type(config).__name__} does not belong to a segmentation network")
+        raise ValueError(f"{type(config).__name__} is not the config of a segmentation network")
     processor = AutoImageProcessor.from_pretrained(place, **options)
     return processor, auto.from_pretrained(place, **options)

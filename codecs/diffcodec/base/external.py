@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diffcodec.base.images import from_pil, to_pil
+from diffcodec.base.images import read_untrusted, to_pil
 from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.points import Point, combine, listed
@@ -189,10 +188,7 @@ class Bpg(ExternalCodec):
         source, target = folder / "in.bpg", folder / "out.png"
         source.write_bytes(file)
         self._run(self._bpgdec, "-o", target, source)
-        with Image.open(target) as image:
-            if image.size != (width, height):
-                raise BitstreamError(f"the BPG file is not {height}x{width}")
-            return from_pil(image)
+        return read_untrusted(target, "PNG", height, width, name="BPG")
 
 
 class Vtm(ExternalCodec):

@@ -113,6 +113,13 @@ def test_a_hostile_bpg_file_raises_a_bitstream_error(bpg, file, message):
         bpg.decompress([stream])
 
 
+@pytest.mark.parametrize("num_bytes", [3 * 64 * 2 + 1, 3 * 64 * 2 - 2, 1, 0])
+def test_a_vvc_stream_of_another_size_raises_a_bitstream_error(vtm, num_bytes):
+    stream = pack([bytes(num_bytes)], height=8, width=8, fingerprint=vtm.fingerprint())
+    with pytest.raises(BitstreamError, match="the VVC stream is not 8x8"):
+        vtm.decompress([stream])
+
+
 def test_missing_programs_say_what_to_install(tmp_path):
     with pytest.raises(ValueError, match="build libbpg"):
         Bpg([37], bpgenc=str(tmp_path / "nothing"))

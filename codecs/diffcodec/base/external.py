@@ -253,9 +253,11 @@ class Vtm(ExternalCodec):
         source, target = folder / "in.vvc", folder / "out.yuv"
         source.write_bytes(file)
         self._run(self._decoder, "-b", source, "-o", target, "-d", str(self._bit_depth))
-        samples = np.frombuffer(target.read_bytes(), _sample_type(self._bit_depth))
-        if samples.size != 3 * height * width:
+        dtype = np.dtype(_sample_type(self._bit_depth))
+        # Check before reading: a hostile stream may decode to any number of bytes.
+        if target.stat().st_size != 3 * height * width * dtype.itemsize:
             raise BitstreamError(f"the VVC stream is not {height}x{width}")
+        samples = np.frombuffer(target.read_bytes(), dtype)
         planes = torch.from_numpy(samples.astype(np.int64)).reshape(3, height, width)
         return ycbcr_to_rgb(planes, self._bit_depth)
 

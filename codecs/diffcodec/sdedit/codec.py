@@ -127,7 +127,7 @@ class SDEdit(Codec):
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
         self._shipped: Strengths | None = None
-        self._calibration = Calibration(calibration, reference)
+        self._calibration = Calibration(calibration, reference, rule=self._rule or AUTO)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
         self.decode_precision = decode_precision

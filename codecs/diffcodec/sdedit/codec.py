@@ -416,8 +416,8 @@ class SDEdit(Codec):
             name, chosen = self._base_points[point.name].name, point.setting("preset", str)
             raise ValueError(
                 f"strength={self._rule} is not known for preset {chosen!r} at {name}, and decoding "
-                "does not look for it: give codec.strength=FILE as experiments.calibrate or a run "
-                "wrote it, or codec.strength=NUMBER"
+                "does not look for it: give codec.strength=FILE, as diffcodec calibrate or a run "
+                "writes it, or codec.strength=NUMBER"
             )
         return known
 

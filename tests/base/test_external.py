@@ -1,7 +1,9 @@
 """BPG and VTM with stand-in programs that keep the pixels: everything around them is real."""
 
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from diffcodec.base.external import Bpg, Vtm, rgb_to_ycbcr, ycbcr_to_rgb
 from diffcodec.codec import to_uint8
-from diffcodec.coding.bitstream import BitstreamError
+from diffcodec.coding.bitstream import BitstreamError, pack
 
 
 def program(path: Path, body: str) -> str:
@@ -84,6 +86,38 @@ def test_a_program_that_fails_is_quoted(bpg, tmp_path, photo):
     program(tmp_path / "bpgdec", "sys.exit(3)")
     with pytest.raises(BitstreamError, match="exited 3"):
         bpg.decompress([stream])
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file whose header claims a size, with any further chunks."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (header, *chunks)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (png(30_000, 30_000, (b"IDAT", b"")), "not a readable BPG file.*decompression bomb"),
+        (png(8, 8, (b"IDAT", b"x"), (b"\x00" * 4, b"")), "not a readable BPG file"),
+        (png(9, 8, (b"IDAT", b"")), "the BPG file is 8x9, but its header says 8x8"),
+        (b"", "not a readable BPG file"),
+    ],
+    ids=["bomb", "broken chunk", "another size", "empty"],
+)
+def test_a_hostile_bpg_file_raises_a_bitstream_error(bpg, file, message):
+    stream = pack([file], height=8, width=8, fingerprint=bpg.fingerprint())
+    with pytest.raises(BitstreamError, match=message):
+        bpg.decompress([stream])
+
+
+@pytest.mark.parametrize("num_bytes", [3 * 64 * 2 + 1, 3 * 64 * 2 - 2, 1, 0])
+def test_a_vvc_stream_of_another_size_raises_a_bitstream_error(vtm, num_bytes):
+    stream = pack([bytes(num_bytes)], height=8, width=8, fingerprint=vtm.fingerprint())
+    with pytest.raises(BitstreamError, match="the VVC stream is not 8x8"):
+        vtm.decompress([stream])
 
 
 def test_missing_programs_say_what_to_install(tmp_path):

@@ -116,8 +116,30 @@ def test_a_window_is_whole_blocks_of_z():
         build("vbr", window=100)
 
 
+@torch.no_grad()
+def transform(codec: LearnedCodec, width: int) -> None:
+    """Run g_a and g_s on an image of this width."""
+    codec._analyse(torch.zeros(1, 3, 64, width))
+    codec._synthesise(torch.zeros(1, codec.latent_channels, 4, width // 16), 64, width)
+
+
+@pytest.mark.parametrize("variant", ["official", *BUILDERS])
+def test_the_smallest_window_that_is_accepted_has_room_for_the_margins(variant):
+    name, options = ("elic", {"variant": variant}) if variant == "official" else (variant, {})
+    smallest = build(name, **options).min_window
+    transform(build(name, window=smallest, **options), smallest + 64)
+    below = smallest - 64
+    with pytest.raises(ValueError, match=f"window must be at least {smallest}, .* got {below}"):
+        build(name, window=below, **options)
+    codec = build(name, window=smallest, **options)
+    codec.window = below
+    with pytest.raises(ValueError, match="use a larger window"):
+        transform(codec, smallest)
+
+
 def test_a_window_too_small_for_what_a_network_sees_is_refused(photo):
-    codec = build("cheng2020-attn", window=128)
+    codec = build("cheng2020-attn")
+    codec.window = 128  # as for a codec that does not set `min_window`
     with pytest.raises(ValueError, match="use a larger window"):
         codec.compress(photo[..., :64, :200])
 

@@ -193,6 +193,14 @@ def test_compiling_changes_nothing_beyond_rounding(x):
         ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
         ({"steps": [3, 3]}, "duplicate names"),
         ({"context_steps": 5}, "context_steps=5 needs a context_weight above 0"),
+        *(
+            ({"context_weight": 0.5, **narrow}, f"context_weight=0.5 .* got context_channels={n}")
+            for n, narrow in (
+                (1, {"context_channels": 1}),
+                (2, {"context_channels": 2, "prediction": "eps"}),
+                (2, {"width": 2}),
+            )
+        ),
         ({"width": 0}, "width must be at least 1"),
     ],
 )

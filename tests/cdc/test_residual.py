@@ -73,6 +73,18 @@ def test_streams_are_the_base_codecs_and_each_decodes_the_others(base, x):
         )
 
 
+def test_parts_of_a_stream_are_counted_as_by_the_base(x):
+    class Counting(PillowCodec):
+        def num_part_bytes(self, sections):
+            return {"text": 3, "codes": len(sections[0]) - 3}
+
+    codec = build(Counting("JPEG", quality=[10]))
+    streams = codec.compress(x)
+    (decoding,) = decompress_at(codec, streams, codec.points)
+    lengths = [len(contents.sections[0]) for contents in codec.unpack(streams)]
+    assert decoding.num_part_bytes == [{"text": 3, "codes": n - 3} for n in lengths]
+
+
 def test_points_are_the_bases_at_all_pairs_of_steps_and_gamma():
     codec = build(steps=[1, 3], gamma=[0, 0.8])
     names = [

@@ -1,6 +1,7 @@
 """Against diffusers' own pipeline of Stable Diffusion XL, on a tiny one with random weights."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -129,6 +130,20 @@ def test_other_pipelines_are_refused_in_one_line(tmp_path, index):
     with pytest.raises(ValueError, match=message) as error:
         stable_diffusion(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "null"])
+def test_a_unet_without_the_conditions_of_xl_is_refused(folder, tmp_path, change):
+    copy = shutil.copytree(folder, tmp_path / "pipeline")
+    path = copy / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    del config["addition_embed_type"]
+    if change == "null":
+        config["addition_embed_type"] = None
+    path.write_text(json.dumps(config))
+    message = r"is not supported, choose .*: its U-Net has addition_embed_type=None$"
+    with pytest.raises(ValueError, match=message):
+        stable_diffusion(str(copy))
 
 
 def test_the_others_have_one_text_encoder(tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -48,6 +50,29 @@ def test_an_image_is_captioned_once(model, tmp_path, monkeypatch):
     assert again(x.mul(255).round().div(255)) == first
     monkeypatch.setattr(again, "_generate", lambda *_: ["new"])
     assert again(1 - x) == ["new"]
+
+
+def test_hosts_with_the_same_process_id_may_write_to_one_cache(tmp_path, monkeypatch):
+    def host(caption: str) -> Blip2Captioner:
+        captioner = Blip2Captioner(cache=str(tmp_path))
+        monkeypatch.setattr(captioner, "_generate", lambda *_: [caption])
+        return captioner
+
+    x, first, second = torch.rand(1, 3, 8, 8), host("a dog"), host("a red dog")
+    replace = os.replace
+
+    def replace_after_the_other_host(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        assert second(x) == ["a red dog"]
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_after_the_other_host)
+    assert first(x) == ["a dog"]
+    (file,) = first.folder.iterdir()  # no drafts are left
+    assert file.read_text() == "a dog"
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert file.stat().st_mode == plain.stat().st_mode
 
 
 def test_other_settings_have_other_captions(tmp_path):

@@ -8,6 +8,11 @@ from diffcodec.perco import PerCo
 from diffcodec.perco.captioners import FileCaptioner, FixedCaptioner
 from diffcodec.perco.palette import PaletteCaptioner
 from diffcodec.perco.rates import TABLE_2
+from diffcodec.sdedit import SDEdit
+from diffcodec.sdedit.presets import Preset
+from diffcodec.sdedit.small_prior import SmallPrior
+from diffcodec.sdedit.small_unet import SmallUNet
+from diffcodec.sdedit.strength import PER_IMAGE
 from tests.perco.tiny import SIZES, arguments
 from tests.seams import seam_ratio
 
@@ -166,6 +171,20 @@ def test_text_and_codes_are_counted_apart(make_codec, x):
     assert find_metric("bpp-text").read(coding) == 8 * text / (70 * 90)
     assert find_metric("bpp-codes").read(coding) == 8 * codes / (70 * 90)
     assert find_metric("bpp-text").read(Coding(70, 90)) is None
+
+
+@pytest.mark.parametrize("strength", [0.1, PER_IMAGE])
+def test_the_enhancer_counts_the_text_and_codes_of_its_base(make_codec, x, strength):
+    base = make_codec(["16x16/16"], caption="an old castle")
+    prior = SmallPrior(SmallUNet([8], 1), SmallUNet([8], 1))
+    enhancer = SDEdit(base, prior, {"fast": Preset("consistency")}, strength=strength).eval()
+    point = enhancer.points[-1]
+    (decoding,) = decompress_at(enhancer, enhancer.compress(x, point), [point])
+    (own,) = decompress_at(base, base.compress(x), base.points)
+    assert decoding.num_part_bytes == own.num_part_bytes
+    coding = Coding(70, 90, num_part_bytes=decoding.num_part_bytes[0])
+    assert find_metric("bpp-text").read(coding) > 0
+    assert find_metric("bpp-codes").read(coding) > 0
 
 
 def test_without_quantisation_vectors_are_sent(make_codec, x):

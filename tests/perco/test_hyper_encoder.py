@@ -76,6 +76,16 @@ def test_the_codebook_moves_in_training_but_not_in_coding():
     assert not torch.equal(encoder.quantizer.codebook, before)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_sharing_the_codebook_keeps_the_mode_of_the_quantizer(training):
+    encoder = tiny().train(training)
+    before = encoder.quantizer
+    encoder.share_codebook()
+    assert encoder.quantizer is not before
+    assert {module.training for module in encoder.quantizer.modules()} == {training}
+    assert torch.equal(encoder.quantizer.codebook, before.codebook)
+
+
 def test_gradients_are_straight_through():
     encoder = tiny().train()
     latent = torch.randn(2, 4, 16, 16, requires_grad=True)

@@ -38,6 +38,12 @@ def test_without_images_it_says_what_to_give():
         Calibration(None).pairs(jpeg, jpeg.points[0])
 
 
+@pytest.mark.parametrize("rule", ["auto", "perceptual"])
+def test_the_message_names_the_rule_that_needs_images(make_codec, rule):
+    with pytest.raises(ValueError, match=f"strength={rule} needs calibration images"):
+        make_codec("fast", strength=rule).calibrate()
+
+
 def test_a_reference_gives_the_error_that_it_has_at_the_bases_rate(x):
     images = x.split(1)
     base, reference = PillowCodec("WEBP", quality=[20]), PillowCodec("JPEG", quality=[10, 30, 60])

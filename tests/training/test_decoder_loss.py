@@ -63,6 +63,9 @@ def test_the_terms_are_weighted_and_begin_when_they_should(pair):
     assert late["loss"].item() == pytest.approx(expected.item())
     faithful = loss(x_hat, x, step=1000, realism=0.0)
     assert set(faithful) == {"loss", "mse"}
+    assert faithful["loss"].item() == pytest.approx(2 * faithful["mse"].item())
+    faithful = loss(x_hat, x, step=1000, realism=0.0, mse_weight=50.0)
+    assert faithful["loss"].item() == pytest.approx(50 * faithful["mse"].item())
     with pytest.raises(ValueError, match="mse_weight must be at least 0, got -1"):
         DecoderLoss(mse_weight=-1)
 

@@ -77,6 +77,20 @@ def test_the_faithful_points_learn_to_be_closer(codec, loader, photo, tmp_path):
     assert error() < 0.95 * before
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_the_loss_that_is_logged_is_the_one_that_is_trained(codec, photo, gamma, monkeypatch):
+    codec._points = tuple(p for p in codec.points if p.decoding["gamma"] == gamma)
+    part = learner(codec, faithful_mse_weight=7.0)
+    logged = {}
+    monkeypatch.setattr(part, "log", lambda name, value, **_: logged.update({name: value}))
+    loss = part.training_step({"image": photo[..., :64, :64]}, 0)
+    kind = "real" if gamma else "faithful"
+    assert torch.equal(logged[f"train/{kind}/loss"], loss)
+    if not gamma:
+        assert set(logged) == {"train/faithful/loss", "train/faithful/mse"}
+        assert loss.item() == pytest.approx(7 * logged["train/faithful/mse"].item())
+
+
 def test_a_codec_without_such_a_decoder_is_refused():
     with pytest.raises(ValueError, match="PillowCodec has no decoder that can be trained"):
         learner(PillowCodec("JPEG", quality=10))

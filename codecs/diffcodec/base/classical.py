@@ -1,18 +1,16 @@
 """JPEG, WebP, JPEG 2000 and AVIF by Pillow; the stream contains the plain file."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, features
+from PIL import features
 from torch import Tensor
 
-from diffcodec.base.images import from_pil, to_pil
+from diffcodec.base.images import read_untrusted, to_pil
 from diffcodec.codec import Codec, Decoded
-from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.points import Point, Setting, combine, listed
 
 
@@ -122,23 +120,7 @@ class PillowCodec(Codec):
         seeds: list[int],
         point: Point,
     ) -> Decoded:
-        images = [self._decode_file(file, height, width) for (file,) in payloads]
+        images = [
+            read_untrusted(io.BytesIO(file), self._format, height, width) for (file,) in payloads
+        ]
         return Decoded(torch.stack(images).to(self.device))
-
-    def _decode_file(self, file: bytes, height: int, width: int) -> Tensor:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(file), formats=[self._format]) as image:
-                    # Check before reading the pixels: a hostile file may claim any size.
-                    if image.size != (width, height):
-                        raise BitstreamError(
-                            f"the {self._format} file is {image.size[1]}x{image.size[0]}, "
-                            f"but its header says {height}x{width}"
-                        )
-                    return from_pil(image)
-        except BitstreamError:
-            raise
-        # Pillow's decoders raise RuntimeError, SyntaxError, EOFError and others.
-        except Exception as error:
-            raise BitstreamError(f"not a readable {self._format} file: {error}") from error

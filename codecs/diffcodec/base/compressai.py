@@ -26,6 +26,15 @@ LAMBDAS = {
     "ms-ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
 }
 
+# The smallest window of each architecture; see `LearnedCodec.min_window`.
+MIN_WINDOWS = {
+    "bmshj2018-hyperprior": 128,
+    "mbt2018-mean": 128,
+    "mbt2018": 128,
+    "cheng2020-anchor": 320,
+    "cheng2020-attn": 448,
+}
+
 # Keys of older checkpoints, which CompressAI's own loader accepts.
 OLDER_KEYS = [
     (r"(.*\.)downsample\.", r"\1skip."),
@@ -82,6 +91,7 @@ class CompressAICodec(LearnedCodec):
         if weights == ZOO and size != "paper":
             raise ValueError(f"weights=zoo needs size=paper, got size={size}")
         self._architecture, self._metric, self._size = architecture, metric, size
+        self.min_window = MIN_WINDOWS.get(architecture, self.min_window)
         super().__init__(
             self._build(qualities[0]),
             lr=lr,

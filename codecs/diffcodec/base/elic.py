@@ -48,6 +48,8 @@ class Elic(LearnedCodec):
         ValueError: the variant is unknown, the groups do not sum to M, or the weights do not fit.
     """
 
+    min_window = 384
+
     def __init__(
         self,
         variant: str = "chandelier",

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from diffcodec.base.images import from_pil, to_pil
+from diffcodec.base.images import read_untrusted, to_pil
 from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.bitstream import BitstreamError
 from diffcodec.points import Point, combine, listed
@@ -189,10 +188,7 @@ class Bpg(ExternalCodec):
         source, target = folder / "in.bpg", folder / "out.png"
         source.write_bytes(file)
         self._run(self._bpgdec, "-o", target, source)
-        with Image.open(target) as image:
-            if image.size != (width, height):
-                raise BitstreamError(f"the BPG file is not {height}x{width}")
-            return from_pil(image)
+        return read_untrusted(target, "PNG", height, width, name="BPG")
 
 
 class Vtm(ExternalCodec):
@@ -257,9 +253,11 @@ class Vtm(ExternalCodec):
         source, target = folder / "in.vvc", folder / "out.yuv"
         source.write_bytes(file)
         self._run(self._decoder, "-b", source, "-o", target, "-d", str(self._bit_depth))
-        samples = np.frombuffer(target.read_bytes(), _sample_type(self._bit_depth))
-        if samples.size != 3 * height * width:
+        dtype = np.dtype(_sample_type(self._bit_depth))
+        # Check before reading: a hostile stream may decode to any number of bytes.
+        if target.stat().st_size != 3 * height * width * dtype.itemsize:
             raise BitstreamError(f"the VVC stream is not {height}x{width}")
+        samples = np.frombuffer(target.read_bytes(), dtype)
         planes = torch.from_numpy(samples.astype(np.int64)).reshape(3, height, width)
         return ycbcr_to_rgb(planes, self._bit_depth)
 

@@ -60,17 +60,22 @@ class LearnedCodec(Codec):
 
     Args:
         model: the network.
-        window: side of a tile in pixels, a multiple of 64; smaller images are processed whole.
+        window: side of a tile in pixels, a multiple of 64 and at least `min_window`; smaller images
+            are processed whole.
         lr: learning rate of the network (Adam), annealed to zero by a cosine over the run.
         aux_lr: learning rate of the quantiles of the factorized prior (auxiliary loss).
         points: the operating points.
 
     Raises:
-        ValueError: the window is not a multiple of 64.
+        ValueError: the window is not a multiple of 64, or is smaller than `min_window`.
     """
 
     num_sections = 2  # z and y
     differentiable = True
+
+    min_window: int = STRIDE
+    """The smallest window that exceeds the margins. Where a subclass does not set it, a window that
+    is too small is found when the first image larger than it is coded."""
 
     def __init__(
         self,
@@ -82,6 +87,11 @@ class LearnedCodec(Codec):
         window: int = WINDOW,
     ) -> None:
         check_window(window, STRIDE)
+        if window < self.min_window:
+            raise ValueError(
+                f"window must be at least {self.min_window}, because the transforms of this codec "
+                f"need wide margins, got {window}"
+            )
         super().__init__(points)
         self.model: Any = model
         self.window = window

@@ -100,6 +100,7 @@ class VariableRateCodec(LearnedCodec):
     """
 
     num_sections = 3
+    min_window = 128
 
     def __init__(
         self,

@@ -143,13 +143,18 @@ class CDC(Codec):
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
+        if context_channels is None:
+            context_channels = width if prediction == "x0" else 3
+        if context_weight and context_channels < 3:
+            raise ValueError(
+                f"context_weight={context_weight:g} needs at least 3 context channels, "
+                f"got context_channels={context_channels}"
+            )
         points = process.decoding_points(
             steps, gamma, lmbda, num_samples=num_samples, progress=progress
         )
         super().__init__(points)
         self.process = process
-        if context_channels is None:
-            context_channels = width if prediction == "x0" else 3
         self.compressor = Compressor(width, MULTIPLIERS, HYPER_MULTIPLIERS, context_channels)
         contexts = [context_channels, *(width * m for m in MULTIPLIERS[:-1])]
         self.compressor.widen(initial_gain)

@@ -235,6 +235,9 @@ class ResidualCDC(Codec):
     def seed_of(self, sections: Sequence[bytes]) -> int:
         return self.compressor.seed_of(sections)
 
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        return self.compressor.num_part_bytes(sections)
+
     def encode(self, x: Tensor, point: Point, **more: Any) -> list[list[bytes]]:
         return self.compressor.encode(x, self.base_point(point), **more)
 

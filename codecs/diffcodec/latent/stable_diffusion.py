@@ -83,8 +83,9 @@ class UnknownLayoutError(ValueError):
 def _check_conditions(source: str, unet: Any, *, is_xl: bool) -> None:
     for name in _OTHER_CONDITIONS:
         expected = "text_time" if is_xl and name == "addition_embed_type" else None
-        if unet.get(name) != expected:
-            raise UnknownLayoutError(source, f"its U-Net has {name}={unet[name]}")
+        found = unet.get(name)
+        if found != expected:
+            raise UnknownLayoutError(source, f"its U-Net has {name}={found}")
 
 
 def load_pipeline(source: str) -> Pipeline:

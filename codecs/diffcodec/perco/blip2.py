@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,14 @@ class Blip2Captioner(Configured):
         if missing:
             made = self._generate(list(missing.values()), images[0].device)
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path, caption in zip(missing, made, strict=True):
-                # Write atomically: another process may caption the same image.
-                draft = path.with_suffix(f".{os.getpid()}")
-                draft.write_text(caption, encoding="utf-8")
-                draft.replace(path)
-                captions[path] = caption
+            # Write atomically: another process, also on another host, may caption the same image.
+            # A temporary file would be readable by its owner only.
+            with tempfile.TemporaryDirectory(prefix=".draft-", dir=self.folder) as drafts:
+                for path, caption in zip(missing, made, strict=True):
+                    draft = Path(drafts, path.name)
+                    draft.write_text(caption, encoding="utf-8")
+                    draft.replace(path)
+                    captions[path] = caption
         return [captions[path] for path in paths]
 
     def _path(self, picture: Tensor) -> Path:

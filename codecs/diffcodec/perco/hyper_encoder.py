@@ -136,10 +136,10 @@ class HyperEncoder(nn.Module):
         """Average the codebook's statistics over all processes; needs the process group."""
         if not self.quantize:
             return
-        state = self.quantizer.state_dict()
+        alone = self.quantizer
         device = next(self.parameters()).device
-        self.quantizer = self._build_quantizer(sync=True).to(device)
-        self.quantizer.load_state_dict(state)
+        self.quantizer = self._build_quantizer(sync=True).to(device).train(alone.training)
+        self.quantizer.load_state_dict(alone.state_dict())
 
     def forward(self, latent: Tensor) -> HyperEncoding:
         """Latent (B, C, H, W) -> `HyperEncoding`; updates the codebook in train mode."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from diffcodec.codec import Codec
 from diffcodec.points import Point
+from diffcodec.sdedit.strength import AUTO
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,15 +22,21 @@ class Calibration:
     Args:
         load: function that returns images (1, 3, H, W) in [0, 1]; called once, on first use.
         reference: codec whose error is used in place of the base's.
+        rule: value of `strength` that needs the images, for error messages.
 
     Attributes:
         reference: the reference codec, or None.
     """
 
     def __init__(
-        self, load: Callable[[], Iterable[Tensor]] | None, reference: Codec | None = None
+        self,
+        load: Callable[[], Iterable[Tensor]] | None,
+        reference: Codec | None = None,
+        *,
+        rule: str = AUTO,
     ) -> None:
         self._load = load
+        self._rule = rule
         self.reference = None if reference is None else reference.eval()
         self._images: list[Tensor] | None = None
         self._decoded: dict[str, list[tuple[Tensor, float]]] = {}
@@ -75,7 +82,7 @@ class Calibration:
         if self._images is None:
             if self._load is None:
                 raise ValueError(
-                    "strength=auto needs calibration images or a strengths file: pass "
+                    f"strength={self._rule} needs calibration images or a strengths file: pass "
                     "codec.calibration, codec.strength=FILE or codec.strength=NUMBER"
                 )
             self._images = list(self._load())

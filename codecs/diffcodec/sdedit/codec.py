@@ -127,7 +127,7 @@ class SDEdit(Codec):
         self._signalled = strength == PER_IMAGE
         self._strengths: Strengths = given
         self._shipped: Strengths | None = None
-        self._calibration = Calibration(calibration, reference)
+        self._calibration = Calibration(calibration, reference, rule=self._rule or AUTO)
         self.base = base.requires_grad_(False).eval()
         self.prior = prior.requires_grad_(False).eval()
         self.decode_precision = decode_precision
@@ -266,9 +266,14 @@ class SDEdit(Codec):
     def seed_of(self, sections: Sequence[bytes]) -> int:
         # The base codec's seed, so that its reconstruction is the same. `_search` used this seed to
         # choose the strength byte, so that byte is left out.
-        if self._signalled:
-            sections = [*sections[:-1], sections[-1][:-1]]
-        return self.base.seed_of(sections)
+        return self.base.seed_of(self._base_sections(sections))
+
+    def num_part_bytes(self, sections: Sequence[bytes]) -> dict[str, int]:
+        return self.base.num_part_bytes(self._base_sections(sections))
+
+    def _base_sections(self, sections: Sequence[bytes]) -> Sequence[bytes]:
+        """The sections that the base wrote, without the strength byte."""
+        return [*sections[:-1], sections[-1][:-1]] if self._signalled else sections
 
     def encode(self, x: Tensor, point: Point, **more: Any) -> list[list[bytes]]:
         payloads = self.base.encode(x, self.base_point(point), **more)

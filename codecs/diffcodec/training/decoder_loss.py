@@ -57,7 +57,13 @@ class DecoderLoss(nn.Module):
         self.discriminator = PatchDiscriminator(width) if adversarial_weight else None
 
     def forward(
-        self, x_hat: Tensor, x: Tensor, *, step: int, realism: float = 1.0
+        self,
+        x_hat: Tensor,
+        x: Tensor,
+        *,
+        step: int,
+        realism: float = 1.0,
+        mse_weight: float | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss and its terms.
 
@@ -65,6 +71,7 @@ class DecoderLoss(nn.Module):
             x_hat, x: reconstructions and originals, (B, 3, H, W) in [-1, 1].
             step: optimizer step.
             realism: factor of the perceptual and the adversarial term, in [0, 1].
+            mse_weight: weight of the squared error in this call; None selects the module's.
 
         Returns:
             Scalars: `loss`, the weighted sum of all terms; `mse`; `perceptual`, `adversarial` and
@@ -72,7 +79,7 @@ class DecoderLoss(nn.Module):
         """
         x_hat = x_hat.float()
         terms = {"mse": (x_hat - x).square().mean()}
-        loss = self.weights["mse_weight"] * terms["mse"]
+        loss = (self.weights["mse_weight"] if mse_weight is None else mse_weight) * terms["mse"]
         if self._perceptual is not None and realism > 0:
             terms["perceptual"] = self._perceptual(x_hat, x)
             loss = loss + realism * self.weights["perceptual_weight"] * terms["perceptual"]

@@ -57,7 +57,7 @@ class FewStepTraining(LightningModule):
             also trained, by the rate times `lmbda`. Of `PerCo` the U-Net is trained, and also
             keeps its denoising loss.
         loss: loss of the reconstructions, see `DecoderLoss`.
-        faithful_mse_weight: weight of the squared error at gamma=0.
+        faithful_mse_weight: weight of the squared error at gamma=0, in place of the loss's own.
         lr, aux_lr, discriminator_lr: learning rates of AdamW for the network, the quantiles of
             factorized priors and the discriminator; they fall linearly to zero.
         warmup_steps: number of steps of linear warm-up.
@@ -101,11 +101,12 @@ class FewStepTraining(LightningModule):
         realism = min(1.0, point.setting("gamma", float, 1.0))
         decoded: Resampled = codec.resample(batch, point)
         x_hat, x = decoded.x_hat * 2 - 1, batch["image"] * 2 - 1
-        out = self.loss(x_hat, x, step=self.global_step, realism=realism)
+        mse_weight = None if realism else self.faithful_mse_weight
+        out = self.loss(x_hat, x, step=self.global_step, realism=realism, mse_weight=mse_weight)
         kind = "real" if realism else "faithful"
         for name, value in {**out, **decoded.logged}.items():
             self.log(f"train/{kind}/{name}", value, prog_bar=name in ("mse", "perceptual", "bpp"))
-        loss = out["loss"] if realism else self.faithful_mse_weight * out["mse"]
+        loss = out["loss"]
         return loss if decoded.loss is None else loss + decoded.loss
 
     def validation_step(  # type: ignore[override]

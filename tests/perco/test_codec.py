@@ -274,7 +274,7 @@ def test_malformed_sections_are_refused(perco, x):
         ({"condition": "edges"}, "'edges', choose from both, text, local"),
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"sampler": "heun"}, "unknown sampler 'heun', choose from ddim, dpmpp_2m, euler_sde"),
-        ({"finetune": "half"}, "'half', choose from linear, all, lora"),
+        ({"finetune": "half"}, "'half', choose from linear, all, lora, low_rank"),
         ({"caption_drop": 2}, r"caption_drop must be in \[0, 1\], got 2"),
         ({"decode_precision": "fp8"}, r"'fp8'.*'32', 'bf16'"),
         ({"steps": []}, "empty"),

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from diffcodec.perco import PerCo, TrainingSettings
 from diffcodec.perco import codec as module
 from diffcodec.training.decoder_loss import DecoderLoss
 from diffcodec.training.few_steps import FewStepTraining
+from diffcodec.weights.model_folder import load_model
 from tests.trainers import quiet_trainer
 
 SEED = 7
@@ -55,3 +57,68 @@ def test_the_denoiser_without_codes_is_kept(codec, photo):
     assert unet.conv_out.weight.grad.abs().sum() > 0
     local = unet.conv_in.weight.grad[:, codec.model.backbone.latents.channels :]
     assert not local.any()  # the codes are zero
+
+
+@pytest.fixture
+def tuned(make_codec, tmp_path):
+    """A folder with a PerCo, and one whose U-Net was trained on from there."""
+    options = {"guidance": 1.0, "noise_seed": SEED, "caption_max_bpp": 0.01}
+    codec = make_codec(finetune="all", **options)
+    codec.save(tmp_path / "base")
+    with torch.no_grad():
+        for parameter in codec.model.backbone.unet.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    codec.save(tmp_path / "tuned")
+    return tmp_path
+
+
+def decoded(codec, x):
+    point = codec.points[-1]
+    return codec.decompress(codec.compress(x, point), point)
+
+
+def test_low_rank_updates_keep_the_backbone_for_others(tuned, make_codec, make_backbone, photo):
+    x = photo[..., :64, :64]
+    group = TrainingSettings(finetune="low_rank", lora_rank=64, learned_null=False)
+    base, full = (load_model(str(tuned / name)).eval() for name in ("base", "tuned"))
+    few = PerCo(
+        make_backbone(weights=str(tuned / "base")), training=group, weights=str(tuned / "tuned")
+    ).eval()
+    # Of full rank, only biases and normalizations differ from the tuned network.
+    error = (decoded(few, x) - decoded(full, x)).abs().mean()
+    assert error < 0.5 * (decoded(few, x) - decoded(base, x)).abs().mean()
+    trained = {n for n, p in few.model.backbone.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".parametrizations.weight.0." in name for name in trained)
+
+    few.save(tuned / "few")
+    again = load_model(str(tuned / "few")).eval()
+    torch.testing.assert_close(decoded(again, x), decoded(few, x), rtol=0, atol=1e-6)
+    # Other codecs get the backbone as it was.
+    backbone = make_backbone(weights=str(tuned / "few"))
+    for name, weight in base.model.backbone.unet.state_dict().items():
+        assert torch.equal(backbone.unet.state_dict()[name], weight), name
+    assert torch.equal(backbone.null_text(), base.model.null_text)
+    # A PerCo on it takes the updates, and merges them if its whole U-Net is trained.
+    on_it = PerCo(make_backbone(weights=str(tuned / "few"))).eval()
+    torch.testing.assert_close(decoded(on_it, x), decoded(few, x), rtol=0, atol=1e-6)
+    merged = PerCo(
+        make_backbone(weights=str(tuned / "few")), training=TrainingSettings(finetune="all")
+    ).eval()
+    assert not any("parametrizations" in name for name in merged.state_dict())
+    torch.testing.assert_close(decoded(merged, x), decoded(few, x), rtol=0, atol=1e-4)
+    loaded = PerCo(
+        make_backbone(),
+        training=TrainingSettings(finetune="all"),
+        weights=str(tuned / "few"),
+    ).eval()
+    torch.testing.assert_close(decoded(loaded, x), decoded(few, x), rtol=0, atol=1e-4)
+
+
+def test_low_rank_training_needs_no_denoising_loss(make_codec, photo):
+    codec = make_codec(finetune="low_rank", lora_rank=2, learned_null=False, guidance=1.0)
+    resampled = codec.resample({"image": photo[..., :64, :64]}, codec.points[-1])
+    assert resampled.loss is None
+    resampled.x_hat.sum().backward()
+    named = codec.model.named_parameters()
+    assert all(".parametrizations.weight.0." in n for n, p in named if p.grad is not None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffcodec.latent.autoencoder import LatentSpace
+from diffcodec.latent.low_rank import split
 from diffcodec.weights.loading import load_checkpoint, load_strict, state_dict_of
 
 if TYPE_CHECKING:
@@ -207,8 +208,8 @@ class Backbone(nn.Module):
     def load_weights(self, source: str) -> None:
         """Load the weights of a backbone, or the backbone's weights of a PerCo.
 
-        The other weights of a PerCo, such as its null text and hyper-encoders, are stored in
-        `perco_state` for a PerCo on this backbone.
+        The other weights of a PerCo, such as its null text, hyper-encoders and low-rank updates of
+        the U-Net, are stored in `perco_state` for a PerCo on this backbone.
 
         Raises:
             ValueError: the weights cannot be loaded or do not fit.
@@ -216,7 +217,8 @@ class Backbone(nn.Module):
         state = state_dict_of(load_checkpoint(source), prefix="model.")
         own = {k.removeprefix(_NAME): v for k, v in state.items() if k.startswith(_NAME)}
         self.perco_state = {k: v for k, v in state.items() if own and not k.startswith(_NAME)}
-        own = own or state
+        own, updates = split(own or state)
+        self.perco_state |= {f"{_NAME}{name}": update for name, update in updates.items()}
         first = own.get("unet.conv_in.weight")
         if first is not None:
             self.widen(first.shape[1] - self.latents.channels)

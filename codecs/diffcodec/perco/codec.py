@@ -21,6 +21,7 @@ from diffcodec.codec import Codec, Decoded
 from diffcodec.coding.bitstream import derive_seed, seed_of_sample
 from diffcodec.diffusion.sampler import find_sampler
 from diffcodec.diffusion.tiling import check_window
+from diffcodec.latent import low_rank
 from diffcodec.latent.backbone import Backbone
 from diffcodec.latent.captions import Captioner, choose_captions
 from diffcodec.latent.sdxl import SDXLBackbone
@@ -45,6 +46,7 @@ from diffcodec.weights.model_folder import load_saved
 
 WINDOW = 1024
 MULTIPLE = 64  # pixels of a code at the lowest rates, and of the U-Net's coarsest grid
+_UNET = "model.backbone.unet."
 VALIDATION_DRAWS = 4  # timesteps and noises of each image
 LPIPS_MIN_BPP = 0.05  # App. A: above it a loss in image space helps
 
@@ -159,8 +161,8 @@ class PerCo(Codec):
         self.model.null_text.requires_grad_(training.learned_null)
         if state is not None:
             load_strict(self.model.encoder(0), state, source="the backbone's hyper-encoder")
-        self.pretrained = self.model.adopt("the backbone's file") or state is not None
         prepare_unet(backbone.unet, training.finetune, lora_rank=training.lora_rank)
+        self.pretrained = self.model.adopt("the backbone's file") or state is not None
         self.quantize = hyper_encoder.quantize
         if training.checkpointing:
             backbone.unet.enable_gradient_checkpointing()
@@ -219,7 +221,7 @@ class PerCo(Codec):
             # Weights that were trained without index models can be used with them.
             own = {k: v for k, v in self.state_dict().items() if k.startswith(of_indices)}
             state |= own
-        load_saved(self, state, source=source)
+        load_saved(self, _with_updates_of(self.state_dict(), state), source=source)
 
     def format_config(self) -> dict[str, Any]:
         coder = self.model.index_coder
@@ -311,8 +313,9 @@ class PerCo(Codec):
     def resample(self, batch: dict[str, Any], point: Point) -> Resampled:
         """Decode the codes of the images of a batch at a point, see `FewStepTraining`.
 
-        Only the U-Net and the null text get gradients. The loss of the U-Net as a denoiser without
-        codes is minimized as well, so that DiffC and DDCM can use the same weights.
+        Only the U-Net and the null text get gradients. DiffC and DDCM use the same U-Net: either
+        `finetune=low_rank` leaves it as it is, or its loss as a denoiser without codes is minimized
+        as well.
         """
         rate, x = self._rate(point), batch["image"]
         with torch.no_grad():
@@ -335,13 +338,12 @@ class PerCo(Codec):
             sampler=self.sampler,
             spacing=self.spacing,
         )
-        denoising = self.model.denoising_loss(x0, text)
         height, width = x.shape[-2:]
-        return Resampled(
-            self.model.backbone.latents.decode(latent)[..., :height, :width],
-            loss=denoising,
-            logged={"v_loss": denoising.detach()},
-        )
+        x_hat = self.model.backbone.latents.decode(latent)[..., :height, :width]
+        if self.recipe.finetune == "low_rank":
+            return Resampled(x_hat)
+        denoising = self.model.denoising_loss(x0, text)
+        return Resampled(x_hat, loss=denoising, logged={"v_loss": denoising.detach()})
 
     def _read(
         self, payload: Sequence[bytes], height: int, width: int
@@ -446,3 +448,19 @@ class PerCo(Codec):
             warmup_steps=self.recipe.warmup_steps,
             num_steps=self.trainer.estimated_stepping_batches if self.recipe.anneal else None,
         )
+
+
+def _with_updates_of(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict for a U-Net that has low-rank updates or not, as `own` has.
+
+    Updates that `own` does not have are merged. A U-Net without updates becomes updates of this
+    one's, which keeps all other weights and the null text.
+    """
+    plain, updates = low_rank.split(state)
+    if not low_rank.has_updates(own):
+        return low_rank.merge(plain, updates)
+    if updates or not any(name.startswith(_UNET) for name in state):
+        return state
+    kept = {k: v for k, v in own.items() if k.startswith(_UNET) or k == "model.null_text"}
+    others = {k: v for k, v in state.items() if not k.startswith(_UNET)}
+    return others | low_rank.fit(kept, state)

@@ -5,34 +5,24 @@ import re
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-MODES = ("linear", "all", "lora")
+from diffcodec.latent.low_rank import add_update
+
+MODES = ("linear", "all", "lora", "low_rank")
 _PROJECTION = re.compile(r"\.to_([qkv]|out\.\d+)$")  # diffusers' names in its attention
-
-
-class LowRank(nn.Module):
-    """Parametrization W -> W + B A of a linear layer's weight (Hu et al. 2022); B starts at 0."""
-
-    def __init__(self, weight: Tensor, rank: int) -> None:
-        super().__init__()
-        self.A = nn.Parameter(torch.randn(rank, weight.shape[1]) / rank)
-        self.B = nn.Parameter(torch.zeros(weight.shape[0], rank))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + self.B @ self.A
 
 
 def prepare_unet(unet: nn.Module, mode: str, *, lora_rank: int = 16) -> None:
     """Freeze the weights that are not fine-tuned.
 
-    The first convolution, which receives the codes, is always trained.
+    Except for `low_rank`, the first convolution, which receives the codes, is always trained.
 
     Args:
-        unet: the U-Net, changed in place; `lora` adds parameters to it.
+        unet: the U-Net, changed in place; `lora` and `low_rank` add parameters to it.
         mode: `linear` (linear layers, Sec. 4.1: about 15% of the weights of the authors' model, but
-            34.8% of Stable Diffusion 2.1 and 31.4% of 1.5), `all`, or `lora` (low-rank updates of
-            the linear layers in attention).
+            34.8% of Stable Diffusion 2.1 and 31.4% of 1.5), `all`, `lora` (low-rank updates of the
+            linear layers in attention), or `low_rank` (low-rank updates of all linear layers and
+            convolutions, which leave the U-Net itself as it is for other codecs).
         lora_rank: rank of the updates.
 
     Raises:
@@ -47,17 +37,17 @@ def prepare_unet(unet: nn.Module, mode: str, *, lora_rank: int = 16) -> None:
         for module in unet.modules():
             if isinstance(module, nn.Linear):
                 module.requires_grad_(True)
-    elif mode == "lora":
-        attention = [
+    elif mode in ("lora", "low_rank"):
+        updated = [
             module
             for name, module in unet.named_modules()
-            if isinstance(module, nn.Linear) and _PROJECTION.search(name)
+            if (mode == "low_rank" and isinstance(module, nn.Linear | nn.Conv2d))
+            or (isinstance(module, nn.Linear) and _PROJECTION.search(name))
         ]
-        for module in attention:
-            parametrize.register_parametrization(
-                module, "weight", LowRank(module.weight, lora_rank)
-            )
-    unet.conv_in.requires_grad_(True)
+        for module in updated:
+            add_update(module, lora_rank)
+    if mode != "low_rank":
+        unet.conv_in.requires_grad_(True)
 
 
 def drop(

@@ -14,6 +14,7 @@ from diffcodec.diffusion.denoiser import like
 from diffcodec.diffusion.guidance import ClassifierFreeGuidance
 from diffcodec.diffusion.sampler import Noise, find_sampler, seeded_noise
 from diffcodec.diffusion.tiling import TiledDenoiser
+from diffcodec.latent import low_rank
 from diffcodec.latent.backbone import Backbone, frozen
 from diffcodec.latent.process import LatentProcess, pure_noise
 from diffcodec.networks.padding import pad_to_multiple
@@ -117,6 +118,13 @@ class LatentDiffusion(nn.Module):
             load_strict(self, {**self.state_dict(), "null_text": state["null_text"]}, source=source)
         if not self.encoder(0).quantize:
             return False  # the file's hyper-encoders were trained with a quantizer
+        own = {k: v for k, v in state.items() if k.startswith("backbone.unet.")}
+        if low_rank.has_updates(own):
+            current = self.state_dict()
+            if low_rank.has_updates(current):
+                load_strict(self, current | own, source=source)
+            else:
+                load_strict(self, low_rank.merge(current, own), source=source)
         found = 0
         for of_rates in ("hyper_encoders", "index_models"):
             for name, module in getattr(self, of_rates).items():

@@ -33,9 +33,9 @@ class TrainingSettings:
     """How a PerCo is trained; the defaults are the paper's (App. A).
 
     Args:
-        finetune: which weights of the U-Net are trained: `linear`, `all` or `lora`, see
+        finetune: which weights of the U-Net are trained: `linear`, `all`, `lora` or `low_rank`, see
             `diffcodec.perco.finetune`.
-        lora_rank: rank of the `lora` matrices.
+        lora_rank: rank of the updates of `lora` and `low_rank`.
         checkpointing: recompute the U-Net's activations in the backward pass, for less memory and
             more time. The result is the same.
         lr, weight_decay: learning rate and weight decay of AdamW.

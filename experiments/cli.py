@@ -239,6 +239,7 @@ def located(error: BaseException, folder: Path) -> BaseException:
 
 def quiet_libraries() -> None:
     """Suppress duplicate messages of Lightning and harmless warnings of libraries."""
+    logging.raiseExceptions = False  # a closed pipe is reported once, by the next print
     logging.getLogger("lightning.pytorch").propagate = False
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for pattern in (r".*isinstance\(treespec, LeafSpec\)", r".*torch\.jit\.script"):

@@ -5,6 +5,7 @@ import torch
 from skimage import data
 
 from diffcodec.codec import to_uint8
+from diffcodec.metrics.networks.st_lpips import ShiftTolerantLpips
 from diffcodec.metrics.psnr import psnr
 from diffcodec.sdedit import SDEdit
 from experiments.build import build_codec
@@ -53,6 +54,22 @@ def test_auto_costs_about_3_db(photos, preset):
             base - psnr(to_uint8(x)[0], to_uint8(codec.decompress(streams, f"{preset},level=1"))[0])
         )
     assert 2 < sum(lost) / len(lost) < 4.5, lost
+
+
+@pytest.mark.parametrize("level", [0, 2, 5])
+def test_the_perceptual_strengths_lower_the_distance(photos, level):
+    codec = build("codec/preset=fast", "codec.strength=perceptual", f"codec.base.level=[{level}]")
+    distance = ShiftTolerantLpips("alex").distance
+    before, after = [], []
+    for x in photos:
+        streams = codec.compress(x)
+        base, fast = (codec.decompress(streams, f"{p},level={level}") for p in ("base", "fast"))
+        before.append(float(distance(base * 2 - 1, x * 2 - 1)))
+        after.append(float(distance(fast * 2 - 1, x * 2 - 1)))
+        assert (
+            psnr(to_uint8(x)[0], to_uint8(base)[0]) - psnr(to_uint8(x)[0], to_uint8(fast)[0]) < 1.5
+        )
+    assert sum(after) < sum(before)
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def log2_growth(mse: float, base_mse: float) -> float:
 Strengths = dict[str, dict[str, float]]
 """Mapping of preset -> base operating point -> sigma."""
 
-SHIPPED = "strengths.json"
+SHIPPED = {AUTO: "strengths.json", PERCEPTUAL: "strengths_perceptual.json"}
 """File with the strengths that `strength=auto` finds for the shipped models."""
 
 
@@ -109,15 +109,13 @@ def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:
         made_for: what the strengths depend on, see `write_strengths`.
 
     Returns:
-        The strengths of matching presets; empty if base, prior or rule differ.
+        The strengths of matching presets by the same rule; empty if base or prior differ.
     """
-    path = files("diffcodec.sdedit") / "weights" / SHIPPED
+    name = SHIPPED[made_for.get("rule", AUTO)]
+    path = files("diffcodec.sdedit") / "weights" / name
     data = json.loads(path.read_text(encoding="utf-8"))
     known = data["made_for"]
-    if "rule" in made_for or (known["base"], known["prior"]) != (
-        made_for["base"],
-        made_for["prior"],
-    ):
+    if (known["base"], known["prior"]) != (made_for["base"], made_for["prior"]):
         return {}
     return {
         preset: dict(points)

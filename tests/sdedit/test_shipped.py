@@ -56,7 +56,7 @@ def test_auto_costs_about_3_db(photos, preset):
     assert 2 < sum(lost) / len(lost) < 4.5, lost
 
 
-@pytest.mark.parametrize("level", [0, 2, 5])
+@pytest.mark.parametrize("level", [0, 2])
 def test_the_perceptual_strengths_lower_the_distance(photos, level):
     codec = build("codec/preset=fast", "codec.strength=perceptual", f"codec.base.level=[{level}]")
     distance = ShiftTolerantLpips("alex").distance

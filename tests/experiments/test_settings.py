@@ -33,7 +33,7 @@ def test_all_arguments_of_a_codec_are_described(name):
 
 def test_keys_that_are_not_set_have_the_values_of_the_weights():
     lines = lines_of("codec=perco")
-    assert "  codec.steps  (default null, with these weights 10)" in lines
+    assert "  codec.steps  (default null, with these weights 2)" in lines
     assert "  codec.hyper_encoder.N  (default 192, with these weights 40)" in lines
     assert "  codec.hyper_encoder.N  (default 192)" in lines_of(
         "codec=perco", "codec.backbone.weights=null"

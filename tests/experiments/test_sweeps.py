@@ -113,7 +113,7 @@ def test_what_is_evaluated_after_a_training():
         [*carried, "datamodule=kodak", "point=8x8/256", *weights, "hydra.run.dir=out/kodak"],
         [*carried, "datamodule=folder", "name=a b", *weights, "hydra.run.dir=out/folder"],
     ]
-    with pytest.raises(ValueError, match=r"give hydra\.run\.dir=FOLDER"):
+    with pytest.raises(ValueError, match=r"pass hydra\.run\.dir=FOLDER"):
         split_evaluations(evaluate)
     with pytest.raises(ValueError, match="share a folder"):
         split_evaluations(["hydra.run.dir=out", evaluate[0], evaluate[0]])

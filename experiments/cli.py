@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.constructors import argument_names
+from experiments.constructors import keys_of
 from experiments.extras import check_extras
 from experiments.overrides import quote_paths
 
@@ -81,18 +81,9 @@ def compose_config(overrides: list[str], config_name: str = CONFIG_NAME) -> Dict
     """
     _check_text(overrides)
     _check_renamed(overrides)
-    return _compose(add_arguments(overrides, config_name), config_name)
-
-
-def add_arguments(overrides: list[str], config_name: str = CONFIG_NAME) -> list[str]:
-    """Overrides in which arguments that no YAML file lists are appended: `++codec.lr=1e-4`.
-
-    Raises:
-        ValueError: an override names something that does not exist; the message lists the choices.
-    """
     while True:
         try:
-            _compose(overrides, config_name)
+            return _compose(overrides, config_name)
         except ValueError as error:
             key = _refused_key(error.__cause__)
             if key is None or key not in map(_key_of, overrides):
@@ -100,9 +91,17 @@ def add_arguments(overrides: list[str], config_name: str = CONFIG_NAME) -> list[
             own, listed = _choices(key, overrides, config_name)
             if own not in listed:
                 raise ValueError(_no_key(key, listed)) from error
-            overrides = [f"++{o}" if _key_of(o) == key else o for o in overrides]
-        else:
-            return overrides
+            overrides = append(overrides, {key})
+
+
+def appended_keys(cfg: DictConfig) -> set[str]:
+    """Keys of a composed config that its overrides appended, because no YAML file lists them."""
+    return {_key_of(o) for o in cfg.hydra.overrides.task if o.startswith("++")}
+
+
+def append(overrides: list[str], keys: Container[str]) -> list[str]:
+    """Overrides in which these keys are appended: `++codec.lr=1e-4`."""
+    return [f"++{o}" if o[:1] not in "+~" and _key_of(o) in keys else o for o in overrides]
 
 
 def _compose(overrides: list[str], config_name: str) -> DictConfig:
@@ -178,7 +177,7 @@ def prepare_command_line(config_name: str = CONFIG_NAME) -> None:
         if is_multirun(sys.argv[1:]):
             sys.argv[1:] = check_jobs(for_each_job(sys.argv[1:]), config_name)
         elif cfg is not None:
-            sys.argv[1:] = add_arguments(sys.argv[1:], config_name)
+            sys.argv[1:] = append(sys.argv[1:], appended_keys(cfg))
         sys.argv[1:] = choose_folder(sys.argv[1:], cfg)
     except (OSError, ValueError) as error:
         fail(error)
@@ -273,8 +272,7 @@ def _choices(key: str, overrides: list[str], config_name: str) -> tuple[str, lis
     node = OmegaConf.select(node, parent) if parent else node
     if not isinstance(node, DictConfig):
         return name, []
-    known = {str(each) for each in node if each != "hydra"}
-    return name, sorted({*known, *argument_names(str(node.get("_target_", "")))})
+    return name, sorted(keys_of(node) - {"hydra"})
 
 
 def _no_key(key: str, choices: list[str]) -> str:

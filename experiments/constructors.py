@@ -10,7 +10,12 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-_Definition = ast.ClassDef | ast.FunctionDef
+from omegaconf import DictConfig
+
+
+def keys_of(node: DictConfig) -> set[str]:
+    """What can be set in a config: the keys that it lists and the arguments of its `_target_`."""
+    return {*map(str, node), *argument_names(str(node.get("_target_", "")))}
 
 
 @cache

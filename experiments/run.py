@@ -185,7 +185,7 @@ def _fit(
 
 def _check_warm_up(trainer: "Trainer", module: "LightningModule") -> None:
     """Refuse a training that ends while the learning rate still rises."""
-    warmup_steps = getattr(module, "warmup_steps", 0)
+    warmup_steps = getattr(getattr(module, "recipe", module), "warmup_steps", 0)
     if 0 < trainer.max_steps < warmup_steps:
         of_codec = "codec.training" if hasattr(module, "recipe") else "codec"
         key = "part" if hasattr(module, "product") else of_codec

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from experiments.cli import CONFIG_NAME, add_arguments, is_group
+from experiments.cli import CONFIG_NAME, append, appended_keys, compose_config, is_group
 
 _NULL = "'${oc.decode:null}'"
 FLAGS = ("-m", "--multirun")
@@ -62,15 +62,14 @@ def check_jobs(arguments: Sequence[str], config_name: str = CONFIG_NAME) -> list
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
             # One value represents all, except for groups, which change the other keys.
             choices.append(values if is_group(override.key_or_group) else values[:1])
-    added = set()
+    added: set[str] = set()
     for job in product(*choices):
         try:
-            composed = add_arguments(list(job), config_name)
+            added |= appended_keys(compose_config(list(job), config_name))
         except ValueError as error:
             swept = [own for own, all_ in zip(job, choices, strict=True) if len(all_) > 1]
             raise ValueError(f"{' '.join(swept)}: {error}" if swept else str(error)) from error
-        added |= {each.partition("=")[0] for each in composed if each.startswith("++")}
-    return [f"++{a}" if f"++{a.partition('=')[0]}" in added else a for a in arguments]
+    return append(list(arguments), added)
 
 
 def _parse(argument: str) -> Override | None:

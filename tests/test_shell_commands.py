@@ -94,22 +94,26 @@ def runs_here(block: str) -> bool:
     return "diffcodec" in block and not placeholders and "pip " not in block
 
 
+def run_for_real(script: str, folder: Path) -> None:
+    """Run a script in a shell that finds this environment's programs."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [SHELLS[-1], "-e", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'codecs'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_what_readme_says_runs(tmp_path):
     """Every block of README that needs nothing else, one after the other as a reader would."""
     readme = [p.values[0] for p in shell_blocks() if p.id.startswith("README.md")]
     blocks = [block for block in readme if runs_here(block)]
     assert blocks
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = "\n".join(blocks)
-    done = subprocess.run(
-        [SHELLS[-1], "-e", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'codecs'}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_for_real("\n".join(blocks), tmp_path)
     assert len([*tmp_path.glob("outputs/**/curve.json")]) >= 2
 
 
@@ -122,14 +126,6 @@ def test_the_blocks_that_code_a_photograph_run(tmp_path, photo):
         crop.save(tmp_path / name)
     blocks = [p.values[0] for p in shell_blocks() if p.id.startswith("running.md")]
     (block,) = [b for b in blocks if "diffcodec compress PHOTOS/" in b]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        [SHELLS[-1], "-e", "-c", block],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'codecs'}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_for_real(block, tmp_path)
     assert Image.open(tmp_path / "photo.png").size == crop.size
     assert len([*(tmp_path / "pictures").glob("*.png")]) == 2

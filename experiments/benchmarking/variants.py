@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.constructors import argument_names
+from experiments.constructors import keys_of
 
 
 def build_variants(
@@ -58,6 +58,4 @@ def _parse(text: str) -> tuple[str, Any]:
 def _has(cfg: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(node, DictConfig):
-        return False
-    return name in node or name in argument_names(str(node.get("_target_", "")))
+    return isinstance(node, DictConfig) and name in keys_of(node)

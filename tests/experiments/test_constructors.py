@@ -5,7 +5,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from experiments.cli import CONFIG_DIR, add_arguments, compose_config
+from experiments.cli import CONFIG_DIR, append, appended_keys, compose_config
 from experiments.constructors import argument_names
 
 
@@ -45,10 +45,11 @@ def test_what_cannot_be_found_has_no_arguments(target):
 
 def test_an_argument_that_no_yaml_lists_can_be_overridden():
     overrides = ["codec=mbt2018_mean_vbr", "codec.lr=2e-4", "codec.level=[1]", "seed=3"]
-    added = add_arguments(overrides)
+    cfg = compose_config(overrides)
+    added = append(overrides, appended_keys(cfg))
     assert added == ["codec=mbt2018_mean_vbr", "++codec.lr=2e-4", "++codec.level=[1]", "seed=3"]
-    assert compose_config(overrides) == compose_config(added)
-    assert compose_config(overrides).codec.lr == 2e-4
+    assert cfg == compose_config(added)
+    assert cfg.codec.lr == 2e-4
 
 
 def test_arguments_of_nested_parts_can_be_overridden():

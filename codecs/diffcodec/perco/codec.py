@@ -167,7 +167,6 @@ class PerCo(Codec):
         if training.checkpointing:
             backbone.unet.enable_gradient_checkpointing()
         self.recipe = training  # `training` is the mode of the module
-        self.warmup_steps = training.warmup_steps
         self.caption_max_bpp = caption_max_bpp
         self.noise_seed = noise_seed
         self.sampler, self.spacing = sampler, spacing

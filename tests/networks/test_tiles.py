@@ -103,3 +103,10 @@ def test_what_looks_at_the_whole_image_is_refused():
 def test_a_window_without_a_middle_is_refused():
     with pytest.raises(ValueError, match="twice the margin of 8, got 16"):
         in_tiles(lambda x: x, torch.zeros(1, 1, 40, 8), window=16, margin=8)
+
+
+def test_a_reach_of_exactly_the_largest_one_is_accepted():
+    network = nn.Sequential(conv(size=7))
+    assert reach(network, torch.zeros(1, 2, 8, 8), most=3) == 3
+    with pytest.raises(ValueError, match="reaches beyond 2 values"):
+        reach(network, torch.zeros(1, 2, 8, 8), most=2)

@@ -131,15 +131,16 @@ def reach(
     Raises:
         ValueError: the reach is larger than `most`, or the network's values are not finite.
     """
-    half = min(_FIRST_PROBE * step, most)
+    largest = most + step  # a reach of `most` is seen only in a larger half
+    half = min(_FIRST_PROBE * step, largest)
     while True:
         found = max(_affected(network, x, half, leading, up, down) for leading in (True, False))
         if found < half:
             margin = -(-found // step) * step
             if margin <= most:
                 return margin
-        if found >= half and half < most:
-            half = min(2 * half, most)
+        if found >= half and half < largest:
+            half = min(2 * half, largest)
             continue
         if not network(x.new_zeros(1, x.shape[1], half, half)).isfinite().all():
             raise ValueError("the weights are not finite, or the model has diverged")

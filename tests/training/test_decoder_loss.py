@@ -85,3 +85,14 @@ def test_one_optimizer_has_a_group_for_the_discriminator():
     network.register_parameter("quantiles", torch.nn.Parameter(torch.zeros(1)))
     groups = parameter_groups(network, plain, discriminator_lr=1e-4, aux_lr=0.1)
     assert [(len(g["params"]), g.get("lr")) for g in groups] == [(1, None), (1, 0.1)]
+
+
+def test_a_score_depends_on_the_pixels_of_its_patch_alone():
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(8).eval()
+    x = torch.randn(1, 3, 96, 96, requires_grad=True)
+    scores = discriminator(x)
+    scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
+    seen = x.grad[0].abs().sum(dim=0) > 0
+    rows, columns = seen.any(dim=1).sum(), seen.any(dim=0).sum()
+    assert (int(rows), int(columns)) == (38, 38)

@@ -115,3 +115,24 @@ def test_the_papers_design_is_trained_with_its_encoder(loader, photo, tmp_path):
     for name in ("compressor.g_a", "compressor.h_s", "compressor.g_s", "unet"):
         assert any(n.startswith(name) for n in changed)
     assert "compressor.entropy_bottleneck.quantiles" in changed
+
+
+def test_a_codec_with_a_denoising_weight_keeps_its_loss_at_random_timesteps(photo, monkeypatch):
+    torch.manual_seed(0)
+    codec = CDC(
+        width=8, steps=1, gamma=1.0, lmbda=0.1, rho=0.25, perceptual="st-alex", denoising_weight=3.0
+    )
+    x = photo[..., 20:84, 180:244]
+    part = learner(codec)
+    part.setup("fit")
+    logged = {}
+    monkeypatch.setattr(part, "log", lambda name, value, **_: logged.update({name: value}))
+    loss = part.training_step({"image": x}, 0).item()
+    terms = {name.removeprefix("train/real/"): value.item() for name, value in logged.items()}
+    aux_loss = codec.compressor.entropy_bottleneck.loss().item()
+    denoising = 0.75 * terms["diffusion_loss"] + 0.25 * terms["lpips_loss"]
+    expected = terms["loss"] + 0.1 * terms["bpp"] + aux_loss + 3 * denoising
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert min(terms["diffusion_loss"], terms["lpips_loss"]) > 0
+    with pytest.raises(ValueError, match="denoising_weight must be at least 0, got -1"):
+        CDC(width=8, denoising_weight=-1)

@@ -83,6 +83,8 @@ class CDC(Codec):
         context_steps: number of steps at the start of training in which only the context loss and
             the rate are trained.
         rho: weight of the perceptual distance in the distortion, in [0, 1).
+        denoising_weight: weight of the distortion at random timesteps in `FewStepTraining`, so that
+            the network also decodes in many steps; 0 omits it.
         perceptual, vgg_weights: the perceptual distance, LPIPS in the paper; see
             `diffcodec.training.perceptual`.
         lr, aux_lr: learning rates of the network and of the factorized prior's quantiles.
@@ -122,6 +124,7 @@ class CDC(Codec):
         context_weight: float = 0.0,
         context_steps: int = 0,
         rho: float = 0.0,
+        denoising_weight: float = 0.0,
         perceptual: str | None = None,
         vgg_weights: str | None = None,
         lr: float = 5e-5,
@@ -139,6 +142,8 @@ class CDC(Codec):
         decode_precision = check_precision(decode_precision)
         if not 0 <= rho < 1:
             raise ValueError(f"rho must be in [0, 1), got {rho}")
+        if denoising_weight < 0:
+            raise ValueError(f"denoising_weight must be at least 0, got {denoising_weight:g}")
         if context_steps and not context_weight:
             raise ValueError(f"context_steps={context_steps} needs a context_weight above 0")
         if width < 1:
@@ -166,6 +171,7 @@ class CDC(Codec):
         self.context_weight = context_weight
         self.context_steps = context_steps
         self.rho = rho
+        self.denoising_weight = denoising_weight
         check_choice(perceptual)
         self.perceptual, self.vgg_weights = perceptual, vgg_weights
         self.lr = lr
@@ -306,12 +312,17 @@ class CDC(Codec):
         sample = find_sampler(self.sampler)
         x0_hat = sample(denoiser, start, sigmas, noise=torch.randn_like)
         bpp = latents.bits().mean() / (x0.shape[-2] * x0.shape[-1])
+        loss = self.lmbda * bpp + self.compressor.entropy_bottleneck.loss()
+        logged = {"bpp": bpp, "y_escaped": share_outside(latents)}
+        if self.denoising_weight:
+            losses = self._denoising_losses(x0, terms)
+            distortion = (1 - self.rho) * losses["diffusion_loss"]
+            if self._perceptual is not None:
+                distortion = distortion + self.rho * losses["lpips_loss"]
+            loss = loss + self.denoising_weight * distortion
+            logged |= losses
         height, width = x.shape[-2:]
-        return Resampled(
-            (x0_hat[..., :height, :width] + 1) / 2,
-            loss=self.lmbda * bpp + self.compressor.entropy_bottleneck.loss(),
-            logged={"bpp": bpp, "y_escaped": share_outside(latents)},
-        )
+        return Resampled((x0_hat[..., :height, :width] + 1) / 2, loss=loss, logged=logged)
 
     def rate_distortion(self, x: Tensor, *, denoise: bool = True) -> dict[str, Tensor]:
         """The terms of the loss (Eqs. 6, 8 and 9) at random timesteps.
@@ -338,11 +349,18 @@ class CDC(Codec):
             out["context_loss"] = (contexts[0][:, :3].float() - x0).square().mean()
         if not denoise:
             return out
+        return {**out, **self._denoising_losses(x0, self.unet.context_terms(contexts))}
+
+    def _denoising_losses(self, x0: Tensor, terms: list[ContextTerms]) -> dict[str, Tensor]:
+        """The distortions of padded images in [-1, 1] at random timesteps.
+
+        Returns:
+            Scalars: `diffusion_loss`, and `lpips_loss` if `rho` is positive.
+        """
         t = torch.randint(self.process.num_timesteps, (len(x0),))
         eps = torch.randn_like(x0)
-        terms = self.unet.context_terms(contexts)
         loss, x0_hat = self.process.loss(self.unet, x0, eps, t, terms=terms)
-        out["diffusion_loss"] = loss.mean()
+        out = {"diffusion_loss": loss.mean()}
         if self._perceptual is not None:
             if self.process.prediction == "eps":  # inaccurate at the noisiest timesteps
                 x0_hat = x0_hat.clamp(-1, 1)

@@ -8,7 +8,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores overlapping patches of 46x46 pixels of an image (Isola et al., 2017).
+    """Scores overlapping patches of 38x38 pixels of an image (Isola et al., 2017).
 
     It uses spectral normalization (Miyato et al., 2018) instead of batch normalization, so that the
     score of an image does not depend on the rest of the batch.

@@ -53,9 +53,10 @@ class FewStepTraining(LightningModule):
     gamma=0, by the squared error only, and realism at gamma=1.
 
     Args:
-        codec: codec to train. The base codec of `ResidualCDC` stays frozen; the encoder of `CDC` is
-            also trained, by the rate times `lmbda`. Of `PerCo` the U-Net is trained, and also
-            keeps its denoising loss.
+        codec: codec to train. The base codec of `ResidualCDC` stays frozen. The encoder of `CDC` is
+            also trained, by the rate times `lmbda`; with a `denoising_weight`, `CDC` also keeps its
+            loss at random timesteps. Of `PerCo` the U-Net is trained, and also keeps its denoising
+            loss.
         loss: loss of the reconstructions, see `DecoderLoss`.
         faithful_mse_weight: weight of the squared error at gamma=0, in place of the loss's own.
         lr, aux_lr, discriminator_lr: learning rates of AdamW for the network, the quantiles of
@@ -94,6 +95,9 @@ class FewStepTraining(LightningModule):
     @property
     def product(self) -> Codec:
         return self.codec
+
+    def setup(self, stage: str) -> None:
+        self.codec.setup(stage)  # Lightning calls the hooks of the outermost module only
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         codec: Any = self.codec

@@ -164,10 +164,10 @@ def test_the_network_scales_what_it_is_given_without_passing_it_through(x):
     wanted = deviation**2 / (deviation**2 + sigma**2)
     with torch.no_grad():
         codec.unet.conv_out.bias.chunk(2)[1].fill_(float((wanted - c_skip) / (c_out * c_in)))
-    _, contexts = codec.contexts(codec.compressor.simulate(x[:1], codec.compressor.points[0]))
+    x_hat, contexts = codec.contexts(codec.compressor.simulate(x[:1], codec.compressor.points[0]))
     r = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
-        D = codec.denoiser()(r, sigma, terms=codec.unet.context_terms(contexts))
+        D = codec.denoiser()(r, sigma, terms=codec.unet.context_terms(contexts), x_hat=x_hat)
     torch.testing.assert_close(D, float(wanted) * r, rtol=1e-4, atol=1e-5)
 
 

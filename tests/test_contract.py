@@ -61,7 +61,7 @@ OVERRIDES = {
 MARGIN = 3
 QUALITY = {
     "avif": ("quality=80", 36.8),
-    "cdc": ("lmbda=0.5,gamma=0", 27.1),
+    "cdc": ("lmbda=0.34,gamma=0", 27.1),
     "cdc_residual": ("level=6,gamma=0", 30.0),
     "ddcm": ("bpp=0.1", 23.4),
     "diffc": ("bpp=0.1", 24.0),

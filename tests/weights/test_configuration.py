@@ -145,7 +145,7 @@ def test_unknown_arguments_list_the_known_ones():
 def test_arguments_come_from_beside_the_weights_unless_they_are_given():
     codec = CDC(weights="cdc", steps=3, width=None)
     assert codec.unet.conv_out.in_channels == 16
-    assert [p.name for p in codec.points] == ["lmbda=0.5,gamma=0", "lmbda=0.5,gamma=1"]
+    assert [p.name for p in codec.points] == ["lmbda=0.34,gamma=0", "lmbda=0.34,gamma=1"]
     assert codec.arguments()["width"] == 16
     assert codec.arguments()["steps"] == 3
     with pytest.raises(ValueError, match="do not fit"):

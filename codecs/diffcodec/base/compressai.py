@@ -31,8 +31,8 @@ MIN_WINDOWS = {
     "bmshj2018-hyperprior": 128,
     "mbt2018-mean": 128,
     "mbt2018": 128,
-    "cheng2020-anchor": 320,
-    "cheng2020-attn": 448,
+    "cheng2020-anchor": 256,
+    "cheng2020-attn": 384,
 }
 
 # Keys of older checkpoints, which CompressAI's own loader accepts.

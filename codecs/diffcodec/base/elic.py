@@ -48,7 +48,7 @@ class Elic(LearnedCodec):
         ValueError: the variant is unknown, the groups do not sum to M, or the weights do not fit.
     """
 
-    min_window = 384
+    min_window = 320
 
     def __init__(
         self,

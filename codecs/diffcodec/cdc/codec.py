@@ -316,10 +316,8 @@ class CDC(Codec):
         logged = {"bpp": bpp, "y_escaped": share_outside(latents)}
         if self.denoising_weight:
             losses = self._denoising_losses(x0, terms)
-            distortion = (1 - self.rho) * losses["diffusion_loss"]
-            if self._perceptual is not None:
-                distortion = distortion + self.rho * losses["lpips_loss"]
-            loss = loss + self.denoising_weight * distortion
+            weighted = [self._distortion_weights[name] * term for name, term in losses.items()]
+            loss = loss + self.denoising_weight * torch.stack(weighted).sum()
             logged |= losses
         height, width = x.shape[-2:]
         return Resampled((x0_hat[..., :height, :width] + 1) / 2, loss=loss, logged=logged)
@@ -350,6 +348,10 @@ class CDC(Codec):
         if not denoise:
             return out
         return {**out, **self._denoising_losses(x0, self.unet.context_terms(contexts))}
+
+    @property
+    def _distortion_weights(self) -> dict[str, float]:
+        return {"diffusion_loss": 1 - self.rho, "lpips_loss": self.rho}
 
     def _denoising_losses(self, x0: Tensor, terms: list[ContextTerms]) -> dict[str, Tensor]:
         """The distortions of padded images in [-1, 1] at random timesteps.
@@ -383,9 +385,8 @@ class CDC(Codec):
                 warmup_steps=self.warmup_steps,
                 ramp_steps=self.ramp_steps,
             ),
-            "diffusion_loss": 1 - self.rho,
             "context_loss": self.context_weight,
-            "lpips_loss": self.rho,
+            **self._distortion_weights,
         }
         terms = [weights[name] * term for name, term in out.items() if name in weights]
         loss = torch.stack(terms).sum()

@@ -21,9 +21,8 @@ class Refiner(nn.Module):
         self.conv_in = nn.Conv2d(9, width, 3, padding=1)
         self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        assert self.conv_out.bias is not None
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, out: Tensor, u: Tensor, x_hat: Tensor) -> Tensor:
         """Correct an output.

@@ -214,9 +214,7 @@ class ResidualCDC(Codec):
                 f"{source} is not a residual decoder over another codec: for CDC as in its paper "
                 "use codec=cdc"
             )
-        if self.refiner is not None and not any(name.startswith("refiner.") for name in state):
-            state = {**self.refiner.state_dict(prefix="refiner."), **state}
-        load_saved(self, state, source=source)
+        load_saved(self, state, source=source, optional=["refiner."])
 
     def base_point(self, point: Point) -> Point:
         """The base codec's operating point for a point of this codec."""

@@ -216,11 +216,9 @@ class PerCo(Codec):
         if self.model.index_coder == "uniform":
             other.append(of_indices)
         state = {k: v for k, v in state.items() if not k.startswith(tuple(other))}
-        if not any(k.startswith(of_indices) for k in state):
-            # Weights that were trained without index models can be used with them.
-            own = {k: v for k, v in self.state_dict().items() if k.startswith(of_indices)}
-            state |= own
-        load_saved(self, _with_updates_of(self.state_dict(), state), source=source)
+        state = _with_updates_of(self.state_dict(), state)
+        # Weights that were trained without index models can be used with them.
+        load_saved(self, state, source=source, optional=[of_indices])
 
     def format_config(self) -> dict[str, Any]:
         coder = self.model.index_coder

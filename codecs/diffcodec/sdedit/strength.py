@@ -99,7 +99,7 @@ Strengths = dict[str, dict[str, float]]
 """Mapping of preset -> base operating point -> sigma."""
 
 SHIPPED = {AUTO: "strengths.json", PERCEPTUAL: "strengths_perceptual.json"}
-"""File with the strengths that `strength=auto` finds for the shipped models."""
+"""Files with the strengths that each rule finds for the shipped models."""
 
 
 def shipped_strengths(made_for: Mapping[str, Any]) -> Strengths:

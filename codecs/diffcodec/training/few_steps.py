@@ -56,7 +56,7 @@ class FewStepTraining(LightningModule):
         codec: codec to train. The base codec of `ResidualCDC` stays frozen. The encoder of `CDC` is
             also trained, by the rate times `lmbda`; with a `denoising_weight`, `CDC` also keeps its
             loss at random timesteps. Of `PerCo` the U-Net is trained, and also keeps its denoising
-            loss.
+            loss unless `finetune=low_rank`.
         loss: loss of the reconstructions, see `DecoderLoss`.
         faithful_mse_weight: weight of the squared error at gamma=0, in place of the loss's own.
         lr, aux_lr, discriminator_lr: learning rates of AdamW for the network, the quantiles of

@@ -6,7 +6,7 @@ config contains their sources.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,14 +252,24 @@ def _saved_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def load_saved(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+def load_saved(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, optional: Sequence[str] = ()
+) -> None:
     """Load the result of `saved_state`; the module keeps its other tensors.
+
+    Args:
+        module: module to load into.
+        state: tensors to load.
+        source: their source, for errors.
+        optional: prefixes of parts that keep their tensors if the state has none of them.
 
     Raises:
         ValueError: keys are missing or unexpected, or shapes differ; the first few are named.
     """
     saved = saved_state(module)
-    rest = {k: v for k, v in module.state_dict().items() if k not in saved}
+    absent = tuple(part for part in optional if not any(k.startswith(part) for k in state))
+    own = module.state_dict().items()
+    rest = {k: v for k, v in own if k not in saved or k.startswith(absent)}
     load_strict(module, {**rest, **state}, source=source)
 
 
